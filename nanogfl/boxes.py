@@ -1,0 +1,38 @@
+"""Boxes as numpy arrays [N, 4]: x1 y1 x2 y2, continuous pixels, (0, 0) the outer corner of the first pixel."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Boxes = NDArray[np.floating]
+
+
+def areas(boxes: Boxes) -> Boxes:
+    """Area of each box in px²: [N]. Inverted boxes count as empty."""
+    return (boxes[:, 2] - boxes[:, 0]).clip(0) * (boxes[:, 3] - boxes[:, 1]).clip(0)
+
+
+def clip(boxes: Boxes, height: float, width: float) -> Boxes:
+    """Boxes [N, 4] cut to the frame."""
+    limit = np.array([width, height, width, height], boxes.dtype)
+    return np.minimum(np.maximum(boxes, 0), limit)
+
+
+def iou(a: Boxes, b: Boxes) -> Boxes:
+    """Intersection over union of every pair: [N, 4] x [M, 4] -> [N, M]; 0 where both are empty."""
+    inner_min = np.maximum(a[:, None, :2], b[None, :, :2])
+    inner_max = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    intersection = (inner_max - inner_min).clip(0).prod(axis=2)
+    union = areas(a)[:, None] + areas(b)[None, :] - intersection
+    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
+
+
+def transform(boxes: Boxes, matrix: NDArray[np.floating]) -> Boxes:
+    """The axis-aligned hull of each box [N, 4] after a 3x3 (affine or perspective) map of its four corners."""
+    if len(boxes) == 0:
+        return boxes.reshape(0, 4)
+    corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
+    homogeneous = np.concatenate([corners, np.ones_like(corners[..., :1])], axis=2) @ matrix.T
+    points = homogeneous[..., :2] / homogeneous[..., 2:]
+    return np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1).astype(boxes.dtype)

@@ -1,0 +1,65 @@
+"""Every error a user can meet, as one tree.
+
+::
+
+    NanogflError            exit code 1: the work or the data failed
+    ├── DataError           a picture, an annotation, or a set that cannot be used
+    ├── ModelError          a checkpoint or an ONNX file that cannot be used
+    ├── DownloadError       a published file that could not be fetched
+    ├── TrainingError       training that cannot go on
+    ├── ExportError         an export that failed or did not prove itself
+    └── UsageError          exit code 2: the command itself is wrong
+        └── RecipeError     a recipe key or value that is wrong
+
+A message is one line and says what is wrong, where, and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class NanogflError(Exception):
+    """The work or the data failed."""
+
+    exit_code = 1
+
+    def __str__(self) -> str:
+        return " ".join(super().__str__().split())
+
+
+class DataError(NanogflError):
+    """A picture, an annotation, or a data set that cannot be used."""
+
+
+class ModelError(NanogflError):
+    """A checkpoint or an ONNX file that cannot be used."""
+
+
+class DownloadError(NanogflError):
+    """A published file that could not be fetched."""
+
+
+class TrainingError(NanogflError):
+    """Training that cannot go on."""
+
+
+class ExportError(NanogflError):
+    """An export that failed or did not prove itself."""
+
+
+class UsageError(NanogflError):
+    """The command itself is wrong."""
+
+    exit_code = 2
+
+
+class RecipeError(UsageError):
+    """A recipe key or value that is wrong."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return ``" (did you mean X?)"`` for the closest known word, or nothing."""
+    match = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {match[0]}?)" if match else ""

@@ -1,0 +1,1 @@
+"""The network: torch only, no Lightning, no OpenCV, no data."""

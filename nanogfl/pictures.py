@@ -1,0 +1,61 @@
+"""Pictures from disk: any file that OpenCV reads, as upright 8-bit BGR."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from nanogfl.errors import DataError
+
+Picture = NDArray[np.uint8]
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+
+
+def read_picture(path: str | Path) -> Picture:
+    """Read a picture as uint8 BGR [H, W, 3], EXIF orientation applied.
+
+    Grey pictures are repeated over the three channels, 16-bit ones scaled to 8, transparency is dropped.
+
+    Raises:
+        DataError: the file is missing, empty, or no picture that OpenCV can read.
+    """
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise DataError(f"cannot read the picture {path}: {error.strerror}; check the path") from error
+    return decode_picture(data, str(path))
+
+
+def decode_picture(data: NDArray[np.uint8], name: str) -> Picture:
+    """Decode the bytes of one picture; ``name`` is for the error message."""
+    try:
+        picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except cv2.error:  # too many pixels, or a broken header
+        picture = None
+    if picture is None:
+        raise DataError(f"cannot decode the picture {name}: it is damaged or not a picture; replace or remove it")
+    return np.asarray(picture, np.uint8)
+
+
+def as_picture(source: str | Path | NDArray[np.uint8]) -> Picture:
+    """A path, or an array that must be uint8 BGR [H, W, 3]."""
+    if isinstance(source, str | Path):
+        return read_picture(source)
+    array = np.asarray(source)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
+        raise DataError(f"a picture must be uint8 BGR [H, W, 3], not {array.dtype} {list(array.shape)}; convert it first")
+    return array
+
+
+def write_picture(path: Path, picture: Picture) -> None:
+    """Write a picture by its suffix, whole or not at all; parents are created."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ok, data = cv2.imencode(path.suffix or ".png", picture)
+    if not ok:
+        raise DataError(f"cannot write a picture as {path.name}: unknown suffix; use .png or .jpg")
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(data.tobytes())
+    partial.replace(path)

@@ -1,0 +1,1 @@
+"""Torch-free use of exported files: sessions, cards, drawing, frames."""
