@@ -1,0 +1,43 @@
+# Every target sets itself up on a fresh machine: a virtual environment in .venv, filled once with pinned versions.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test test-all check clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: $(STAMP) ## the environment in .venv, with everything that training and testing need
+
+quickstart: $(STAMP) ## train, export and prove a small detector on pictures made on the spot, in quickstart/
+	$(BIN)/nanogfl quickstart --out quickstart
+
+test: $(STAMP) ## the tests, in less than ten minutes on two cores
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(STAMP) ## the slow tests too
+	$(BIN)/python -m pytest
+
+check: $(STAMP) ## format, lint, types, and who may import whom
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+clean: ## remove the environment, builds and caches; runs stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is written last, so an interrupted installation is taken up again. The versions are pinned because a
+# looser `torch` lets pip choose a build of several gigabytes where a small one is at hand.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: constraints.txt needs Python 3.11 or newer; name one: make PYTHON=python3.11 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "error: $(PYTHON) cannot make a virtual environment; on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,dev]'
+	@touch $@

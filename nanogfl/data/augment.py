@@ -1,0 +1,141 @@
+"""How pictures vary in training: one warp a picture, colour by lookup table, mosaic as four warps into one input.
+
+Coordinates are continuous (the centre of the first pixel is at 0.5), so a box moves exactly with its picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from nanogfl import boxes as box_math
+from nanogfl.recipe import AugmentRecipe
+from nanogfl.view import View
+
+GREY = (114, 114, 114)
+LEAST_SIDE = 1.0  # px of the network's input; a smaller box cannot be learned
+LEAST_VISIBLE = 0.1  # a box of which less is left neither trains nor punishes
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture and its boxes on the way to the network.
+
+    Attributes:
+        picture: uint8 BGR [H, W, 3].
+        boxes: float64 [N, 4] in px of that picture.
+        labels: int64 [N].
+        crowd: bool [N].
+    """
+
+    picture: NDArray[np.uint8]
+    boxes: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    crowd: NDArray[np.bool_]
+
+
+def augment(
+    samples: Sequence[Sample], size: tuple[int, int], rule: str, recipe: AugmentRecipe, rng: np.random.Generator
+) -> Sample:
+    """One varied sample of the input's size (H, W) from one sample, or from four for a mosaic."""
+    made = _mosaic(samples, size, rule, recipe, rng) if len(samples) == 4 else _single(samples[0], size, rule, recipe, rng)
+    colour(made.picture, recipe, rng)
+    return made
+
+
+def random_matrix(view: View, recipe: AugmentRecipe, rng: np.random.Generator) -> Matrix:
+    """Picture px -> input px: the view's own matrix, then a random change about the input's centre."""
+    height, width = view.input
+
+    def uniform(limit: float) -> float:
+        return float(rng.uniform(-limit, limit))
+
+    zoom = rng.uniform(*recipe.scale)
+    stretch_x, stretch_y = rng.uniform(*recipe.stretch), rng.uniform(*recipe.stretch)
+    mirror_x = -1 if rng.random() < recipe.flip else 1
+    mirror_y = -1 if rng.random() < recipe.flip_vertical else 1
+    change = np.diag([zoom * stretch_x * mirror_x, zoom * stretch_y * mirror_y, 1.0])
+    if recipe.rotate:
+        angle = np.deg2rad(uniform(recipe.rotate))
+        cos, sin = np.cos(angle), np.sin(angle)
+        change = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]) @ change
+    if recipe.shear:
+        x, y = np.tan(np.deg2rad([uniform(recipe.shear), uniform(recipe.shear)]))
+        change = np.array([[1, x, 0], [y, 1, 0], [0, 0, 1]]) @ change
+    if recipe.perspective:
+        change = np.array([[1, 0, 0], [0, 1, 0], [uniform(recipe.perspective) / width,
+                                                  uniform(recipe.perspective) / height, 1]]) @ change
+    shift = translation(width * (0.5 + uniform(recipe.translate)), height * (0.5 + uniform(recipe.translate)))
+    return shift @ change @ translation(-width / 2, -height / 2) @ view.matrix
+
+
+def translation(x: float, y: float) -> Matrix:
+    """3x3 shift in px."""
+    return np.array([[1, 0, x], [0, 1, y], [0, 0, 1]], np.float64)
+
+
+def warp(picture: NDArray[np.uint8], matrix: Matrix, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Bilinear warp by a matrix in continuous coordinates to (H, W); grey outside."""
+    indexed = translation(-0.5, -0.5) @ matrix @ translation(0.5, 0.5)  # OpenCV counts from pixel centres
+    if np.allclose(indexed[2], (0, 0, 1)):
+        warped = cv2.warpAffine(picture, indexed[:2], size[::-1], borderValue=GREY)
+    else:
+        warped = cv2.warpPerspective(picture, indexed, size[::-1], borderValue=GREY)
+    return np.asarray(warped, np.uint8)
+
+
+def move(sample: Sample, matrix: Matrix, window: tuple[float, float, float, float]) -> Sample:
+    """The sample's boxes after the warp, cut to a window (x1 y1 x2 y2 in px); too small ones go."""
+    x1, y1, x2, y2 = window
+    whole = box_math.transform(sample.boxes, matrix)
+    low = np.array([x1, y1, x1, y1])
+    cut = box_math.clip(whole - low, y2 - y1, x2 - x1) + low
+    big = ((cut[:, 2:] - cut[:, :2]) > LEAST_SIDE).all(axis=1)
+    sliver = box_math.areas(cut) < LEAST_VISIBLE * box_math.areas(whole)
+    return Sample(sample.picture, cut[big], sample.labels[big], (sample.crowd | sliver)[big])
+
+
+def _single(
+    sample: Sample, size: tuple[int, int], rule: str, recipe: AugmentRecipe, rng: np.random.Generator
+) -> Sample:
+    matrix = random_matrix(View(sample.picture.shape[:2], size, rule), recipe, rng)
+    moved = move(sample, matrix, (0, 0, size[1], size[0]))
+    return Sample(warp(sample.picture, matrix, size), moved.boxes, moved.labels, moved.crowd)
+
+
+def _mosaic(
+    samples: Sequence[Sample], size: tuple[int, int], rule: str, recipe: AugmentRecipe, rng: np.random.Generator
+) -> Sample:
+    """Four pictures at about half their size around a random centre."""
+    height, width = size
+    middle_y, middle_x = (int(side * rng.uniform(0.35, 0.65)) for side in size)
+    canvas = np.empty((height, width, 3), np.uint8)
+    parts = []
+    for i, sample in enumerate(samples):
+        top, left = (i // 2) * middle_y, (i % 2) * middle_x
+        bottom, right = (height, middle_y)[i < 2], (width, middle_x)[i % 2 == 0]
+        room = (bottom - top, right - left)
+        matrix = random_matrix(View(sample.picture.shape[:2], room, rule), recipe, rng)
+        canvas[top:bottom, left:right] = warp(sample.picture, matrix, room)
+        parts.append(move(sample, translation(left, top) @ matrix, (left, top, right, bottom)))
+    return Sample(
+        canvas,
+        np.concatenate([p.boxes for p in parts]),
+        np.concatenate([p.labels for p in parts]),
+        np.concatenate([p.crowd for p in parts]),
+    )
+
+
+def colour(picture: NDArray[np.uint8], recipe: AugmentRecipe, rng: np.random.Generator) -> None:
+    """Brightness, contrast and saturation, in place."""
+    brightness = 255 * rng.uniform(-recipe.brightness, recipe.brightness)
+    contrast, saturation = rng.uniform(*recipe.contrast), rng.uniform(*recipe.saturation)
+    table = (np.arange(256) * contrast + brightness).clip(0, 255).astype(np.uint8)
+    cv2.LUT(picture, table, dst=picture)
+    grey = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+    cv2.addWeighted(picture, saturation, grey, 1 - saturation, 0, dst=picture)

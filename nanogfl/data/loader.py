@@ -1,0 +1,219 @@
+"""Batches for training and validation: which picture when, decoded once where memory allows, varied, collated."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+
+from nanogfl.data.augment import Sample, augment
+from nanogfl.data.table import Example, Table
+from nanogfl.errors import DataError
+from nanogfl.pictures import read_picture
+from nanogfl.recipe import AugmentRecipe
+from nanogfl.view import View
+
+log = logging.getLogger(__name__)
+CACHE_BYTES = 4 << 30
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a training step gets.
+
+    Attributes:
+        images: uint8 [B, H, W, 3] BGR.
+        boxes: float32 [B, M, 4] in px of the input.
+        labels: int64 [B, M].
+        valid: bool [B, M], real boxes.
+        crowd: bool [B, M], regions that neither train nor punish.
+        names: of the pictures.
+    """
+
+    images: Tensor
+    boxes: Tensor
+    labels: Tensor
+    valid: Tensor
+    crowd: Tensor
+    names: list[str]
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device."""
+        moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
+
+    def pin_memory(self) -> Batch:
+        """The batch in pinned memory, for the loader."""
+        return replace(self, **{k: v.pin_memory() for k, v in vars(self).items() if isinstance(v, Tensor)})
+
+
+class EpochOrder(Sampler[tuple[int, int]]):
+    """Every picture once an epoch, as (epoch, index), in an order that follows from seed and epoch alone."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count, self.seed, self.epoch = count, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch, also after a resume."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
+        return ((self.epoch, int(index)) for index in order)
+
+
+class EvenBatches(BatchSampler):
+    """The order cut into batches of nearly equal size, so that no picture is dropped, repeated or left nearly alone.
+
+    With several processes each takes its own part of every step.
+    """
+
+    def __init__(self, order: EpochOrder, batch: int, rank: int = 0, processes: int = 1) -> None:
+        self.sampler, self.batch_size, self.drop_last = order, batch, False
+        self.rank, self.processes = rank, processes
+        if len(order) < processes:
+            raise DataError(f"{len(order)} training pictures for {processes} processes; use fewer devices")
+
+    def __len__(self) -> int:
+        return max(1, len(self.sampler) // (self.batch_size * self.processes))
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = list(self.sampler)
+        parts = np.linspace(0, len(order), len(self) * self.processes + 1).astype(int)
+        for start in range(self.rank, len(parts) - 1, self.processes):
+            yield order[parts[start] : parts[start + 1]]
+
+
+class TrainingSet(Dataset[Sample]):
+    """Varied samples; asked for (epoch, index), it answers the same on every machine and in every process."""
+
+    def __init__(
+        self, table: Table, size: tuple[int, int], rule: str, recipe: AugmentRecipe, seed: int, cache: str = "auto"
+    ) -> None:
+        self.table, self.size, self.rule, self.recipe, self.seed = table, size, rule, recipe, seed
+        largest = recipe.scale[1] * recipe.stretch[1]
+        self.room = tuple(int(side * min(1.5, max(1.0, largest))) for side in size)
+        needed = len(table) * self.room[0] * self.room[1] * 3
+        self.cached = cache == "ram" or (cache == "auto" and needed <= CACHE_BYTES)
+        self.pictures: dict[int, NDArray[np.uint8]] = {}
+        self.plain_from: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def fill(self) -> None:
+        """Decode all pictures now, so that loader processes share them."""
+        if self.cached:
+            for index in range(len(self)):
+                self._picture(index)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Sample, str]:
+        epoch, index = key
+        rng = np.random.default_rng((self.seed, 1, epoch, index))
+        recipe = self.recipe
+        if self.plain_from is not None and epoch >= self.plain_from:
+            recipe = plainer(recipe)
+        indices = [index]
+        if rng.random() < recipe.mosaic:
+            indices += rng.integers(len(self), size=3).tolist()
+        samples = [self._sample(i) for i in indices]
+        return augment(samples, self.size, self.rule, recipe, rng), self.table.examples[index].name
+
+    def _sample(self, index: int) -> Sample:
+        example = self.table.examples[index]
+        picture = self._picture(index)
+        scale = np.array([picture.shape[1] / example.width, picture.shape[0] / example.height] * 2)
+        return Sample(picture, example.boxes * scale, example.labels, example.crowd)
+
+    def _picture(self, index: int) -> NDArray[np.uint8]:
+        if index in self.pictures:
+            return self.pictures[index]
+        picture = reduce(read_picture(self.table.examples[index].path), self.room)
+        if self.cached:
+            self.pictures[index] = picture
+        return picture
+
+
+def plainer(recipe: AugmentRecipe) -> AugmentRecipe:
+    """Half the geometric change and no mosaic, for the last epochs: closer to what is seen in use."""
+    half = [((low + 1) / 2, (high + 1) / 2) for low, high in (recipe.scale, recipe.stretch)]
+    return replace(recipe, mosaic=0.0, scale=half[0], stretch=half[1], translate=recipe.translate / 2)
+
+
+def reduce(picture: NDArray[np.uint8], room: Sequence[int]) -> NDArray[np.uint8]:
+    """A large picture averaged down to at most this (H, W), each side by itself; smaller ones stay as they are."""
+    height, width = (min(side, limit) for side, limit in zip(picture.shape[:2], room, strict=True))
+    if (height, width) == picture.shape[:2]:
+        return picture
+    return np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+class ViewSet(Dataset[tuple[int, NDArray[np.float32]]]):
+    """Pictures as the network sees them in use, without variation: (index, float32 [H, W, 3], 0 to 255)."""
+
+    def __init__(self, examples: Sequence[Example], size: tuple[int, int], rule: str) -> None:
+        self.examples, self.size, self.rule = examples, size, rule
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> tuple[int, NDArray[np.float32], tuple[int, int]]:
+        picture = read_picture(self.examples[index].path)
+        shape = (picture.shape[0], picture.shape[1])
+        return index, View(shape, self.size, self.rule).apply(picture), shape
+
+
+def collate(samples: list[tuple[Sample, str]]) -> Batch:
+    """Samples to one batch, boxes padded to the fullest picture (one row at least)."""
+    most = max(1, *(len(s.labels) for s, _ in samples))
+    boxes = np.zeros((len(samples), most, 4), np.float32)
+    labels = np.zeros((len(samples), most), np.int64)
+    valid, crowd = np.zeros((2, len(samples), most), bool)
+    for row, (sample, _) in enumerate(samples):
+        count = len(sample.labels)
+        boxes[row, :count], labels[row, :count] = sample.boxes, sample.labels
+        crowd[row, :count], valid[row, :count] = sample.crowd, ~sample.crowd
+    images = torch.from_numpy(np.stack([s.picture for s, _ in samples]))
+    arrays = [torch.from_numpy(a) for a in (boxes, labels, valid, crowd)]
+    return Batch(images, *arrays, [name for _, name in samples])
+
+
+def collate_views(
+    items: list[tuple[int, NDArray[np.float32], tuple[int, int]]],
+) -> tuple[list[int], Tensor, list[tuple[int, int]]]:
+    """Views to one float32 batch [B, H, W, 3] with indices and picture sizes."""
+    return [i for i, _, _ in items], torch.from_numpy(np.stack([v for _, v, _ in items])), [s for _, _, s in items]
+
+
+def training_loader(dataset: TrainingSet, batches: EvenBatches, workers: int, pin: bool) -> DataLoader:
+    """Batches of varied samples."""
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=pin,
+    )
+
+
+def view_loader(
+    examples: Sequence[Example], size: tuple[int, int], rule: str, batch: int, workers: int,
+    rank: int = 0, processes: int = 1,
+) -> DataLoader:
+    """Batches of plain views; with several processes each reads its own share."""
+    mine = range(rank, len(examples), processes)
+    return DataLoader(
+        ViewSet(examples, size, rule), batch_size=batch, sampler=list(mine), collate_fn=collate_views,
+        num_workers=workers,
+    )

@@ -1,0 +1,196 @@
+"""Pascal VOC: one xml a picture, lists of stems for the splits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import nan
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import Element, ParseError  # types only: parsing is defusedxml's
+
+import numpy as np
+from defusedxml import DefusedXmlException, ElementTree
+
+from nanogfl.data import splits
+from nanogfl.data.table import Example, Table, Warned
+from nanogfl.errors import DataError
+from nanogfl.pictures import SUFFIXES
+
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+ANNOTATION_FOLDERS = ("annotations", "annotation")
+PICTURE_FOLDERS = ("jpegimages", "images")
+LISTS = {"train": "train", "val": "val", "valid": "val", "test": "test", "trainval": "train"}
+
+
+@dataclass(frozen=True)
+class _Note:
+    """What one xml says: the file name and size in its tags, and its boxes as (class, corners)."""
+
+    path: Path
+    file: str
+    width: int
+    height: int
+    boxes: list[tuple[str, list[float]]]
+
+
+def find(root: Path) -> list[Path]:
+    """Find a set's xml files: in annotations folders, or (Roboflow) beside the pictures of a split's folder."""
+    folders = splits.subfolders(root)
+    parts = [f for n, f in folders.items() if splits.named(n)]
+    places = [f for n, f in folders.items() if n in ANNOTATION_FOLDERS]
+    for part in parts:
+        own = [f for n, f in splits.subfolders(part).items() if n in ANNOTATION_FOLDERS]
+        places += own or [part]
+    return sorted({p for place in places for p in place.rglob("*.xml") if not p.name.startswith(".")})
+
+
+def read(root: Path, files: list[Path]) -> Table:
+    """Read the set as annotated: sizes may be 0, boxes are unchecked, pictures unread.
+
+    Classes are sorted by name over all splits.
+    """
+    warned: list[Warned] = []
+    notes = [_read_note(path, path.relative_to(root).as_posix(), warned) for path in files]
+    names = sorted({name for note in notes for name, _ in note.boxes})
+    if not names:
+        raise DataError(f"{root}: none of the {len(files)} xml files has an object; is this the folder of the set?")
+    index = {name: i for i, name in enumerate(names)}
+    listed = _listed(root, {n.path.stem for n in notes}, warned)
+    shelf = _Shelf(root)
+    examples = []
+    for note in notes:
+        split = listed.get(note.path.stem) if listed else _folder_split(root, note.path)
+        example = _example(shelf, note, index, split)
+        if listed and split is None:
+            warned.append(Warned("picture-unlisted", example.name, "no list in ImageSets/Main names it"))
+        else:
+            examples.append(example)
+    return Table(root, "voc", tuple(names), tuple(examples), tuple(warned))
+
+
+def _read_note(path: Path, where: str, warned: list[Warned]) -> _Note:
+    try:
+        tree: Any = ElementTree.parse(path).getroot()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}; check the file") from error
+    except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
+        raise DataError(f"{path} is no valid xml: {error!r}; export this annotation again or remove it") from error
+    if tree is None or tree.tag != "annotation":
+        raise DataError(f"{path} is no Pascal VOC annotation: its root must be <annotation>; remove it")
+    boxes = []
+    for number, item in enumerate(tree.findall("object")):
+        name = _text(item, "name")
+        corners = [_number(_text(item, f"bndbox/{corner}")) for corner in CORNERS]  # an object's parts lie deeper
+        if name and None not in corners:
+            boxes.append((name, corners))
+        else:
+            kind = "box-malformed" if name else "class-unknown"
+            warned.append(Warned(kind, where, f"object {number} ({name or 'without a name'}): {corners}"))
+    width, height = (_number(_text(tree, f"size/{side}")) or 0 for side in ("width", "height"))
+    return _Note(path, _text(tree, "filename"), _side(width), _side(height), boxes)
+
+
+def _text(element: Element, tag: str) -> str:
+    return " ".join((element.findtext(tag) or "").split())
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _side(value: float) -> int:
+    return int(value) if 0 < value < 2**31 else 0
+
+
+def _example(shelf: _Shelf, note: _Note, index: dict[str, int], split: str | None) -> Example:
+    path = shelf.picture(note)
+    name, count = path.relative_to(shelf.root).as_posix(), len(note.boxes)
+    return Example(
+        path=path,
+        name=name,
+        width=note.width,
+        height=note.height,
+        boxes=np.array([corners for _, corners in note.boxes], np.float64).reshape(-1, 4),
+        labels=np.array([index[name] for name, _ in note.boxes], np.int64),
+        crowd=np.zeros(count, np.bool_),
+        areas=np.full(count, nan),
+        split=split,
+        source_id=name,
+    )
+
+
+class _Shelf:
+    """Where the pictures of a set lie; each folder is listed once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._files: dict[Path, dict[str, Path]] = {}
+        self._places: dict[Path, list[Path]] = {}
+
+    def picture(self, note: _Note) -> Path:
+        """Find an xml's picture: by the xml's own stem first, for the tag is often that of a renamed file."""
+        tag = Path(note.file.replace("\\", "/"))
+        stem = note.path.stem
+        places = self._of(note.path.parent)
+        for wanted in (f"{stem}{tag.suffix}", stem, tag.name, tag.stem):
+            if found := next((files[wanted] for p in places if wanted in (files := self._in(p))), None):
+                return found
+        return places[0] / f"{stem}{tag.suffix if tag.suffix.lower() in SUFFIXES else '.jpg'}"
+
+    def _in(self, place: Path) -> dict[str, Path]:
+        """Pictures of a folder by name and by stem."""
+        if place not in self._files:
+            files = sorted(p for p in place.glob("*") if p.suffix.lower() in SUFFIXES)
+            self._files[place] = {p.stem: p for p in reversed(files)} | {p.name: p for p in files}
+        return self._files[place]
+
+    def _of(self, folder: Path) -> list[Path]:
+        """Picture folders for a folder of xml files: those beside it or its parents, its own copy of them first."""
+        if folder not in self._places:
+            places, inner = [], Path()
+            for below in (folder, *folder.parents):
+                if below == self.root:
+                    break
+                inner = inner if below.name.lower() in ANNOTATION_FOLDERS else below.name / inner
+                usual = [p for n, p in splits.subfolders(below.parent).items() if n in PICTURE_FOLDERS]
+                places += [q for p in usual for q in (p / inner, p)]
+            self._places[folder] = list(dict.fromkeys([*places, folder, folder.parent]))
+        return self._places[folder]
+
+
+def _listed(root: Path, stems: set[str], warned: list[Warned]) -> dict[str, str]:
+    """Split by stem, from ImageSets/Main/{train,val,test}.txt; empty where there are no such lists.
+
+    trainval.txt only tells where the others are silent; lists of one class (``cat_train.txt``) tell nothing.
+    """
+    sets = splits.subfolders(root).get("imagesets", root / "ImageSets")
+    folder = splits.subfolders(sets).get("main", sets)
+    listed: dict[str, str] = {}
+    for word, split in LISTS.items():
+        file = folder / f"{word}.txt"
+        lines = file.read_text("utf-8", "replace").splitlines() if file.is_file() else []
+        for line in filter(None, map(str.strip, lines)):
+            stem = next((s for s in _spellings(line) if s in stems), None)
+            if stem is None:
+                warned.append(
+                    Warned("annotation-missing", line[:200], f"named in {file.name}, but there is no xml")
+                )
+            elif listed.setdefault(stem, split) != split and word != "trainval":
+                warned.append(Warned("picture-repeated", stem, f"in {file.name} too; it stays in {listed[stem]}"))
+    return listed
+
+
+def _spellings(line: str) -> list[str]:
+    """List what a line may name: a stem, a file, or a path to one."""
+    name = line.replace("\\", "/").rsplit("/", 1)[-1]
+    suffix = Path(name).suffix.lower()
+    return [line, name, name[: -len(suffix)] if suffix in {*SUFFIXES, ".xml"} else name]
+
+
+def _folder_split(root: Path, file: Path) -> str | None:
+    """Name the split of the folder that an xml lies in."""
+    parts = (splits.named(part) for part in file.relative_to(root).parts[:-1])
+    return next(filter(None, parts), None)

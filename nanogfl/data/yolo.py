@@ -1,0 +1,250 @@
+"""YOLO: one text file of normalised boxes a picture, with or without a data.yaml."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from math import isfinite, nan
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import yaml
+
+from nanogfl.data import splits
+from nanogfl.data.table import SPLITS, Example, Table, Warned
+from nanogfl.errors import DataError
+from nanogfl.pictures import SUFFIXES
+
+KEYS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+CLASS_LIMIT = 10_000  # a larger class index is a slip of a column, not a class
+Row = tuple[int, float, float, float, float]
+
+
+@dataclass
+class _Set:
+    """A set while it is read: its root, where paths may start, and its pictures with their split."""
+
+    root: Path
+    bases: list[Path]
+    pictures: list[tuple[Path, str | None]] = field(default_factory=list)
+    warned: list[Warned] = field(default_factory=list)
+
+
+def find_config(root: Path) -> Path | None:
+    """Find the yaml that names classes and splits; data.yaml before others."""
+    files = sorted((*root.glob("*.yaml"), *root.glob("*.yml")), key=lambda p: (p.stem.lower() != "data", p))
+    for file in files:
+        try:
+            document = _load(file)
+        except DataError:
+            if file.stem.lower() == "data":
+                raise
+            continue  # some other tool's yaml, with tags of its own
+        if isinstance(document, dict) and document.keys() & {"names", "nc"} and document.keys() & KEYS.keys():
+            return file
+    return None
+
+
+def read_config(file: Path) -> Table:
+    """Read the set of a data.yaml as annotated: sizes are 0, boxes are fractions of the picture and unchecked."""
+    document = _load(file)
+    if not isinstance(document, dict) or not document.keys() & KEYS.keys():
+        raise DataError(f"{file} is no data.yaml: it must name the pictures of train, val or test, and the classes")
+    names = _names(file, document)
+    start = document.get("path")
+    starts = [file.parent / start] if isinstance(start, str) else []
+    found = _Set(file.parent, [p for p in [*starts, file.parent] if p.is_dir()])
+    places = [(split, p) for key, split in KEYS.items() for p in _places(file, document.get(key), split, found)]
+    folders = [p if p.is_dir() else p.parent for _, p in places]
+    holding = (_plain(b) for b in (file.parent, *starts) if all(f.is_relative_to(_plain(b)) for f in folders))
+    found.root = next(holding, None) or Path(os.path.commonpath([_plain(file.parent), *folders]))
+    for split in SPLITS:
+        for place in (p for s, p in places if s == split):
+            pictures = _pictures(place) if place.is_dir() else _list(place, found)
+            found.pictures += [(p, split) for p in pictures]
+    return _table(found, names)
+
+
+def find_folders(root: Path) -> list[tuple[Path, str | None]]:
+    """Find folders of pictures beside labels, by split: images/train, train/images, or images alone."""
+    folders = splits.subfolders(root)
+    if "images" in folders and "labels" in folders:
+        parts = [(f, splits.named(n)) for n, f in splits.subfolders(folders["images"]).items()]
+        return [p for p in parts if p[1]] or [(folders["images"], None)]
+    found = []
+    for name, folder in folders.items():
+        inner = splits.subfolders(folder)
+        if splits.named(name) and "images" in inner and "labels" in inner:
+            found.append((inner["images"], splits.named(name)))
+    return found
+
+
+def read_folders(root: Path, folders: Sequence[tuple[Path, str | None]]) -> Table:
+    """Read a set without a yaml, as ``read_config`` does; class names are classes.txt's, else class_0..."""
+    pictures = [(p, split) for s in (*SPLITS, None) for f, split in folders if split == s for p in _pictures(f)]
+    lists = (root / "classes.txt", root / "labels" / "classes.txt")
+    file = next((f for f in lists if f.is_file()), None)
+    names = file.read_text("utf-8", "replace").split("\n") if file else []
+    return _table(_Set(root, [root], pictures), {i: n.strip() for i, n in enumerate(names) if n.strip()})
+
+
+def _load(file: Path) -> Any:
+    try:
+        return yaml.safe_load(file.read_bytes())
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error.strerror}; check the file") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise DataError(f"{file} is no valid yaml: {error}; put it right") from error
+
+
+def _names(file: Path, document: dict[Any, Any]) -> dict[int, str]:
+    """Class names by index, from a list, a mapping, or only a count."""
+    names = document.get("names")
+    count = document.get("nc")
+    if names is None and isinstance(count, int) and 0 < count <= CLASS_LIMIT:
+        names = [f"class_{i}" for i in range(count)]
+    items = list(enumerate(names) if isinstance(names, list) else names.items() if isinstance(names, dict) else ())
+    if not items or not all(str(k).isdecimal() and isinstance(n, str | int | float) for k, n in items):
+        raise DataError(f"{file}: names must be a list of class names, or a mapping of index to name")
+    return {int(k): str(n) for k, n in items}
+
+
+def _places(file: Path, value: object, split: str, found: _Set) -> Iterator[Path]:
+    """Folders and lists that a split's key names, which may be wrong by a level."""
+    for entry in value if isinstance(value, list) else [value] if value else []:
+        if not isinstance(entry, str):
+            raise DataError(f"{file}: {split} must be a path or a list of paths, not {type(entry).__name__}")
+        place = next(_candidates(entry, found.bases), None)
+        if place is None:
+            found.warned.append(Warned("split-missing", file.name, f"{split}: {entry} is not there"))
+            continue
+        if _plain(place) not in [_plain(base / entry) for base in found.bases]:
+            found.warned.append(Warned("path-corrected", file.name, f"{split}: {entry} was found at {place}"))
+        yield _plain(place)
+
+
+def _candidates(entry: str, bases: list[Path]) -> Iterator[Path]:
+    """Existing places that an entry can mean: inside the set, as written, less leading folders, a level deeper."""
+    parts = [p for p in PurePosixPath(entry.replace("\\", "/")).parts if p not in ("/", "..", ".")]
+    inside = [base.joinpath(*parts) for base in bases]
+    written = [base / entry for base in bases]
+    needs_word = any(splits.named(p) for p in parts)
+    tails = [parts[i:] for i in range(1, len(parts))]
+    tails = [t for t in tails if not needs_word or any(splits.named(p) for p in t)]
+    shorter = [base.joinpath(*t) for t in tails for base in bases]
+    deeper = [f.joinpath(*parts) for base in bases for f in splits.subfolders(base).values()]
+    return (p for p in (*inside, *written, *shorter, *deeper) if p.is_dir() or (p.suffix == ".txt" and p.is_file()))
+
+
+def _plain(path: Path) -> Path:
+    """Write a path without ``..``; symbolic links stay, so that names are relative to what the user sees."""
+    return Path(os.path.normpath(path.absolute()))
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """All pictures under a folder."""
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+
+
+def _list(file: Path, found: _Set) -> Iterator[Path]:
+    """Pictures that the lines of a text file name, relative to it or to the root; none outside the root."""
+    for line in filter(None, map(str.strip, file.read_text("utf-8", "replace").splitlines())):
+        options = [_plain(base / line) for base in (file.parent, found.root, *found.bases)]
+        inside = [p for p in options if p.is_relative_to(found.root)]
+        if inside and "\0" not in line:
+            yield next((p for p in inside if p.is_file()), inside[0])
+        else:
+            found.warned.append(Warned("picture-outside", line[:200], f"in {file.name}"))
+
+
+def _table(found: _Set, names: dict[int, str]) -> Table:
+    """Read the labels of all pictures. Without names, classes are counted from the labels."""
+    rows = [_read_labels(path, found) for path, _ in found.pictures]
+    labelled = {split for (_, split), r in zip(found.pictures, rows, strict=True) if r is not None}
+    if found.pictures and not labelled:
+        raise DataError(f"{found.root}: no picture has a label file; images/NAME.jpg wants labels/NAME.txt")
+    highest = max((row[0] for r in rows for row in r or ()), default=-1)
+    names = names or {i: f"class_{i}" for i in range(highest + 1)}
+    order = list(dict.fromkeys(names[i] for i in sorted(names)))
+    index = {i: order.index(name) for i, name in names.items()}
+    if len(order) < len(names):
+        found.warned.append(
+            Warned("class-repeated", found.root.name, f"{len(names)} names, {len(order)} different")
+        )
+    examples = []
+    for (path, split), labels in zip(found.pictures, rows, strict=True):
+        if split in labelled:
+            examples.append(_example(found, path, split, labels or [], index))
+        else:
+            found.warned.append(
+                Warned("picture-unlabelled", str(path), f"nothing in split {split} has a label file")
+            )
+    return Table(found.root, "yolo", tuple(order), tuple(examples), tuple(found.warned))
+
+
+def _example(found: _Set, path: Path, split: str | None, labels: list[Row], index: dict[int, int]) -> Example:
+    name = path.relative_to(found.root).as_posix()
+    unknown = [row for row in labels if row[0] not in index]
+    found.warned += [Warned("class-unknown", name, f"class {row[0]} of {len(index)}") for row in unknown]
+    table = np.array([row for row in labels if row[0] in index], np.float64).reshape(-1, 5)
+    return Example(
+        path=path,
+        name=name,
+        width=0,
+        height=0,
+        boxes=table[:, 1:],
+        labels=np.array([index[int(label)] for label in table[:, 0]], np.int64),
+        crowd=np.zeros(len(table), np.bool_),
+        areas=np.full(len(table), nan),
+        split=split,
+        source_id=name,
+    )
+
+
+def _read_labels(picture: Path, found: _Set) -> list[Row] | None:
+    """Read the boxes of one picture as (class, x1 y1 x2 y2 in fractions); None where it has no label file."""
+    for file in _label_files(picture):
+        try:
+            text = file.read_text("utf-8", "replace")
+        except OSError:
+            continue
+        rows = []
+        for number, line in enumerate(text.splitlines(), 1):
+            row = _row(line.split())
+            if row:
+                rows.append(row)
+            elif line.strip():
+                where = Path(os.path.relpath(file, found.root)).as_posix()
+                found.warned.append(Warned("box-malformed", where, f"line {number}: {line.strip()[:80]}"))
+        return rows
+    return None
+
+
+def _label_files(picture: Path) -> Iterator[Path]:
+    """Where a picture's labels may lie: labels instead of images in its path, else beside it."""
+    parts = picture.parts[:-1]
+    last = max((i for i, part in enumerate(parts) if part.lower() == "images"), default=None)
+    if last is not None:
+        twin = "Labels" if parts[last][0] == "I" else "labels"
+        yield Path(*parts[:last], twin, *parts[last + 1 :], picture.stem + ".txt")
+    yield picture.with_suffix(".txt")
+
+
+def _row(words: list[str]) -> Row | None:
+    """Read a line as class and corners: centre and size, or the hull of a polygon; None where it is neither."""
+    try:
+        label, *values = map(float, words)
+    except ValueError:
+        return None
+    if not isfinite(label) or not 0 <= label < CLASS_LIMIT or label != int(label):
+        return None
+    if not all(map(isfinite, values)):
+        return int(label), nan, nan, nan, nan
+    if len(values) == 4:
+        x, y, width, height = values
+        return int(label), x - width / 2, y - height / 2, x + width / 2, y + height / 2
+    if len(values) < 6 or len(values) % 2:
+        return None
+    return int(label), min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])

@@ -1,0 +1,123 @@
+"""From the network's logits to boxes in the picture: sigmoid, integral, clip, NMS, and back through the view."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanogfl import boxes as box_math
+from nanogfl.detections import Detections
+from nanogfl.view import View
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What is kept. A pair of prior and class is a candidate above ``score``; greedy NMS within a class.
+
+    Attributes:
+        score: lowest score, exclusive, 0 to 1.
+        iou: a box that overlaps a better one of its class by more than this goes.
+        max_boxes: at most this many boxes a picture.
+    """
+
+    score: float = 0.05
+    iou: float = 0.6
+    max_boxes: int = 100
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the numbers of a raw output [P, C + 4 * (R + 1)] mean.
+
+    Attributes:
+        input_size: (H, W) in px.
+        strides: of the levels in px, in the order of the rows.
+        reg_max: R; each side has R + 1 bins.
+        centred: priors at the cells' centres (the first NanoDet) instead of their corners.
+        sigma: whether the deviation of each side is wanted.
+        temperature: factor on that deviation.
+    """
+
+    input_size: tuple[int, int]
+    strides: tuple[int, ...] = (8, 16, 32, 64)
+    reg_max: int = 7
+    centred: bool = False
+    sigma: bool = False
+    temperature: float = 1.0
+
+    def priors_at(self, rows: NDArray[np.intp]) -> Array:
+        """Priors [N, 3] (x, y, stride) in px of these rows of the raw output."""
+        return all_priors(self.input_size, self.strides, self.centred)[rows]
+
+
+def decode(
+    raw: Array, layout: Layout, view: View, names: Sequence[str], thresholds: Thresholds | None = None
+) -> Detections:
+    """One picture's raw output [P, C + 4 * (R + 1)] to its detections."""
+    limits = thresholds or Thresholds()
+    classes = raw.shape[1] - 4 * (layout.reg_max + 1)
+    prior, label = np.nonzero(raw[:, :classes] > _logit(limits.score))
+    score = _sigmoid(raw[prior, label])
+    above = score > limits.score
+    prior, label, score = prior[above], label[above], score[above]
+
+    used, row = np.unique(prior, return_inverse=True)
+    boxes, deviation = side_geometry(raw[used, classes:], layout.priors_at(used), layout.reg_max)
+    boxes = box_math.clip(boxes, *layout.input_size)
+    keep = nms(boxes[row], score, label, limits)
+    sigma = view.back_lengths(deviation[row[keep]] * np.float32(layout.temperature)) if layout.sigma else None
+    return Detections(view.back(boxes[row[keep]]), score[keep], label[keep].astype(np.int64), list(names), sigma)
+
+
+def side_geometry(logits: Array, priors: Array, reg_max: int) -> tuple[Array, Array]:
+    """Side logits [N, 4 * (R + 1)] around priors [N, 3] -> boxes [N, 4] and deviations [N, 4], input px."""
+    bins = np.arange(reg_max + 1, dtype=np.float32)
+    exp = logits.reshape(-1, 4, reg_max + 1)
+    exp = np.exp(exp - exp.max(axis=2, keepdims=True, initial=-np.inf))
+    probability = exp / exp.sum(axis=2, keepdims=True)
+    mean = probability @ bins
+    stride = priors[:, 2:]
+    side = mean * stride
+    boxes = np.concatenate([priors[:, :2] - side[:, :2], priors[:, :2] + side[:, 2:]], axis=1)
+    deviation = np.sqrt((probability @ bins**2 - mean**2).clip(0)) * stride
+    return boxes.astype(np.float32), deviation.astype(np.float32)
+
+
+def nms(boxes: Array, scores: Array, labels: NDArray[np.integer], limits: Thresholds) -> NDArray[np.intp]:
+    """Greedy, class-aware non-maximum suppression: indices of what is kept, best first."""
+    order = np.argsort(-scores, kind="stable")
+    kept: list[int] = []
+    while len(order) and len(kept) < limits.max_boxes:
+        best, rest = order[0], order[1:]
+        kept.append(int(best))
+        same = np.flatnonzero(labels[rest] == labels[best])
+        overlap = box_math.iou(boxes[best : best + 1], boxes[rest[same]])[0]
+        order = np.delete(rest, same[overlap > limits.iou])
+    return np.array(kept, np.intp)
+
+
+def _sigmoid(x: Array) -> Array:
+    return (1 / (1 + np.exp(-x.astype(np.float32)))).astype(np.float32)
+
+
+def _logit(score: float) -> float:
+    """A little below the logit of a score, so that the exact comparison decides; -inf for 0."""
+    return float(np.log(score / (1 - score))) - 1e-3 if 0 < score < 1 else (-np.inf if score <= 0 else np.inf)
+
+
+@lru_cache(maxsize=16)
+def all_priors(input_size: tuple[int, int], strides: tuple[int, ...], centred: bool) -> Array:
+    """One prior a cell: [P, 3] (x, y, stride) in px, levels in order, rows first."""
+    levels = []
+    for stride in strides:
+        rows, columns = -(-input_size[0] // stride), -(-input_size[1] // stride)
+        y, x = np.mgrid[:rows, :columns].reshape(2, -1).astype(np.float32) + (0.5 if centred else 0)
+        levels.append(np.stack([x * stride, y * stride, np.full_like(x, stride)], axis=1))
+    return np.concatenate(levels).astype(np.float32)
+

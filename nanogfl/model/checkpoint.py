@@ -1,0 +1,124 @@
+"""What a checkpoint says of its detector, what is taken where it is silent, and the log of which."""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanogfl.errors import ModelError, RecipeError
+from nanogfl.model.coco_names import COCO_NAMES
+from nanogfl.model.detector import Architecture
+from nanogfl.model.weights import Weights, recognise
+from nanogfl.view import RULES
+
+log = logging.getLogger(__name__)
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a checkpoint says of its detector, beside the tensors.
+
+    Attributes:
+        architecture: the network's shape.
+        names: class names, in the order of the class columns.
+        input_size: (H, W) in px it was trained at.
+        resize: the rule of nanogfl.view.
+        temperature: factor on side sigma, 1 where none was fitted.
+    """
+
+    architecture: Architecture
+    names: tuple[str, ...]
+    input_size: tuple[int, int]
+    resize: str
+    temperature: float = 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as they are stored under the key ``nanogfl`` of a checkpoint."""
+        return {
+            "schema": SCHEMA,
+            "architecture": dict(vars(self.architecture)),
+            "names": list(self.names),
+            "input_size": list(self.input_size),
+            "resize": self.resize,
+            "temperature": self.temperature,
+        }
+
+
+def read_card(weights: Weights, config: Path | None = None) -> Card:
+    """What our checkpoint says of itself; for NanoDet's files what the tensors, a ``.yml``, or the name say."""
+    if weights.kind == "imagenet":
+        raise ModelError(f"{weights.source} is a backbone only; use it with: nanogfl train --init {weights.source}")
+    if weights.kind == "nanogfl":
+        return _own_card(weights)
+    architecture = recognise(weights.state, weights.source)
+    said = _nanodet_config(weights.source, config)
+    size, size_from = said.input_size, "its .yml"
+    if size is None:
+        match = re.search(r"_(\d{2,4})(?!\d)", weights.source.stem)
+        side = int(match[1]) if match and int(match[1]) % 32 == 0 and int(match[1]) >= 64 else 320
+        size, size_from = (side, side), "the file's name" if match else "the default"
+    names, names_from = said.names, "its .yml"
+    if names is not None and len(names) != architecture.classes:
+        raise ModelError(f"{said.path} names {len(names)} classes, {weights.source} has {architecture.classes}; give the right --config")
+    if names is None:
+        coco = architecture.classes == len(COCO_NAMES)
+        names = COCO_NAMES if coco else tuple(f"class_{i}" for i in range(architecture.classes))
+        names_from = "COCO's list" if coco else "numbers"
+    rule = "letterbox" if said.keep_ratio else "stretch-corner"
+    log.info("%s: size %s, input %dx%d from %s, class names from %s, resize %s", weights.source.name,
+             architecture.size, *size, size_from, names_from, rule)
+    return Card(architecture, names, size, rule)
+
+
+def _own_card(weights: Weights) -> Card:
+    card = weights.card
+    if card.get("schema") != SCHEMA:
+        raise ModelError(f"{weights.source} has schema {card.get('schema')}, this nanogfl reads {SCHEMA}; upgrade nanogfl")
+    try:
+        result = Card(
+            Architecture(**card["architecture"]),
+            tuple(card["names"]),
+            (int(card["input_size"][0]), int(card["input_size"][1])),
+            card["resize"],
+            float(card.get("temperature", 1.0)),
+        )
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise ModelError(f"{weights.source} does not say what it is ({error}); it is not a whole checkpoint") from error
+    if result.resize not in RULES or len(result.names) != result.architecture.classes:
+        raise ModelError(f"{weights.source} contradicts itself (resize {result.resize}, {len(result.names)} names)")
+    return result
+
+
+@dataclass(frozen=True)
+class _NanoDetConfig:
+    path: Path | None = None
+    input_size: tuple[int, int] | None = None
+    names: tuple[str, ...] | None = None
+    keep_ratio: bool = False
+
+
+def _nanodet_config(checkpoint: Path, config: Path | None) -> _NanoDetConfig:
+    """Read NanoDet's ``.yml``: the one given, else the only one that lies beside the checkpoint with its name."""
+    stem = re.sub(r"_checkpoint$", "", checkpoint.stem)
+    beside = [checkpoint.with_name(f"{s}{e}") for s in (checkpoint.stem, stem) for e in (".yml", ".yaml")]
+    path = config or next((p for p in beside if p.is_file()), None)
+    if path is None:
+        return _NanoDetConfig()
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        val = content["data"]["val"]
+        width, height = (int(v) for v in val["input_size"])  # NanoDet writes [w, h]
+        names = content.get("class_names")
+        return _NanoDetConfig(
+            path, (height, width), tuple(map(str, names)) if names else None, bool(val.get("keep_ratio", False))
+        )
+    except OSError as error:
+        raise RecipeError(f"--config {path}: {error.strerror}; check the path") from error
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is no NanoDet configuration ({type(error).__name__}: {error}); see --config") from error

@@ -1,0 +1,59 @@
+"""The general distribution of a box side (Li et al., TPAMI 2022, section 3.2): R + 1 bins a side, in strides."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+REG_MAX = 7
+
+
+def side_probabilities(logits: Tensor, reg_max: int = REG_MAX) -> Tensor:
+    """[..., 4 * (R + 1)] side logits -> [..., 4, R + 1] probabilities (left, top, right, bottom)."""
+    return logits.unflatten(-1, (4, reg_max + 1)).softmax(dim=-1)
+
+
+def bins(reg_max: int, like: Tensor) -> Tensor:
+    """The values 0..R of the bins, in strides: [R + 1]."""
+    return torch.arange(reg_max + 1, dtype=like.dtype, device=like.device)
+
+
+def integral(logits: Tensor, reg_max: int | None = None) -> Tensor:
+    """Expected distance of each side in strides, the paper's equation of the estimated regression value.
+
+    Args:
+        logits: [..., 4 * (R + 1)].
+        reg_max: R; read from the last dimension where not given.
+
+    Returns:
+        [..., 4].
+    """
+    reg_max = logits.shape[-1] // 4 - 1 if reg_max is None else reg_max
+    probabilities = side_probabilities(logits, reg_max)
+    return probabilities @ bins(reg_max, probabilities)
+
+
+def side_deviation(logits: Tensor) -> Tensor:
+    """Standard deviation of each side in strides: [..., 4 * (R + 1)] -> [..., 4]."""
+    reg_max = logits.shape[-1] // 4 - 1
+    probabilities = side_probabilities(logits, reg_max)
+    values = bins(reg_max, probabilities)
+    mean = probabilities @ values
+    return (probabilities @ values.square() - mean.square()).clamp(min=0).sqrt()
+
+
+def distances_to_boxes(distances: Tensor, priors: Tensor) -> Tensor:
+    """Sides in strides [..., P, 4] around priors [P, 3] (x, y, stride in px) -> boxes [..., P, 4] in px."""
+    centre, stride = priors[:, :2], priors[:, 2:]
+    return torch.cat([centre - distances[..., :2] * stride, centre + distances[..., 2:] * stride], dim=-1)
+
+
+def make_priors(height: int, width: int, strides: tuple[int, ...]) -> tuple[Tensor, list[int]]:
+    """One prior a cell at (column * stride, row * stride): [P, 3] (x, y, stride in px), and the level sizes."""
+    levels = []
+    for stride in strides:
+        rows, columns = -(-height // stride), -(-width // stride)
+        y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+        xy = torch.stack([x, y], dim=-1).reshape(-1, 2) * stride
+        levels.append(torch.cat([xy, torch.full_like(xy[:, :1], stride)], dim=1).float())
+    return torch.cat(levels), [len(level) for level in levels]

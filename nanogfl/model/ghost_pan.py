@@ -1,0 +1,75 @@
+"""The neck: a path aggregation network (PAN) of ghost blocks (GhostNet, Han et al., CVPR 2020)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nanogfl.model.layers import activation, conv_block, conv_bn, separable_block
+
+
+class GhostModule(nn.Module):
+    """Half of the channels by a 1x1 convolution, the other half cheaply from these by a depthwise 3x3."""
+
+    def __init__(self, inputs: int, outputs: int, active: bool) -> None:
+        super().__init__()
+        half = outputs // 2
+        end = [activation()] if active else []
+        self.primary = nn.Sequential(*conv_bn(inputs, half, 1), *end)
+        self.cheap = nn.Sequential(*conv_bn(half, half, 3, groups=half), *end)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, inputs, H, W] -> [B, outputs, H, W]."""
+        primary = self.primary(x)
+        return torch.cat([primary, self.cheap(primary)], dim=1)
+
+
+class GhostBlock(nn.Module):
+    """Two ghost modules beside a separable shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
+        super().__init__()
+        self.ghost1 = GhostModule(inputs, outputs, active=True)
+        self.ghost2 = GhostModule(outputs, outputs, active=False)
+        self.shortcut = nn.Sequential(
+            *conv_bn(inputs, inputs, kernel, groups=inputs), *conv_bn(inputs, outputs, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, inputs, H, W] -> [B, outputs, H, W]."""
+        return self.ghost2(self.ghost1(x)) + self.shortcut(x)
+
+
+class GhostPAN(nn.Module):
+    """Maps at strides 8, 16, 32 in, maps of one width at strides 8, 16, 32, 64 out.
+
+    Args:
+        inputs: channels of the three maps.
+        width: channels of all four outputs.
+        kernel: side of the depthwise kernels.
+    """
+
+    def __init__(self, inputs: tuple[int, int, int], width: int, kernel: int = 5) -> None:
+        super().__init__()
+        self.reduce = nn.ModuleList(conv_block(channels, width, 1) for channels in inputs)
+        self.top_down = nn.ModuleList(GhostBlock(2 * width, width, kernel) for _ in range(2))
+        self.downsample = nn.ModuleList(separable_block(width, width, kernel, stride=2) for _ in range(2))
+        self.bottom_up = nn.ModuleList(GhostBlock(2 * width, width, kernel) for _ in range(2))
+        self.extra_in = separable_block(width, width, kernel, stride=2)
+        self.extra_out = separable_block(width, width, kernel, stride=2)
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        """Three maps [B, C_i, H / s, W / s] -> four maps [B, width, H / s, W / s], s = 8, 16, 32, 64."""
+        x8, x16, x32 = (reduce(f) for reduce, f in zip(self.reduce, features, strict=True))
+        t16 = self.top_down[0](torch.cat([double(x32), x16], dim=1))
+        t8 = self.top_down[1](torch.cat([double(t16), x8], dim=1))
+        p16 = self.bottom_up[0](torch.cat([self.downsample[0](t8), t16], dim=1))
+        p32 = self.bottom_up[1](torch.cat([self.downsample[1](p16), x32], dim=1))
+        p64 = self.extra_in(x32) + self.extra_out(p32)
+        return [t8, p16, p32, p64]
+
+
+def double(x: Tensor) -> Tensor:
+    """Bilinear upsampling by two, half-pixel centres."""
+    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)

@@ -1,0 +1,27 @@
+"""The three convolution blocks that the whole network is made of."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def activation() -> nn.Module:
+    """LeakyReLU(0.1), everywhere in the network."""
+    return nn.LeakyReLU(0.1, inplace=True)
+
+
+def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+    """A padded convolution without bias and its batch norm, as a list to be spread into a Sequential."""
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return [conv, nn.BatchNorm2d(outputs)]
+
+
+def conv_block(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    """Convolution, batch norm, activation."""
+    return nn.Sequential(*conv_bn(inputs, outputs, kernel, stride, groups), activation())
+
+
+def separable_block(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    """Depthwise k x k, then pointwise 1 x 1, each with batch norm and activation."""
+    depthwise = conv_block(inputs, inputs, kernel, stride, groups=inputs)
+    return nn.Sequential(*depthwise, *conv_block(inputs, outputs, 1))

@@ -1,0 +1,52 @@
+"""The distribution-guided quality predictor (Li et al., TPAMI 2022; GFLv2): how good a box is, from its shape."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from nanogfl.model.distribution import bins, side_probabilities
+
+Statistics = Literal["top4", "moments"]
+
+
+class QualityPredictor(nn.Module):
+    """Statistics of the four side distributions -> 64 -> 1 -> sigmoid.
+
+    Args:
+        reg_max: R of the distributions.
+        statistics: ``top4``: the four largest probabilities and their mean, as in the paper (20 values);
+            ``moments``: maximum, second moment and variance, which need no TopK operator (12 values).
+        hidden: width of the hidden layer.
+    """
+
+    def __init__(self, reg_max: int = 7, statistics: Statistics = "top4", hidden: int = 64) -> None:
+        super().__init__()
+        if statistics not in get_args(Statistics):
+            raise ValueError(f"statistics must be one of {get_args(Statistics)}, not {statistics!r}")
+        self.reg_max, self.statistics = reg_max, statistics
+        self.fc1 = nn.Linear(20 if statistics == "top4" else 12, hidden)
+        self.fc2 = nn.Linear(hidden, 1)
+
+    def forward(self, side_logits: Tensor) -> Tensor:
+        """[..., 4 * (R + 1)] -> quality in (0, 1), [..., 1]."""
+        statistic = self.describe(side_probabilities(side_logits, self.reg_max)).flatten(-2)
+        return self.fc2(self.fc1(statistic).relu()).sigmoid()
+
+    def describe(self, probabilities: Tensor) -> Tensor:
+        """[..., 4, R + 1] -> [..., 4, statistics a side]."""
+        if self.statistics == "top4":
+            top = probabilities.topk(4, dim=-1).values
+            return torch.cat([top, top.mean(dim=-1, keepdim=True)], dim=-1)
+        values = bins(self.reg_max, probabilities)
+        mean = (probabilities * values).sum(-1)
+        variance = (probabilities * values.square()).sum(-1) - mean.square()
+        return torch.stack([probabilities.amax(-1), probabilities.square().sum(-1), variance], dim=-1)
+
+
+def product_logits(class_logits: Tensor, quality: Tensor) -> Tensor:
+    """Logits of sigmoid(class) x quality, in float32 and away from 0 and 1: stable also under AMP."""
+    score = class_logits.float().sigmoid() * quality.float()
+    return torch.logit(score, eps=1e-6)

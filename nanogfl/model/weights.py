@@ -1,0 +1,205 @@
+"""Tensors from files: ours, NanoDet's, torchvision's; loaded as data only, never as code."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nanogfl.errors import ModelError
+from nanogfl.model.detector import WIDTHS, Architecture
+
+log = logging.getLogger(__name__)
+State = dict[str, Tensor]
+
+# NanoDet's key layout to ours; the backbone has torchvision's in both
+RENAMES = [
+    (r"^aux_fpn\.", "guidance.neck."),
+    (r"^aux_head\.cls_convs\.(\d)\.conv\.", lambda m: f"guidance.head.class_tower.{3 * int(m[1])}."),
+    (r"^aux_head\.cls_convs\.(\d)\.gn\.", lambda m: f"guidance.head.class_tower.{3 * int(m[1]) + 1}."),
+    (r"^aux_head\.reg_convs\.(\d)\.conv\.", lambda m: f"guidance.head.side_tower.{3 * int(m[1])}."),
+    (r"^aux_head\.reg_convs\.(\d)\.gn\.", lambda m: f"guidance.head.side_tower.{3 * int(m[1]) + 1}."),
+    (r"^aux_head\.gfl_cls\.", "guidance.head.classify."),
+    (r"^aux_head\.gfl_reg\.", "guidance.head.measure."),
+    (r"^fpn\.", "neck."),
+    (r"neck\.reduce_layers\.(\d)\.conv\.", r"neck.reduce.\1.0."),
+    (r"neck\.reduce_layers\.(\d)\.bn\.", r"neck.reduce.\1.1."),
+    (r"neck\.top_down_blocks\.(\d)\.blocks\.0\.", r"neck.top_down.\1."),
+    (r"neck\.bottom_up_blocks\.(\d)\.blocks\.0\.", r"neck.bottom_up.\1."),
+    (r"neck\.downsamples\.", "neck.downsample."),
+    (r"neck\.extra_lvl_(in|out)_conv\.0\.", r"neck.extra_\1."),
+    (r"\.primary_conv\.", ".primary."),
+    (r"\.cheap_operation\.", ".cheap."),
+    (r"^head\.cls_convs\.", "head.towers."),
+    (r"^head\.gfl_cls\.", "head.predict."),
+    (r"\.depthwise\.", ".0."),
+    (r"\.dwnorm\.", ".1."),
+    (r"\.pointwise\.", ".3."),
+    (r"\.pwnorm\.", ".4."),
+]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a file holds, in our key layout.
+
+    Attributes:
+        source: the file.
+        kind: nanogfl | nanodet | imagenet.
+        state: tensors of the detector (and of the guidance, under ``guidance.``).
+        card: what our own checkpoints say of themselves (empty for others).
+    """
+
+    source: Path
+    kind: str
+    state: State
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_weights(path: Path) -> Weights:
+    """Read a checkpoint of any known layout.
+
+    Raises:
+        ModelError: missing, damaged, of another kind, or holding anything but tensors and plain values.
+    """
+    content = read_tensors_only(path)
+    if isinstance(content.get("nanogfl"), dict):
+        return Weights(path, "nanogfl", _ours(content, path), content["nanogfl"])
+    tensors = content.get("state_dict", content)
+    if not isinstance(tensors, dict):
+        raise ModelError(f"{path} holds no weights under state_dict; give a detector checkpoint")
+    state = {k: v for k, v in tensors.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    if any(k.startswith("conv5.") for k in state) and "stage2.0.branch1.0.weight" in state:
+        return Weights(path, "imagenet", {f"backbone.{k}": v for k, v in state.items() if k[:3] in ("con", "sta")})
+    return Weights(path, "nanodet", from_nanodet(state, path))
+
+
+def read_tensors_only(path: Path) -> dict[str, Any]:
+    """``torch.load`` as data only, with one clear line for whatever can be wrong."""
+    if not path.is_file():
+        raise ModelError(f"there is no checkpoint {path}; check the path")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if zipfile.is_zipfile(path) or path.open("rb").read(1) == b"\x80":
+            raise ModelError(
+                f"{path} holds Python objects beside tensors, which could run code; it was not loaded: "
+                "save its state_dict alone (torch.save(model.state_dict(), ...)) and give that"
+            ) from error
+        raise ModelError(f"{path} is no checkpoint; give a file written by nanogfl or NanoDet") from error
+    except Exception as error:  # torch raises many kinds for a damaged archive
+        raise ModelError(f"{path} is damaged or no checkpoint ({type(error).__name__}); fetch it again") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} is no checkpoint (it holds a {type(content).__name__})")
+    return content
+
+
+def _ours(content: dict[str, Any], path: Path) -> State:
+    state = content.get("state_dict")
+    if not isinstance(state, dict):
+        raise ModelError(f"{path} holds no state_dict; it is not complete: train again or use last.ckpt")
+    prefix = "detector."
+    kept = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+    return kept | {k: v for k, v in state.items() if k.startswith("guidance.")}
+
+
+def from_nanodet(state: State, path: Path) -> State:
+    """Tensors in NanoDet's layout (``avg_model.*``, ``model.*`` or plain) in ours; averaged ones preferred."""
+    for prefix in ("avg_model.", "model.", ""):
+        chosen = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+        if "backbone.conv1.0.weight" in chosen:
+            break
+    else:
+        raise ModelError(f"{path} is no detector that nanogfl knows (no ShuffleNetV2 backbone in its keys)")
+    renamed: State = {}
+    scales = sorted((k, v) for k, v in chosen.items() if re.match(r"aux_head\.scales\.\d\.scale", k))
+    if scales:
+        renamed["guidance.head.scales"] = torch.stack([v.reshape(()) for _, v in scales])
+    for key, tensor in chosen.items():
+        if "distribution_project" in key or key.startswith("aux_head.scales"):
+            continue
+        for pattern, new in RENAMES:
+            key = re.sub(pattern, new, key)
+        renamed[key] = tensor.float() if tensor.is_floating_point() else tensor
+    return renamed
+
+
+def recognise(state: State, path: Path) -> Architecture:
+    """Read the architecture from the tensors of a detector in our layout."""
+    predict = sorted(k for k in state if re.fullmatch(r"head\.predict\.\d\.weight", k))
+    widths = tuple(state[f"backbone.stage{i}.0.branch2.5.weight"].shape[0] * 2 for i in (2, 3, 4)
+                   if f"backbone.stage{i}.0.branch2.5.weight" in state)
+    size = next((s for s, (stages, _) in WIDTHS.items() if stages[1:] == widths), None)
+    if size is None or not predict or "neck.extra_in.0.weight" not in state:
+        raise ModelError(f"{path} is no NanoDet-Plus detector (widths {list(widths)}, {len(predict)} head levels)")
+    outputs = state[predict[0]].shape[0]
+    reg_max = 7
+    return Architecture(size, outputs - 4 * (reg_max + 1), reg_max, share_levels=len(predict) == 1)  # type: ignore[arg-type]
+
+
+def load_state(module: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
+    """Load every tensor, strictly; one clear line where names or shapes do not fit."""
+    own = module.state_dict()
+    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
+    wrong = [k for k in own if k in state and state[k].shape != own[k].shape]
+    if missing or wrong:
+        first = (missing or wrong)[0]
+        what = "lacks" if missing else "has another shape of"
+        raise ModelError(f"{source} {what} {first} (and {len(missing) + len(wrong) - 1} more); is it this size?")
+    module.load_state_dict({k: state[k] for k in own if k in state}, strict=False)
+
+
+def transplant(
+    module: nn.Module, weights: Weights, old_names: Sequence[str] | None, new_names: Sequence[str]
+) -> list[str]:
+    """Load what fits into a detector (and guidance) with other classes; class rows go by name.
+
+    Returns:
+        The names of the classes whose rows were kept.
+    """
+    own, kept = module.state_dict(), list[str]()
+    rows = [(i, list(old_names).index(n)) for i, n in enumerate(new_names) if n in old_names] if old_names else []
+    loaded: State = {}
+    for key, target in own.items():
+        source = weights.state.get(key)
+        if source is None:
+            continue
+        if source.shape == target.shape and not is_class_layer(key):
+            loaded[key] = source
+        elif is_class_layer(key) and source.shape[1:] == target.shape[1:]:
+            loaded[key] = _by_class(target, source, rows, len(new_names), len(old_names or ()) or None)
+    if any(is_class_layer(k) for k in loaded):
+        kept = [new_names[i] for i, _ in rows]
+    module.load_state_dict(loaded, strict=False)
+    fresh = sum(not k.endswith("num_batches_tracked") for k in own) - len(
+        [k for k in loaded if not k.endswith("num_batches_tracked")]
+    )
+    log.info("%s: %d tensors loaded, %d made anew", weights.source.name, len(loaded), fresh)
+    return kept
+
+
+def is_class_layer(key: str) -> bool:
+    """Whether a tensor's rows are classes (in the head: followed by the side rows)."""
+    return bool(re.match(r"(head\.predict\.\d|guidance\.head\.classify)\.(weight|bias)$", key))
+
+
+def _by_class(
+    target: Tensor, source: Tensor, rows: list[tuple[int, int]], classes: int, old_classes: int | None
+) -> Tensor:
+    """``target`` with the rows of common classes and all side rows from ``source``."""
+    result = target.clone()
+    side_rows = target.shape[0] - classes
+    old = source.shape[0] - side_rows if old_classes is None else old_classes
+    for new, former in rows:
+        result[new] = source[former]
+    if side_rows and source.shape[0] - old == side_rows:
+        result[classes:] = source[old:]
+    return result

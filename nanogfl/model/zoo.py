@@ -1,0 +1,250 @@
+"""Published weights by name: fetched once into a cache, checked, and never loaded here.
+
+The cache is ``$NANOGFL_CACHE``, else ``$XDG_CACHE_HOME/nanogfl``, else ``~/.cache/nanogfl``. ``$NANOGFL_MIRROR`` is
+an address that is asked for ``<mirror>/<file name>`` in place of the publisher.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.client import HTTPException, HTTPMessage, HTTPResponse
+from pathlib import Path
+from typing import IO, Literal
+
+from nanogfl.errors import DownloadError, UsageError, nearest
+
+__all__ = ["PUBLISHED", "Progress", "PublishedFile", "cache_folder", "fetch", "lookup", "resolve"]
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int, "int | None"], None]
+"""Called with the bytes that have arrived and the bytes to come in all (None where the server does not say)."""
+
+TIMEOUT_S = 20.0
+CHUNK = 1 << 18
+RESTART_AFTER_S = (0.1, 0.3, 0.9)
+WEB_ADDRESS = re.compile(r"https?://(\[[\da-f:]+\]|[\w.-]+)(:\d+)?/\S+", re.IGNORECASE)
+PREFIX = "nanodet-plus-"
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """One file that its authors serve.
+
+    Attributes:
+        url: where it is published; the part after the last slash is its name in the cache and on a mirror.
+        sha256: the hex digest or its first digits, in lower case, None where the publisher gives none.
+        size: the size of our network that it fits.
+        about: what it is, for people.
+    """
+
+    url: str
+    sha256: str | None
+    size: Literal["s", "m", "l"]
+    about: str
+
+    @property
+    def file_name(self) -> str:
+        """Name in the cache and on a mirror."""
+        return self.url.rpartition("/")[2]
+
+
+def _nanodet(name: str, size: Literal["m", "l"], input_size: int, ap: float) -> PublishedFile:
+    """RangiLyu/nanodet, release v1.0.0-alpha-1; no digests were published with it."""
+    folder = "https://github.com/RangiLyu/nanodet/releases/download/v1.0.0-alpha-1"
+    about = f"NanoDet-Plus, COCO, 80 classes, {input_size} px, {ap} AP on val2017 (Apache-2.0)"
+    return PublishedFile(f"{folder}/{PREFIX}{name}_checkpoint.ckpt", None, size, about)
+
+
+def _torchvision(stem: str, digits: str, size: Literal["s", "m", "l"], width: str) -> PublishedFile:
+    """ImageNet weights of torchvision; the last part of their names is the start of their sha256."""
+    url = f"https://download.pytorch.org/models/{stem}-{digits}.pth"
+    return PublishedFile(url, digits, size, f"ShuffleNetV2 {width}x backbone, ImageNet, torchvision (BSD-3-Clause)")
+
+
+PUBLISHED: dict[str, PublishedFile] = {
+    "nanodet-plus-m_320": _nanodet("m_320", "m", 320, 27.0),
+    "nanodet-plus-m_416": _nanodet("m_416", "m", 416, 30.4),
+    "nanodet-plus-m-1.5x_320": _nanodet("m-1.5x_320", "l", 320, 29.9),
+    "nanodet-plus-m-1.5x_416": _nanodet("m-1.5x_416", "l", 416, 34.1),
+    "imagenet-s": _torchvision("shufflenetv2_x0.5", "f707e7126e", "s", "0.5"),
+    "imagenet-m": _torchvision("shufflenetv2_x1", "5666bf0f80", "m", "1.0"),
+    "imagenet-l": _torchvision("shufflenetv2_x1_5", "3c479a10", "l", "1.5"),
+}
+
+
+def resolve(name_or_path: str, size: str = "m") -> Path:
+    """Return an existing file as it is, or the file of a published name, fetched where the cache lacks it.
+
+    ``size`` (s, m or l) says which backbone ``imagenet`` means.
+    """
+    path = Path(name_or_path)
+    return path if path.is_file() else fetch(lookup(name_or_path, size))
+
+
+def lookup(name: str, size: str = "m") -> PublishedFile:
+    """Find a published file by its name, by the name without ``nanodet-plus-``, or as ``imagenet`` and a size."""
+    for candidate in (name, PREFIX + name, f"{name}-{size}"):
+        if candidate in PUBLISHED:
+            return PUBLISHED[candidate]
+    if name == "imagenet":
+        raise UsageError(f"size {size!r} has no ImageNet backbone: choose s, m or l")
+    names = ["imagenet", *PUBLISHED]
+    hint = nearest(name.removeprefix(PREFIX), [known.removeprefix(PREFIX) for known in names])
+    raise UsageError(f"{name!r} is neither a file nor published weights{hint}; published are: {', '.join(names)}")
+
+
+def cache_folder() -> Path:
+    """Absolute path of the folder that published files are kept in; it need not exist."""
+    if chosen := os.environ.get("NANOGFL_CACHE"):
+        return Path(chosen).expanduser().absolute()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache").absolute() / "nanogfl"
+
+
+def fetch(
+    entry: PublishedFile, cache: Path | None = None, progress: Progress | None = None, base_url: str | None = None
+) -> Path:
+    """Return the path of ``entry`` in the cache, downloaded where it is not there yet, and checked either way.
+
+    ``base_url`` replaces scheme, host and folder of the published address, as ``$NANOGFL_MIRROR`` does.
+    """
+    target = (cache or cache_folder()).absolute() / entry.file_name
+    try:
+        if not target.exists():
+            _download(_address(entry, base_url), target, entry, progress or _progress_line(entry.file_name))
+        elif fault := _fault(target, entry):
+            raise DownloadError(f"{target}: {fault}; delete this file and run the same command again")
+    except OSError as error:
+        raise DownloadError(f"{target}: {error.strerror or error}; set NANOGFL_CACHE to another folder") from error
+    return target
+
+
+class _RefusedError(Exception):
+    """A try gave no file, and the next one would not either."""
+
+
+class _BrokenOffError(_RefusedError):
+    """A try gave no file, but the next one may."""
+
+
+def _address(entry: PublishedFile, base_url: str | None) -> str:
+    mirror = base_url or os.environ.get("NANOGFL_MIRROR")
+    url = f"{mirror.rstrip('/')}/{entry.file_name}" if mirror else entry.url
+    if not WEB_ADDRESS.fullmatch(url):
+        source = "base_url" if base_url else "NANOGFL_MIRROR" if mirror else "the address"
+        raise UsageError(f"{source} {mirror or url!r}: only http:// and https:// addresses can be fetched")
+    return url
+
+
+def _download(url: str, target: Path, entry: PublishedFile, progress: Progress) -> None:
+    log.info("fetching %s to %s", url, target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # The process and a random part are in the name, so that two downloads of one file never write into each other.
+    partial = target.with_name(f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
+    try:
+        _receive_with_restarts(url, partial, progress)
+        if fault := _fault(partial, entry):
+            raise _RefusedError(f"{fault}, and was not kept")
+        partial.replace(target)
+    except _RefusedError as error:
+        raise DownloadError(f"{url}: {error}; download it elsewhere and put it at {target}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    log.info("fetched %s, %.1f MB", target, target.stat().st_size / 1e6)
+
+
+def _receive_with_restarts(url: str, partial: Path, progress: Progress) -> None:
+    for pause in RESTART_AFTER_S:
+        try:
+            return _receive(url, partial, progress)
+        except _BrokenOffError as error:  # noqa: PERF203 (a round is a download)
+            log.info("%s: %s, trying again", url, error)
+            time.sleep(pause)
+    return _receive(url, partial, progress)
+
+
+def _receive(url: str, partial: Path, progress: Progress) -> None:
+    """Write what ``url`` serves to ``partial``, from the start."""
+    with _open(url) as response, partial.open("wb") as file:
+        total, done = response.length, 0
+        while chunk := _read(response):
+            file.write(chunk)
+            done += len(chunk)
+            progress(done, total)
+    if total is not None and done != total:
+        raise _BrokenOffError(f"the connection broke off after {done} of {total} bytes")
+
+
+class _WebOnly(urllib.request.HTTPRedirectHandler):
+    """Follow redirects to https, or to http where that was asked for; urllib's own would go to ftp as well."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> urllib.request.Request | None:
+        if newurl.partition(":")[0] not in ("https", req.type):
+            raise urllib.error.HTTPError(newurl, code, f"to {newurl}, not followed", headers, fp)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _open(url: str) -> HTTPResponse:
+    request = urllib.request.Request(url, headers={"User-Agent": "nanogfl"})
+    try:
+        return urllib.request.build_opener(_WebOnly).open(request, timeout=TIMEOUT_S)
+    except urllib.error.HTTPError as error:
+        error.close()
+        kind = _BrokenOffError if error.code >= 500 or error.code == 429 else _RefusedError
+        raise kind(f"the server answered {error.code} {error.reason}") from error
+    except urllib.error.URLError as error:
+        raise _RefusedError(f"no connection ({error.reason})") from error
+    except (OSError, HTTPException) as error:
+        raise _BrokenOffError(f"the connection broke off ({error})") from error
+
+
+def _read(response: HTTPResponse) -> bytes:
+    # Apart from writing, so that a full disk is not taken for a lost connection and tried again.
+    try:
+        return response.read(CHUNK)
+    except (OSError, HTTPException) as error:
+        raise _BrokenOffError(f"the connection broke off ({error})") from error
+
+
+def _fault(path: Path, entry: PublishedFile) -> str | None:
+    """Say what shows that ``path`` is not the published file; None where nothing does."""
+    with path.open("rb") as file:
+        head = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
+    if head.startswith(b"<"):
+        return "it is a web page, not weights (a login or proxy page?)"
+    if entry.sha256 is not None:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        return None if digest.startswith(entry.sha256) else f"its sha256 is {digest}, published is {entry.sha256}"
+    # torch's files are zips, whose index is at the end: a cut one is no zip. Before torch 1.6 they were pickles.
+    is_pickle = head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+    if is_pickle or (head.startswith(b"PK") and zipfile.is_zipfile(path)):
+        return None
+    return "it is neither a whole zip nor a pickle, so not a file of torch's"
+
+
+def _progress_line(name: str) -> Progress:
+    """Show percents on one line of the terminal; say nothing where stderr is a file or a pipe."""
+
+    def show(done: int, total: int | None) -> None:
+        if sys.stderr is None or not sys.stderr.isatty():
+            return
+        text = f"{name}: {100 * done // total:3d} %" if total else f"{name}: {done / 1e6:.1f} MB"
+        # The cursor goes back to the start, so that whatever is said next, an error too, overwrites the line.
+        sys.stderr.write(f"{' ' * len(text) if done == total else text}\r")
+        sys.stderr.flush()
+
+    return show

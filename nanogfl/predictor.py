@@ -1,0 +1,166 @@
+"""``nanogfl.load``: one predictor for checkpoints and ONNX files, and one way to call it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanogfl.decode import Layout, Thresholds, decode
+from nanogfl.detections import Detections
+from nanogfl.errors import ModelError, UsageError
+from nanogfl.pictures import as_picture
+from nanogfl.view import View, normalise
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nanogfl.model.checkpoint import Card
+    from nanogfl.model.detector import Detector
+
+
+class Predictor(Protocol):
+    """What ``nanogfl.load`` returns.
+
+    Attributes:
+        network: the torch module in eval mode; None where the file is an ONNX.
+        names: all classes.
+        input_size: (H, W) of the network's input in px.
+    """
+
+    network: nn.Module | None
+    names: list[str]
+    input_size: tuple[int, int]
+
+    def predict(
+        self, source: str | Path | NDArray[np.uint8], score: float = 0.3, *, iou: float = 0.6, max_boxes: int = 100
+    ) -> Detections:
+        """Detect in one picture: a path, or uint8 BGR [H, W, 3]."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What ``nanogfl info`` shows."""
+        ...
+
+
+def load(
+    source: str | Path,
+    *,
+    input: str | int | tuple[int, int] | None = None,  # noqa: A002  (the option's name everywhere)
+    config: str | Path | None = None,
+    threads: int | None = None,
+) -> Predictor:
+    """Load a detector from a checkpoint (ours or NanoDet's), an ONNX file of ours, or a published name.
+
+    Args:
+        source: ``best.ckpt``, ``model.onnx``, or a name such as ``nanodet-plus-m_416``.
+        input: another input size, ``320`` or ``HxW`` or (H, W); not for ONNX files, where it is fixed.
+        config: a NanoDet ``.yml`` that says input size and class names.
+        threads: of onnxruntime; its own choice where None.
+
+    Raises:
+        ModelError: the file is missing, damaged, or of another kind.
+    """
+    path = Path(source)
+    size = None if input is None else parse_input(input)
+    if path.suffix == ".onnx":
+        from nanogfl.runtime.session import OnnxDetector
+
+        return OnnxDetector(path, size, threads)
+    return _load_checkpoint(str(source), size, Path(config) if config else None)
+
+
+def parse_input(value: str | int | tuple[int, int]) -> tuple[int, int]:
+    """``320``, ``"320"``, ``"256x416"`` (H x W) or (H, W) to (H, W); multiples of 32, at least 64.
+
+    Raises:
+        UsageError: anything else.
+    """
+    try:
+        sides = value if isinstance(value, tuple | list) else str(value).lower().split("x")
+        height, width = (int(side) for side in (sides if len(sides) == 2 else [*sides, *sides]))
+    except ValueError:
+        raise UsageError(f"--input {value}: not a size; give 320, or HEIGHTxWIDTH such as 256x416") from None
+    if min(height, width) < 64 or height % 32 or width % 32:
+        raise UsageError(f"--input {value}: sides must be multiples of 32, at least 64; try {_near(height)}x{_near(width)}")
+    return height, width
+
+
+def _near(side: int) -> int:
+    return max(64, round(side / 32) * 32)
+
+
+class TorchDetector:
+    """A checkpoint as a predictor."""
+
+    def __init__(self, network: Detector, card: Card, source: Path, kind: str) -> None:
+        self.network: Detector = network.eval()
+        self.card, self.source, self.kind = card, source, kind
+        self.names = list(card.names)
+        self.input_size = card.input_size
+
+    @property
+    def layout(self) -> Layout:
+        """How the raw output is to be read."""
+        reg_max = self.card.architecture.reg_max
+        return Layout(self.input_size, self.network.strides, reg_max, sigma=True, temperature=self.card.temperature)
+
+    def predict(
+        self, source: str | Path | NDArray[np.uint8], score: float = 0.3, *, iou: float = 0.6, max_boxes: int = 100
+    ) -> Detections:
+        """Detect in one picture: a path, or uint8 BGR [H, W, 3]."""
+        return self.predict_batch([as_picture(source)], Thresholds(score, iou, max_boxes))[0]
+
+    def predict_batch(self, pictures: list[NDArray[np.uint8]], thresholds: Thresholds) -> list[Detections]:
+        """Detect in several pictures at once."""
+        views = [View(p.shape[:2], self.input_size, self.card.resize) for p in pictures]
+        images = np.stack([normalise(v.apply(p)) for v, p in zip(views, pictures, strict=True)])
+        raws = self.raw(images)
+        return [decode(r, self.layout, v, self.names, thresholds) for r, v in zip(raws, views, strict=True)]
+
+    def raw(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Normalised images [B, 3, H, W] -> raw output [B, P, C + 4 * (R + 1)]."""
+        import torch
+
+        device = next(self.network.parameters()).device
+        with torch.no_grad():
+            return self.network(torch.from_numpy(images).to(device)).float().cpu().numpy()
+
+    def describe(self) -> dict[str, Any]:
+        """What ``nanogfl info`` shows."""
+        a = self.card.architecture
+        return {
+            "file": str(self.source),
+            "kind": f"{self.kind} checkpoint",
+            "size": a.size,
+            "classes": self.names,
+            "input_size": list(self.input_size),
+            "resize": self.card.resize,
+            "strides": list(self.network.strides),
+            "reg_max": a.reg_max,
+            "quality": a.quality,
+            "parameters": sum(p.numel() for p in self.network.parameters()),
+        }
+
+
+def _load_checkpoint(source: str, input_size: tuple[int, int] | None, config: Path | None) -> TorchDetector:
+    try:
+        from nanogfl.model import zoo
+        from nanogfl.model.checkpoint import read_card
+        from nanogfl.model.detector import Detector
+        from nanogfl.model.weights import load_state, read_weights
+    except ModuleNotFoundError as error:
+        raise ModelError(
+            f"{source} is not an .onnx, and checkpoints need torch ({error.name} is missing): pip install 'nanogfl[train]'"
+        ) from error
+    path = zoo.resolve(source)
+    weights = read_weights(path)
+    card = read_card(weights, config)
+    if input_size:
+        card = replace(card, input_size=input_size)
+    network = Detector(card.architecture)
+    load_state(network, weights.state, path)
+    return TorchDetector(network, card, path, weights.kind)

@@ -1,0 +1,294 @@
+"""What a run is: frozen records with defaults, read from YAML and ``key=value``, checked once at the door."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from nanogfl.errors import RecipeError, nearest
+
+Pair = tuple[float, float]
+CLOSED = {"extra": "forbid"}  # pydantic: a key that nobody reads is an error
+
+
+@dataclass(frozen=True)
+class ModelRecipe:
+    """The network.
+
+    Attributes:
+        size: s | m | l; m is NanoDet-Plus-m, l is NanoDet-Plus-m-1.5x; None: the init checkpoint's, else m.
+        share_levels: one head branch for all levels instead of one each.
+        quality: distribution-guided quality predictor: none, top4 (the paper's), moments (no TopK operator).
+        guidance: which module assigns in training: full (NanoDet-Plus' own), light, none (the head itself).
+    """
+
+    __pydantic_config__ = CLOSED
+    size: Literal["s", "m", "l"] | None = None
+    share_levels: bool = False
+    quality: Literal["none", "top4", "moments"] = "none"
+    guidance: Literal["full", "light", "none"] = "light"
+
+
+@dataclass(frozen=True)
+class InputRecipe:
+    """What the network sees.
+
+    Attributes:
+        size: ``320`` or ``HEIGHTxWIDTH``, multiples of 32, at least 64; None: the checkpoint's, else 320.
+        resize: a rule of nanogfl.view; None: stretch-antialias.
+    """
+
+    __pydantic_config__ = CLOSED
+    size: int | str | None = None
+    resize: Literal["stretch", "stretch-antialias", "stretch-corner", "letterbox", "letterbox-antialias"] | None = None
+
+
+@dataclass(frozen=True)
+class AugmentRecipe:
+    """How pictures vary in training; geometry is one warp.
+
+    Attributes:
+        scale: zoom, from - to.
+        stretch: each axis by a factor of its own, from - to.
+        translate: shift, at most this part of the input.
+        flip: probability of a mirrored picture.
+        flip_vertical: probability of a picture upside down (microscopes, drones).
+        rotate: degrees, at most, either way.
+        shear: degrees, at most, either way.
+        perspective: at most this much over the width.
+        brightness: added, at most this part of the range.
+        contrast: factor, from - to.
+        saturation: factor, from - to.
+        mosaic: probability that four pictures share one input.
+    """
+
+    __pydantic_config__ = CLOSED
+    scale: Pair = (0.6, 1.4)
+    stretch: Pair = (0.8, 1.2)
+    translate: float = 0.2
+    flip: float = 0.5
+    flip_vertical: float = 0.0
+    rotate: float = 0.0
+    shear: float = 0.0
+    perspective: float = 0.0
+    brightness: float = 0.2
+    contrast: Pair = (0.6, 1.4)
+    saturation: Pair = (0.5, 1.2)
+    mosaic: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("flip", "flip_vertical", "mosaic"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"augment.{name} is a probability, 0 to 1")
+        for name in ("scale", "stretch", "contrast", "saturation"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"augment.{name} must be [from, to] with 0 < from <= to")
+
+
+@dataclass(frozen=True)
+class TrainRecipe:
+    """How long and how fast. None: follows from the size of the data (nanogfl.training.schedule).
+
+    Attributes:
+        epochs: passes over the training pictures.
+        batch: pictures a step and process.
+        accumulate: steps whose gradients are added up.
+        lr: highest learning rate, of AdamW.
+        lr_end: learning rate at the end of the cosine.
+        backbone_lr: factor on lr for the backbone, where it starts from trained weights.
+        weight_decay: of AdamW; not for norms and biases.
+        warmup: steps until lr is reached.
+        clip: largest gradient norm.
+        average: decay of the averaged weights that are evaluated and exported; 0 switches averaging off.
+        plain_epochs: last epochs without mosaic and with half the zoom.
+        detach_guidance: part of the run after which guidance no longer trains the detector.
+        freeze: ``backbone`` keeps the backbone as it was loaded.
+        precision: auto | 32 | bf16 | 16.
+        patience: validations without a better AP after which to stop; 0: never.
+        validate_every: epochs between validations.
+        seed: of everything random.
+        workers: loader processes.
+        cache: decoded pictures are kept in memory: auto (while they fit), ram, none.
+        devices: GPUs or processes on this machine; 0: all GPUs, or one CPU process.
+        nodes: machines.
+        sync_batch_norm: batch statistics over all processes.
+    """
+
+    __pydantic_config__ = CLOSED
+    epochs: int | None = None
+    batch: int = 16
+    accumulate: int = 1
+    lr: float = 1e-3
+    lr_end: float = 5e-5
+    backbone_lr: float = 1.0
+    weight_decay: float = 0.05
+    warmup: int | None = None
+    clip: float = 35.0
+    average: float | None = None
+    plain_epochs: int | None = None
+    detach_guidance: float = 1.0
+    freeze: Literal["none", "backbone"] = "none"
+    precision: Literal["auto", "32", "bf16", "16"] = "auto"
+    patience: int = 0
+    validate_every: int | None = None
+    seed: int = 0
+    workers: int | None = None
+    cache: Literal["auto", "ram", "none"] = "auto"
+    devices: int = 0
+    nodes: int = 1
+    sync_batch_norm: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch", "accumulate", "nodes", "validate_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"train.{name} must be at least 1, not {value}")
+        for name in ("lr", "lr_end", "clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"train.{name} must be above 0, not {getattr(self, name)}")
+        for name in ("warmup", "patience", "workers", "seed", "devices", "plain_epochs", "weight_decay"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"train.{name} must not be negative, not {value}")
+        if self.average is not None and not 0 <= self.average < 1:
+            raise ValueError(f"train.average must be from 0 to below 1, not {self.average}")
+
+
+@dataclass(frozen=True)
+class LossRecipe:
+    """Weights of the parts, the exponent of QFL, and the assignment.
+
+    Attributes:
+        qfl, giou, dfl: weights.
+        beta: exponent of QFL's modulating factor.
+        assign: dsl (dynamic soft labels) or atss.
+        topk: candidates a box (dsl 13), or a level (atss 9).
+    """
+
+    __pydantic_config__ = CLOSED
+    qfl: float = 1.0
+    giou: float = 2.0
+    dfl: float = 0.25
+    beta: float = 2.0
+    assign: Literal["dsl", "atss"] = "dsl"
+    topk: int | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole run; ``init`` is a published name, a checkpoint, or none."""
+
+    __pydantic_config__ = CLOSED
+    model: ModelRecipe = field(default_factory=ModelRecipe)
+    input: InputRecipe = field(default_factory=InputRecipe)
+    augment: AugmentRecipe = field(default_factory=AugmentRecipe)
+    train: TrainRecipe = field(default_factory=TrainRecipe)
+    loss: LossRecipe = field(default_factory=LossRecipe)
+    init: str = "none"
+
+
+def folder() -> Path:
+    """Where the recipes that come with nanogfl lie: inside the wheel, or in the checkout's ``config``."""
+    packed = Path(__file__).parent / "config"
+    return packed if packed.is_dir() else Path(__file__).parents[1] / "config"
+
+
+def available() -> list[str]:
+    """Names of the recipes that come with nanogfl."""
+    return sorted(path.stem for path in folder().glob("*.yaml"))
+
+
+def load_recipe(source: str | None = None, assignments: Iterable[str] = (), **options: Any) -> Recipe:
+    """The defaults, changed by a recipe (name or file), then by options, then by ``key.path=value`` assignments.
+
+    Args:
+        source: a name of :func:`available`, or a YAML file; None: the defaults.
+        assignments: such as ``train.lr=0.002``; values are YAML.
+        options: dotted keys with ``__`` for the dot, such as ``train__epochs=3``; None is left out.
+
+    Raises:
+        RecipeError: unknown name or key (the nearest known one is suggested), or a value of the wrong type.
+    """
+    content = _read(source) if source else {}
+    for key, value in options.items():
+        if value is not None:
+            _assign(content, key.replace("__", "."), value)
+    for assignment in assignments:
+        key, sign, text = assignment.partition("=")
+        if not sign or not key:
+            raise RecipeError(f"--set {assignment}: write it as key.path=value, such as train.lr=0.002")
+        _assign(content, key.strip(), _yaml(text, f"--set {assignment}"))
+    return from_dict(content, source or "the recipe")
+
+
+def from_dict(content: Mapping[str, Any], where: str) -> Recipe:
+    """Check plain values into a Recipe; all errors at once, each with its dotted path."""
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(Recipe).validate_python(dict(content))
+    except ValidationError as error:
+        raise RecipeError(f"{where}: " + "; ".join(_explain(dict(e)) for e in error.errors())) from None
+
+
+def to_dict(recipe: Recipe) -> dict[str, Any]:
+    """Plain values that YAML and a weights-only checkpoint can hold."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items()}
+        return list(value) if isinstance(value, tuple) else value
+
+    return plain(asdict(recipe))
+
+
+def _read(source: str) -> dict[str, Any]:
+    path = Path(source)
+    if path.suffix not in (".yaml", ".yml"):
+        path = folder() / f"{source}.yaml"
+        if not path.is_file():
+            raise RecipeError(
+                f"--recipe {source}: no such recipe{nearest(source, available())}; known: {', '.join(available())}"
+            )
+    try:
+        content = _yaml(path.read_text(encoding="utf-8"), f"--recipe {source}")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"--recipe {source}: cannot be read ({error}); check the path") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise RecipeError(f"--recipe {source}: holds a {type(content).__name__}, not keys and values")
+    return content
+
+
+def _yaml(text: str, where: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{where}: no valid YAML: {error}") from error
+
+
+def _assign(content: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        content = content.setdefault(parent, {})
+        if not isinstance(content, dict):
+            raise RecipeError(f"--set {key}: {parent} holds a value, not keys")
+    content[last] = value
+
+
+def _explain(error: dict[str, Any]) -> str:
+    path = [str(part) for part in error["loc"]]
+    key = ".".join(path)
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        record: Any = Recipe()
+        for part in path[:-1]:
+            record = getattr(record, part, record)
+        return f"there is no key {key}{nearest(path[-1], vars(record))}"
+    message = error["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
+    return message if message.startswith(f"{key}.") else f"{key}: {message}, not {error['input']!r}"

@@ -1,0 +1,249 @@
+"""Pictures and videos on disk: which files a command means, their frames one by one, and videos written back."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from nanogfl.errors import DataError, UsageError, nearest
+from nanogfl.pictures import SUFFIXES, Picture, read_picture
+
+log = logging.getLogger(__name__)
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
+USUAL_RATE = 25.0  # frames a second, where a file does not say
+HIGHEST_RATE = 1000.0  # beyond it is a broken header (some say 90000), not a camera
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One upright picture and where it is from.
+
+    Attributes:
+        picture: uint8 BGR [H, W, 3].
+        file: the picture or the video.
+        index: 0, 1, 2... within a video; None for a still picture.
+        time_s: seconds since the start of the video; None for a still picture.
+    """
+
+    picture: Picture
+    file: Path
+    index: int | None = None
+    time_s: float | None = None
+
+
+def is_video(path: str | Path) -> bool:
+    """Whether the file's suffix is a video's."""
+    return Path(path).suffix.lower() in VIDEO_SUFFIXES
+
+
+def expand(sources: Sequence[str]) -> list[Path]:
+    """Find the files that these files, folders and globs mean: in the order given, each once.
+
+    - A file is taken whatever its suffix; who reads it will say if it is no picture.
+    - A folder gives its own pictures and videos in natural order (2 before 10), not those of its subfolders
+      (``folder/**`` does) and no hidden ones.
+    - A glob (``*``, ``?``, ``[...]``; ``**`` any depth), where no file bears that very name, gives the matching
+      pictures and videos and those of matching folders; where there are none, whatever files match.
+
+    Raises:
+        DataError: something is missing, cannot be looked at, or holds neither picture nor video.
+    """
+    return list(dict.fromkeys(path for source in sources for path in _expand_one(source)))
+
+
+def frames(path: str | Path) -> Iterator[Frame]:
+    """Read the one picture of a still file, or every frame of a video in order, upright.
+
+    Raises:
+        DataError: the file is missing, damaged, or neither picture nor video.
+    """
+    path = Path(path)
+    if is_video(path):
+        yield from _video_frames(path)
+    else:
+        yield Frame(read_picture(path), path)
+
+
+def frame_rate(path: str | Path) -> float:
+    """Frames per second of a video as its file says, or 25 where that is missing or absurd."""
+    capture = _open_video(Path(path))
+    try:
+        rate = float(capture.get(cv2.CAP_PROP_FPS))
+    finally:
+        capture.release()
+    return rate if 0 < rate <= HIGHEST_RATE else USUAL_RATE
+
+
+class VideoSink:
+    """Where the frames of one video go; made by :func:`write_video`."""
+
+    def __init__(self, path: Path, fps: float, size: tuple[int, int]) -> None:
+        self.path, self.size, self.count = path, size, 0
+        height, width = size
+        self._writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
+        if not self._writer.isOpened():
+            raise DataError(
+                f"cannot write the video {path}: {width} x {height} at {fps:g} frames a second was refused; "
+                "check size, rate and the folder's rights"
+            )
+
+    def write(self, picture: Picture) -> None:
+        """Append one frame, uint8 BGR [H, W, 3] of the video's size."""
+        if picture.shape != (*self.size, 3) or picture.dtype != np.uint8:  # OpenCV would drop it without a word
+            raise ValueError(
+                f"frame {picture.dtype} {picture.shape} does not fit the video's uint8 {(*self.size, 3)}"
+            )
+        self._writer.write(np.ascontiguousarray(picture))
+        self.count += 1
+
+    def release(self) -> None:
+        """Finish the file; a second call does nothing."""
+        self._writer.release()
+
+
+@contextmanager
+def write_video(path: str | Path, fps: float, size: tuple[int, int]) -> Iterator[VideoSink]:
+    """Write an mp4 (MPEG-4 part 2), whole or not at all.
+
+    ``with write_video(path, 25, picture.shape[:2]) as video: video.write(picture)``
+
+    Args:
+        path: ends in ``.mp4``; parent folders are created.
+        fps: frames a second.
+        size: (height, width) of every frame; the codec cuts an odd last row or column.
+
+    Raises:
+        UsageError: the path is no ``.mp4``, or the size or rate cannot be a video's.
+        DataError: the file cannot be written, or no frame came.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".mp4":
+        raise UsageError(f"cannot write a video as {path.name}: only mp4 is written; name it {path.stem}.mp4")
+    if min(size) < 2 or not (0 < fps < math.inf):
+        raise UsageError(f"cannot write {path.name}: {size[1]} x {size[0]} at {fps} frames a second is no video")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.stem}.partial.mp4")  # the suffix chooses the container
+    try:
+        sink = VideoSink(partial, fps, size)
+        try:
+            yield sink
+        finally:
+            sink.release()
+        if not sink.count:
+            raise DataError(f"no frame came for the video {path}; check its source")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _expand_one(source: str) -> list[Path]:
+    if not source:
+        raise DataError("cannot look at an empty path; give a file, a folder or a glob")
+    try:
+        return _look(source, Path(source))
+    except OSError as error:
+        raise DataError(f"cannot look at {source}: {error.strerror}; check the path and its rights") from error
+
+
+def _look(source: str, path: Path) -> list[Path]:
+    if path.is_dir():
+        return _folder(path)
+    if path.exists():
+        return [path]
+    if glob.has_magic(source):
+        return _glob(source)
+    raise DataError(f"cannot find {source}: {_missing(path)}; check the path")
+
+
+def _folder(folder: Path) -> list[Path]:
+    files = _usable(folder.iterdir())
+    if not files:
+        inside = any(p.is_dir() and not p.name.startswith(".") for p in folder.iterdir())
+        hint = f"for its subfolders give '{folder}/**'" if inside else "give another folder"
+        raise DataError(f"no picture or video in the folder {folder}; {hint}")
+    return files
+
+
+def _glob(pattern: str) -> list[Path]:
+    matches = {Path(p) for p in glob.glob(pattern, recursive=True)}  # noqa: PTH207 - Path.glob takes no absolute one
+    folders = {p for p in matches if p.is_dir()}
+    files = _usable(matches.union(*(folder.iterdir() for folder in folders)))
+    files = files or sorted(matches - folders, key=_natural)
+    if not files:
+        raise DataError(f"no picture or video matches {pattern}; check the pattern")
+    return files
+
+
+def _usable(paths: Iterator[Path] | set[Path]) -> list[Path]:
+    """Keep the pictures and videos, hidden files left out, in natural order."""
+    known = SUFFIXES | VIDEO_SUFFIXES
+    usable = (p for p in paths if p.suffix.lower() in known and not p.name.startswith(".") and p.is_file())
+    return sorted(usable, key=_natural)
+
+
+def _natural(path: Path) -> list[tuple[list[str | int], str]]:
+    """Sort key: folder by folder, numbers by value, letters without case first."""
+    return [(_pieces(part), part) for part in path.parts]
+
+
+def _pieces(part: str) -> list[str | int]:
+    # re.split puts words at even and numbers at odd places, so that only like is compared with like
+    return [int(piece) if i % 2 else piece for i, piece in enumerate(re.split(r"(\d+)", part.casefold()))]
+
+
+def _missing(path: Path) -> str:
+    """Say what the first missing part of this path is, and the name nearest to it there."""
+    while not path.parent.exists():
+        path = path.parent
+    folder = path.parent
+    if not folder.is_dir():
+        return f"{folder} is a file, not a folder"
+    return f"no {path.name} in {folder.absolute()}{nearest(path.name, (p.name for p in folder.iterdir()))}"
+
+
+def _open_video(path: Path) -> cv2.VideoCapture:
+    if not path.is_file():
+        raise DataError(f"cannot read the video {path}: no such file; check the path")
+    capture = cv2.VideoCapture(str(path))
+    if not capture.isOpened():
+        raise DataError(f"cannot open the video {path}: it is damaged or of an unknown codec; convert it to mp4")
+    capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
+    return capture
+
+
+def _video_frames(path: Path) -> Iterator[Frame]:
+    capture = _open_video(path)
+    try:
+        rate = float(capture.get(cv2.CAP_PROP_FPS))
+        announced = float(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        index = 0
+        while True:
+            ok, picture = capture.read()
+            if not ok:
+                break
+            yield Frame(np.asarray(picture, np.uint8), path, index, _seconds(capture, index, rate))
+            index += 1
+    finally:
+        capture.release()
+    if not index:
+        raise DataError(f"no frame could be read from the video {path}; convert it to mp4 or leave it out")
+    if index < 0.9 * announced:  # counts in headers are estimates, but not this bad
+        log.warning("%s ends after %d of %d frames: the rest cannot be read", path, index, int(announced))
+
+
+def _seconds(capture: cv2.VideoCapture, index: int, rate: float) -> float:
+    """Time of the frame just read: its own stamp, or by the rate where the backend has no stamps."""
+    stamp = float(capture.get(cv2.CAP_PROP_POS_MSEC))
+    if index == 0 or stamp > 0:
+        return max(stamp, 0.0) / 1000
+    return index / (rate if 0 < rate <= HIGHEST_RATE else USUAL_RATE)

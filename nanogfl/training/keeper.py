@@ -1,0 +1,172 @@
+"""What a run leaves: scores of every validation, best.ckpt, metrics.csv; written whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from pytorch_lightning.callbacks import Callback, WeightAveraging
+from torch import Tensor
+
+from nanogfl.data.table import Table
+from nanogfl.decode import Layout, decode
+from nanogfl.detections import Detections
+from nanogfl.evaluation.coco import Scores, score
+from nanogfl.training.schedule import averaging_decay
+from nanogfl.training.task import DetectionTask
+from nanogfl.view import View
+
+log = logging.getLogger(__name__)
+
+
+class Averaging(WeightAveraging):
+    """Exponentially averaged weights with a warm-up; they are validated, kept and exported."""
+
+    def __init__(self, decay: float) -> None:
+        def average(old: Tensor, new: Tensor, updates: Tensor | int) -> Tensor:
+            keep = averaging_decay(decay, int(updates))
+            return old * keep + new * (1 - keep) if old.is_floating_point() else new
+
+        super().__init__(avg_fn=average)
+
+
+@dataclass
+class Best:
+    """The best validation so far."""
+
+    epoch: int = -1
+    AP: float = -1.0  # noqa: N815
+    AP50: float = -1.0  # noqa: N815
+
+
+@dataclass
+class Keeper(Callback):
+    """Scores validations, keeps the best weights, writes one line an epoch.
+
+    Attributes:
+        out: the run's folder.
+        table: the validation set in the model's class order.
+    """
+
+    out: Path
+    table: Table
+    best: Best = field(default_factory=Best)
+    since_best: int = 0
+    images_per_second: float = 0.0
+    _started: float = 0.0
+    _seen: int = 0
+    _pending: dict[str, Any] = field(default_factory=dict)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Goes into last.ckpt, so that a resumed run knows its best."""
+        return {"best": dict(vars(self.best)), "since_best": self.since_best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From last.ckpt."""
+        self.best, self.since_best = Best(**state_dict["best"]), state_dict["since_best"]
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the epoch's clock."""
+        self._started, self._seen, self._pending = time.monotonic(), 0, {}
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Count pictures."""
+        self._seen += len(batch.names) * trainer.world_size
+        self.images_per_second = self._seen / max(1e-9, time.monotonic() - self._started)
+        self._pending["images_per_second"] = self.images_per_second
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Score; the averaged weights are still in place here, so the best ones are kept from here."""
+        assert isinstance(pl_module, DetectionTask)
+        predictions, pl_module.predictions = gather(pl_module.predictions), []
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        scores = score(self.table, decode_all(predictions, pl_module, self.table))
+        ap, ap50 = (scores.numbers[k] or 0.0 for k in ("AP", "AP50"))
+        self._pending |= {"AP": ap, "AP50": ap50}
+        self.since_best += 1
+        if ap > self.best.AP:
+            self.best, self.since_best = Best(trainer.current_epoch, ap, ap50), 0
+            save_detector(pl_module, self.out / "best.ckpt", scores)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Early stop, where the recipe asks for it."""
+        assert isinstance(pl_module, DetectionTask)
+        patience = pl_module.recipe.train.patience
+        stop = bool(patience) and self.since_best >= patience
+        if trainer.world_size > 1:
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+        if stop:
+            log.info("no better AP in %d validations: stopping early", patience)
+            trainer.should_stop = True
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """One line to metrics.csv and to the log."""
+        if not trainer.is_global_zero:
+            return
+        measured = {k.removesuffix("_epoch"): float(v) for k, v in trainer.callback_metrics.items() if k.endswith("_epoch")}
+        row = {
+            "epoch": trainer.current_epoch,
+            "step": trainer.global_step,
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "seconds": time.monotonic() - self._started,
+            **self._pending,
+            **measured,
+        }
+        append_row(self.out / "metrics.csv", row)
+        said = " ".join(f"{k} {v:.4g}" for k, v in row.items() if k not in ("epoch", "step"))
+        log.info("epoch %d/%s: %s", trainer.current_epoch + 1, trainer.max_epochs, said)
+
+
+def gather(mine: list[Any]) -> list[Any]:
+    """The lists of all processes in one."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return mine
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, mine)
+    return [item for part in everyone for item in part]
+
+
+def decode_all(predictions: list[Any], task: DetectionTask, table: Table) -> list[Detections]:
+    """Raw outputs to detections, in the table's order."""
+    card = task.card
+    layout = Layout(card.input_size, task.detector.strides, card.architecture.reg_max)
+    found = {
+        index: decode(raw, layout, View(tuple(shape), card.input_size, card.resize), card.names)
+        for index, raw, shape in predictions
+    }
+    return [found[i] for i in range(len(table))]
+
+
+def save_detector(task: DetectionTask, path: Path, scores: Scores) -> None:
+    """Only what use needs: the detector's tensors, its card, and how it scored."""
+    content: dict[str, Any] = {}
+    task.on_save_checkpoint(content)
+    content["nanogfl"]["validation"] = scores.to_json()
+    content["epoch"] = task.current_epoch
+    content["state_dict"] = {f"detector.{k}": v.detach().cpu() for k, v in task.detector.state_dict().items()}
+    partial = path.with_name(path.name + ".partial")
+    torch.save(content, partial)
+    partial.replace(path)
+
+
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Add a row; an older row of the same or a later epoch (before a resume) is replaced."""
+    rows: list[dict[str, Any]] = []
+    if path.is_file():
+        with path.open(newline="") as file:
+            rows = [r for r in csv.DictReader(file) if r.get("epoch", "").isdigit() and int(r["epoch"]) < row["epoch"]]
+    columns = list(dict.fromkeys(key for r in [*rows, row] for key in r))
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows([*rows, {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()}])
+    partial.replace(path)

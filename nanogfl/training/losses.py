@@ -1,0 +1,59 @@
+"""The three losses of Generalized Focal Loss (Li et al., TPAMI 2022), one row a prior; none reduces or weighs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def quality_focal_loss(logits: Tensor, labels: Tensor, quality: Tensor, beta: float = 2.0) -> Tensor:
+    """QFL: cross entropy against the IoU as a soft label, scaled by how far the score is from it.
+
+    ``|y - s|^beta * BCE(s, y)``, the paper's equation of QFL; y is the quality at the prior's own class, 0 elsewhere.
+
+    Args:
+        logits: [N, C].
+        labels: [N], class of each prior; C is background.
+        quality: [N], IoU of each positive with its box, 0 to 1.
+        beta: exponent of the modulating factor.
+
+    Returns:
+        [N], summed over classes.
+    """
+    classes = logits.shape[1]
+    target = F.one_hot(labels, classes + 1)[:, :classes] * quality[:, None]
+    distance = (target - logits.sigmoid()).abs()
+    loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none") * distance.pow(beta)
+    return loss.sum(dim=1)
+
+
+def distribution_focal_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """DFL: cross entropy of the two bins beside the target, weighted by nearness (the paper's equation of DFL).
+
+    Args:
+        logits: [M, R + 1], one row a side.
+        target: [M], distance in strides, 0 <= target < R.
+
+    Returns:
+        [M].
+    """
+    log_probability = logits.log_softmax(dim=-1)
+    left = target.long()
+    nearness = torch.stack([left + 1 - target, target - left], dim=-1)
+    pair = torch.stack([left, left + 1], dim=-1)
+    return -(log_probability.gather(-1, pair) * nearness).sum(dim=-1)
+
+
+def giou_loss(pred: Tensor, target: Tensor, eps: float = 1e-6) -> Tensor:
+    """1 - GIoU (Rezatofighi et al., CVPR 2019): [N, 4] boxes x1 y1 x2 y2 against [N, 4] -> [N]."""
+    inner = (torch.min(pred[:, 2:], target[:, 2:]) - torch.max(pred[:, :2], target[:, :2])).clamp(min=0)
+    outer = (torch.max(pred[:, 2:], target[:, 2:]) - torch.min(pred[:, :2], target[:, :2])).clamp(min=0)
+    intersection, hull = inner.prod(dim=1), outer.prod(dim=1).clamp(min=eps)
+    union = (area(pred) + area(target) - intersection).clamp(min=eps)
+    return 1 - intersection / union + (hull - union) / hull
+
+
+def area(boxes: Tensor) -> Tensor:
+    """Width x height of boxes [..., 4] in px²."""
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])

@@ -1,0 +1,133 @@
+"""From logits and boxes to the training loss: pure functions, for a whole batch at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nanogfl.model.distribution import REG_MAX, distances_to_boxes, integral
+from nanogfl.recipe import LossRecipe
+from nanogfl.training.assign import atss, dynamic_soft_label, inside
+from nanogfl.training.losses import distribution_focal_loss, giou_loss, quality_focal_loss
+
+Parts = dict[str, Tensor]
+SIDES = 4 * (REG_MAX + 1)  # how many of the last columns are side logits
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The boxes of a batch, padded to the fullest picture.
+
+    Attributes:
+        boxes: [B, M, 4] in px of the network's input.
+        labels: [B, M] int64.
+        valid: [B, M] bool, real boxes.
+        crowd: [B, M] bool, regions that neither train nor punish (never valid).
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    valid: Tensor
+    crowd: Tensor
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """How much each part counts, as in NanoDet-Plus."""
+
+    qfl: float = 1.0
+    giou: float = 2.0
+    dfl: float = 0.25
+    beta: float = 2.0
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What each prior learns: its box [B, P] (-1 = background), the quality [B, P], and which are not judged."""
+
+    gt_index: Tensor
+    quality: Tensor
+    ignored: Tensor
+
+
+def assign(recipe: LossRecipe, raw: Tensor, priors: Tensor, levels: list[int], targets: Targets) -> Assignment:
+    """Assign by the predictions of one head, raw [B, P, C + 4 * (R + 1)], with the recipe's method."""
+    raw = raw.detach().float()
+    boxes = predicted_boxes(raw, priors)
+    gt = (targets.boxes, targets.labels, targets.valid)
+    if recipe.assign == "atss":
+        index = atss(priors, levels, *gt, topk=recipe.topk or 9)
+        quality = _iou_with_own(boxes, targets.boxes, index)
+    else:
+        logits = raw[..., : raw.shape[-1] - SIDES]
+        index, quality = dynamic_soft_label(logits, boxes, priors, *gt, topk=recipe.topk or 13)
+    ignored = (inside(priors, targets.boxes) & targets.crowd[:, None]).any(dim=2) & (index < 0)
+    return Assignment(index, quality, ignored)
+
+
+def head_loss(
+    raw: Tensor,
+    priors: Tensor,
+    targets: Targets,
+    assignment: Assignment,
+    weights: LossWeights,
+    mean_over_processes: Callable[[Tensor], Tensor] = lambda total: total,
+) -> Parts:
+    """QFL, GIoU and DFL of one head against an assignment, each already weighted.
+
+    QFL is divided by the number of positives; boxes are weighted by the detached best class score of their prior
+    and divided by the sum of these weights (both at least 1, over all processes).
+    """
+    raw = raw.float()
+    classes = raw.shape[-1] - SIDES
+    logits, sides = raw[..., :classes], raw[..., classes:]
+    positive = assignment.gt_index >= 0
+    own = assignment.gt_index.clamp(min=0)
+    if targets.boxes.shape[1]:
+        gt_boxes = targets.boxes.gather(1, own[..., None].expand(-1, -1, 4))
+        labels = torch.where(positive, targets.labels.gather(1, own), classes)
+    else:
+        gt_boxes = raw.new_zeros(*own.shape, 4)
+        labels = torch.full_like(own, classes)
+
+    qfl = quality_focal_loss(
+        logits.reshape(-1, classes), labels.reshape(-1), assignment.quality.reshape(-1), weights.beta
+    ).view_as(own)
+    positives = mean_over_processes(positive.sum().float()).clamp(min=1)
+    weight = logits.detach().sigmoid().amax(dim=-1) * positive
+    total = mean_over_processes(weight.sum()).clamp(min=1)
+
+    giou = giou_loss(predicted_boxes(raw, priors).reshape(-1, 4), gt_boxes.reshape(-1, 4)).view_as(weight)
+    bins = sides.unflatten(-1, (4, -1))
+    target = side_targets(gt_boxes, priors, reg_max=bins.shape[-1] - 1)
+    dfl = distribution_focal_loss(bins.flatten(0, 2), target.flatten()).view_as(target).sum(dim=-1)
+    return {
+        "qfl": weights.qfl * (qfl * ~assignment.ignored).sum() / positives,
+        "giou": weights.giou * (giou * weight).sum() / total,
+        "dfl": weights.dfl * (dfl * weight).sum() / (4 * total),
+    }
+
+
+def predicted_boxes(raw: Tensor, priors: Tensor) -> Tensor:
+    """Raw logits [B, P, C + 4 * (R + 1)] -> boxes [B, P, 4] in px."""
+    return distances_to_boxes(integral(raw[..., raw.shape[-1] - SIDES :]), priors)
+
+
+def side_targets(boxes: Tensor, priors: Tensor, reg_max: int) -> Tensor:
+    """Distances of the four sides from the prior in strides, clamped to [0, R - 0.1]: [B, P, 4]."""
+    xy, stride = priors[:, :2], priors[:, 2:]
+    sides = torch.cat([xy - boxes[..., :2], boxes[..., 2:] - xy], dim=-1) / stride
+    return sides.clamp(0, reg_max - 0.1)
+
+
+def _iou_with_own(boxes: Tensor, gt_boxes: Tensor, index: Tensor) -> Tensor:
+    if gt_boxes.shape[1] == 0:
+        return boxes.new_zeros(index.shape)
+    own = gt_boxes.gather(1, index.clamp(min=0)[..., None].expand(-1, -1, 4))
+    low, high = torch.max(boxes[..., :2], own[..., :2]), torch.min(boxes[..., 2:], own[..., 2:])
+    intersection = (high - low).clamp(min=0).prod(dim=-1)
+    union = sum((b[..., 2] - b[..., 0]) * (b[..., 3] - b[..., 1]) for b in (boxes, own)) - intersection
+    return intersection / union.clamp(min=1e-6) * (index >= 0)

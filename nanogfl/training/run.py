@@ -1,0 +1,264 @@
+"""From data and recipe to a finished run: the one place that knows the order of things."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from nanogfl.data.loader import EpochOrder, EvenBatches, TrainingSet, training_loader, view_loader
+from nanogfl.data.readers import read_table
+from nanogfl.data.splits import for_training
+from nanogfl.data.table import Table
+from nanogfl.errors import NanogflError, TrainingError, UsageError
+from nanogfl.recipe import Recipe, load_recipe, to_dict
+from nanogfl.training.keeper import Averaging, Keeper
+from nanogfl.training.progress import Progress
+from nanogfl.training.schedule import Plan, plan, with_plan
+from nanogfl.training.start import start
+from nanogfl.training.task import DetectionTask
+
+log = logging.getLogger(__name__)
+LEFT = ("best.ckpt", "last.ckpt", "config.yaml", "metrics.csv", "summary.json")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A run's folder, and whether this run goes on with what lies there."""
+
+    path: Path
+    resume: bool
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+
+def train(
+    data: str | Path,
+    *,
+    out: str | Path,
+    recipe: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    set: Iterable[str] = (),  # noqa: A002  (the option's name)
+    **options: Any,
+) -> dict[str, Any]:
+    """Train a detector.
+
+    Args:
+        data: a COCO, VOC or YOLO set; its form is found out.
+        out: folder for best.ckpt, last.ckpt, config.yaml, metrics.csv, summary.json.
+        recipe: a name that ships with nanogfl, or a YAML file.
+        resume: go on with the run that lies in ``out``.
+        overwrite: start anew where a run lies in ``out``.
+        set: ``key.path=value`` assignments.
+        options: size, input, init, epochs, batch, seed, freeze; as on the command line.
+
+    Returns:
+        What summary.json holds.
+
+    Raises:
+        NanogflError: one line that says what is wrong, where, and what to do.
+    """
+    folder = open_folder(Path(out), resume, overwrite)
+    made = resolve(folder, recipe, set, options)
+    if folder.resume and finished(folder, made):
+        log.info("%s is finished (%d epochs); give more --epochs to go on", folder.path, made.train.epochs)
+        return json.loads((folder / "summary.json").read_text())
+    training, validation = for_training(read_table(data))
+    return fit(made, training, validation, folder)
+
+
+def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> dict[str, Any]:
+    """Run a recipe on two tables; returns what summary.json holds."""
+    pl.seed_everything(recipe.train.seed, workers=True, verbose=False)
+    detector, guidance, card = start(recipe, training.names)
+    trainer_options, processes = devices(recipe)
+    made = plan(recipe.train, len(training), processes)
+    recipe = with_plan(replace(recipe, input=replace(recipe.input, size="x".join(map(str, card.input_size)), resize=card.resize), model=replace(recipe.model, size=card.architecture.size)), made)
+    if is_main():
+        write_config(folder / "config.yaml", recipe)
+    log.info(
+        "%d training and %d validation pictures, %d classes; %d epochs, %d steps, input %dx%d",
+        len(training), len(validation), len(card.names), made.epochs, made.steps, *card.input_size,
+    )
+    task = DetectionTask(detector, guidance, card, recipe, made)
+    task.detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    keeper = Keeper(folder.path, validation)
+    last = ModelCheckpoint(folder.path, "last", save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False)
+    callbacks = [keeper, *([Averaging(made.average)] if made.average else []), last, Progress()]
+    trainer = pl.Trainer(
+        max_epochs=made.epochs,
+        callbacks=callbacks,
+        logger=tensorboard(folder.path),
+        check_val_every_n_epoch=made.validate_every,
+        accumulate_grad_batches=recipe.train.accumulate,
+        gradient_clip_val=recipe.train.clip,
+        num_sanity_val_steps=0,
+        log_every_n_steps=10,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        **trainer_options,
+    )
+    loaders = make_loaders(recipe, made, training, validation, task, trainer)
+    began = time.monotonic()
+    resumable = folder / "last.ckpt"
+    try:
+        trainer.fit(task, *loaders, ckpt_path=resumable if folder.resume and resumable.is_file() else None, weights_only=True)
+    except SystemExit as error:  # Lightning turns Ctrl-C into an exit
+        raise TrainingError(f"stopped in epoch {trainer.current_epoch}; go on with --resume --out {folder.path}") from error
+    except (RuntimeError, OSError) as error:
+        raise explain(error, folder) from error
+    return write_summary(folder, trainer, task, keeper, time.monotonic() - began, len(training))
+
+
+def open_folder(path: Path, resume: bool, overwrite: bool) -> Folder:
+    """Refuse a folder that holds a run, unless told what to do with it."""
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite contradict each other; give one")
+    if not is_main():
+        return Folder(path, resume)
+    there = [name for name in LEFT if (path / name).exists()]
+    if there and not (resume or overwrite):
+        raise UsageError(f"--out {path} holds a run ({', '.join(there)}); add --resume or --overwrite, or name another folder")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if overwrite:
+            for name in there:
+                (path / name).unlink()
+    except OSError as error:
+        raise UsageError(f"--out {path}: {error.strerror}; name a folder that can be written") from error
+    return Folder(path, resume)
+
+
+def resolve(folder: Folder, source: str | None, assignments: Iterable[str], options: dict[str, Any]) -> Recipe:
+    """The recipe of this run: on resume what the folder says, changed by what is given now."""
+    known = {
+        "size": "model__size", "input": "input__size", "init": "init", "epochs": "train__epochs",
+        "batch": "train__batch", "seed": "train__seed", "freeze": "train__freeze",
+    }  # fmt: skip
+    for name in options:
+        if name not in known:
+            raise UsageError(f"train has no option {name!r}; known: {', '.join(known)}, recipe, set, resume, overwrite")
+    config = folder / "config.yaml"
+    if folder.resume and source is None and config.is_file():
+        source = str(config)
+    given = {known[name]: value for name, value in options.items()}
+    return load_recipe(source, assignments, **given)
+
+
+def finished(folder: Folder, recipe: Recipe) -> bool:
+    """Whether the run in this folder has done all epochs that the recipe asks for."""
+    summary = folder / "summary.json"
+    if not summary.is_file() or not (folder / "best.ckpt").is_file():
+        return False
+    try:
+        return json.loads(summary.read_text())["epochs"] >= (recipe.train.epochs or 0)
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def devices(recipe: Recipe) -> tuple[dict[str, Any], int]:
+    """Lightning's options for the hardware, and how many processes that makes."""
+    train = recipe.train
+    cuda = torch.cuda.is_available()
+    count = train.devices or (torch.cuda.device_count() if cuda else 1)
+    bf16 = cuda and torch.cuda.is_bf16_supported()
+    precision = {"auto": "bf16-mixed" if bf16 else "32-true", "32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+    if train.precision == "16" and not cuda:
+        raise UsageError("train.precision=16 needs a GPU; use bf16 or 32 on a CPU")
+    options = {
+        "accelerator": "gpu" if cuda else "cpu",
+        "devices": count,
+        "num_nodes": train.nodes,
+        "strategy": "ddp" if count * train.nodes > 1 else "auto",
+        "precision": precision[train.precision],
+        "sync_batchnorm": train.sync_batch_norm,
+    }
+    return options, count * train.nodes
+
+
+def make_loaders(
+    recipe: Recipe, made: Plan, training: Table, validation: Table, task: DetectionTask, trainer: pl.Trainer
+) -> tuple[Any, Any]:
+    """Training and validation loaders of this process."""
+    size, rule, seed = task.card.input_size, task.card.resize, recipe.train.seed
+    dataset = TrainingSet(training, size, rule, recipe.augment, seed, recipe.train.cache)
+    dataset.plain_from = made.plain_from
+    dataset.fill()
+    workers = recipe.train.workers
+    if workers is None:
+        workers = min(8, (os.cpu_count() or 1) // 2) if len(training) > 64 else 0
+    rank, processes = trainer.global_rank, trainer.world_size
+    batches = EvenBatches(EpochOrder(len(training), seed), recipe.train.batch, rank, processes)
+    pin = torch.cuda.is_available()
+    views = view_loader(validation.examples, size, rule, recipe.train.batch, workers, rank, processes)
+    return training_loader(dataset, batches, workers, pin), views
+
+
+def tensorboard(path: Path) -> Any:
+    """Lightning's TensorBoard logger where TensorBoard is installed; metrics.csv is always written."""
+    from importlib.util import find_spec
+
+    if find_spec("tensorboard") is None:
+        return False
+    from pytorch_lightning.loggers import TensorBoardLogger
+
+    return TensorBoardLogger(path, name="", version="tensorboard")
+
+
+def write_config(path: Path, recipe: Recipe) -> None:
+    """The resolved recipe, as YAML."""
+    import yaml
+
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(yaml.safe_dump(to_dict(recipe), sort_keys=False), encoding="utf-8")
+    partial.replace(path)
+
+
+def write_summary(
+    folder: Folder, trainer: pl.Trainer, task: DetectionTask, keeper: Keeper, seconds: float, pictures: int
+) -> dict[str, Any]:
+    """summary.json: what was done and how well."""
+    summary = {
+        "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
+        "seconds": round(seconds, 2),
+        "images_per_second": round(keeper.images_per_second, 2),
+        "classes": list(task.card.names),
+        "parameters": sum(p.numel() for p in task.detector.parameters()),
+        "best": dict(vars(keeper.best)),
+    }
+    if trainer.is_global_zero:
+        partial = folder / "summary.json.partial"
+        partial.write_text(json.dumps(summary, indent=1))
+        partial.replace(folder / "summary.json")
+    return summary
+
+
+def explain(error: Exception, folder: Folder) -> NanogflError:
+    """The usual accidents of a training, each with its advice."""
+    text = str(error)
+    if isinstance(error, NanogflError):
+        return error
+    if "out of memory" in text.lower() or "can't allocate memory" in text.lower():
+        return TrainingError("out of memory; lower --batch (and raise train.accumulate), or --input")
+    if "DataLoader worker" in text:
+        return TrainingError(f"a loader process died ({text.splitlines()[0]}); go on with --resume, or set train.workers=0")
+    if getattr(error, "errno", None) == 28:
+        return TrainingError(f"no space left for {folder.path}; free some and go on with --resume")
+    return TrainingError(f"training failed: {text.splitlines()[0] if text else type(error).__name__}; see --debug")
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes."""
+    return all(int(os.environ.get(name, "0") or 0) == 0 for name in ("RANK", "LOCAL_RANK", "NODE_RANK"))

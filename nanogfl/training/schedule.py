@@ -1,0 +1,99 @@
+"""How long, how fast, how smooth: what follows from the size of the data where the recipe does not say."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from nanogfl.recipe import Recipe, TrainRecipe
+
+# Passes that a set needs shrink with its size; between these the number is interpolated in the logarithm.
+PASSES = ((200, 100), (2_000, 80), (20_000, 60), (100_000, 50))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run in numbers.
+
+    Attributes:
+        epochs: passes over the training pictures.
+        steps_per_epoch: optimizer steps in one.
+        warmup: steps until the highest learning rate.
+        average: decay of the averaged weights, 0 for none.
+        validate_every: epochs between validations; a divisor of ``epochs``.
+        plain_from: epoch from which pictures vary less.
+    """
+
+    epochs: int
+    steps_per_epoch: int
+    warmup: int
+    average: float
+    validate_every: int
+    plain_from: int
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.epochs * self.steps_per_epoch
+
+
+def plan(recipe: TrainRecipe, pictures: int, processes: int = 1) -> Plan:
+    """The plan of a run over this many training pictures."""
+    given = recipe.epochs
+    epochs = given if given is not None else default_epochs(pictures)
+    batches = max(1, pictures // (recipe.batch * processes))
+    steps_per_epoch = math.ceil(batches / recipe.accumulate)
+    steps = epochs * steps_per_epoch
+    average = recipe.average if recipe.average is not None else default_average(steps)
+    warmup = recipe.warmup if recipe.warmup is not None else min(500, max(1, steps // 15))
+    plain = recipe.plain_epochs if recipe.plain_epochs is not None else epochs // 10
+    every = recipe.validate_every or _divisor(epochs, math.ceil(epochs / 25))
+    return Plan(epochs, steps_per_epoch, warmup, average, min(every, epochs), epochs - plain)
+
+
+def default_epochs(pictures: int) -> int:
+    """100 passes for 200 pictures, 50 for 100,000 and more."""
+    if pictures <= PASSES[0][0]:
+        return PASSES[0][1]
+    for (few, high), (many, low) in zip(PASSES, PASSES[1:], strict=False):
+        if pictures <= many:
+            part = math.log(pictures / few) / math.log(many / few)
+            return 5 * round((high + part * (low - high)) / 5)
+    return PASSES[-1][1]
+
+
+def default_average(steps: int) -> float:
+    """Averages over about a fortieth of the run, at most NanoDet-Plus' .9998."""
+    return min(0.9998, 1 - 40 / max(steps, 80))
+
+
+def averaging_decay(decay: float, updates: int) -> float:
+    """The decay after so many updates: young averages forget their random start quickly."""
+    return min(decay, (1 + updates) / (10 + updates))
+
+
+def learning_rate(step: int, plan: Plan, recipe: TrainRecipe) -> float:
+    """Factor on the highest rate at a step: linear warm-up, then a cosine down to ``lr_end``."""
+    if step < plan.warmup:
+        return (step + 1) / plan.warmup
+    part = (step - plan.warmup) / max(1, plan.steps - plan.warmup)
+    low = recipe.lr_end / recipe.lr
+    return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, part)))
+
+
+def with_plan(recipe: Recipe, made: Plan) -> Recipe:
+    """The recipe with everything that followed from the data written out."""
+    train = replace(
+        recipe.train,
+        epochs=made.epochs,
+        warmup=made.warmup,
+        average=made.average,
+        validate_every=made.validate_every,
+        plain_epochs=made.epochs - made.plain_from,
+    )
+    return replace(recipe, train=train)
+
+
+def _divisor(number: int, near: int) -> int:
+    """The largest divisor of a number that is at most ``near``."""
+    return next(d for d in range(min(near, number), 0, -1) if number % d == 0)

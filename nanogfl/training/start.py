@@ -1,0 +1,83 @@
+"""What a run starts from: a detector with fresh or loaded weights, and the card that travels with it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from torch import nn
+
+from nanogfl.errors import ModelError
+from nanogfl.model import zoo
+from nanogfl.model.checkpoint import Card, read_card
+from nanogfl.model.detector import Architecture, Detector, initialise, make_guidance
+from nanogfl.model.weights import Weights, read_weights, transplant
+from nanogfl.predictor import parse_input
+from nanogfl.recipe import Recipe
+
+log = logging.getLogger(__name__)
+DEFAULT_INPUT = 320
+DEFAULT_RESIZE = "stretch-antialias"
+
+
+def start(recipe: Recipe, names: tuple[str, ...]) -> tuple[Detector, nn.Module | None, Card]:
+    """Build detector and guidance for these classes and load what ``recipe.init`` says."""
+    weights = None if recipe.init == "none" else read_weights(_init_file(recipe))
+    former = None if weights is None or weights.kind == "imagenet" else read_card(weights)
+    size = _size(recipe, weights, former)
+    model = recipe.model
+    reg_max = former.architecture.reg_max if former else 7
+    architecture = Architecture(size, len(names), reg_max, model.share_levels, model.quality)  # type: ignore[arg-type]
+    detector, guidance = Detector(architecture), make_guidance(model.guidance, architecture)
+    initialise(detector)
+    if guidance is not None:
+        initialise(guidance)
+    if weights is not None:
+        _load(detector, guidance, weights, former, names)
+    asked = recipe.input.size
+    default = former.input_size if former else DEFAULT_INPUT
+    card = Card(architecture, names, parse_input(default if asked is None else asked), recipe.input.resize or DEFAULT_RESIZE)
+    return detector, guidance, card
+
+
+def _init_file(recipe: Recipe) -> Path:
+    return zoo.resolve(recipe.init, recipe.model.size or "m")
+
+
+def _size(recipe: Recipe, weights: Weights | None, former: Card | None) -> str:
+    """The recipe's size, else the checkpoint's; a contradiction is an error."""
+    asked = recipe.model.size
+    if former is not None:
+        own = former.architecture.size
+        if asked not in (None, own):
+            raise ModelError(f"--init {recipe.init} is a detector of size {own}, not {asked}; leave --size away")
+        return own
+    if weights is not None:
+        width = weights.state["backbone.stage2.0.branch2.5.weight"].shape[0]
+        own = {24: "s", 58: "m", 88: "l"}.get(width)
+        if own is None or asked not in (None, own):
+            raise ModelError(f"--init {recipe.init} is a backbone of size {own or 'unknown'}, not {asked}; change --size")
+        return own
+    return asked or "m"
+
+
+def _load(
+    detector: Detector, guidance: nn.Module | None, weights: Weights, former: Card | None, names: tuple[str, ...]
+) -> None:
+    old = former.names if former else None
+    kept = transplant(detector, weights, old, names)
+    prefix = "guidance."
+    own = {k.removeprefix(prefix): v for k, v in weights.state.items() if k.startswith(prefix)}
+    if guidance is not None and own:
+        transplant(guidance, Weights(weights.source, weights.kind, own, weights.card), old, names)
+    if former is not None:
+        made = [name for name in names if name not in kept]
+        log.info(
+            "%s: class rows kept by name: %s; made anew: %s",
+            weights.source.name, _listed(kept), _listed(made),
+        )
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(names[:12]) or "none"
+    return f"{shown}, and {len(names) - 12} more" if len(names) > 12 else shown

@@ -1,0 +1,125 @@
+"""The LightningModule: it only glues network, guidance, assignment and losses together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from nanogfl.data.loader import Batch
+from nanogfl.errors import TrainingError
+from nanogfl.model.checkpoint import Card
+from nanogfl.model.detector import Detector
+from nanogfl.recipe import Recipe, to_dict
+from nanogfl.training.objective import LossWeights, Targets, assign, head_loss
+from nanogfl.training.schedule import Plan, learning_rate
+from nanogfl.view import MEAN, STD
+
+
+class DetectionTask(pl.LightningModule):
+    """One training step, one validation step, one optimizer."""
+
+    def __init__(self, detector: Detector, guidance: nn.Module | None, card: Card, recipe: Recipe, plan: Plan) -> None:
+        super().__init__()
+        self.detector, self.guidance = detector, guidance
+        self.card, self.recipe, self.plan = card, recipe, plan
+        loss = recipe.loss
+        self.weights = LossWeights(loss.qfl, loss.giou, loss.dfl, loss.beta)
+        priors, self.levels = detector.priors(*card.input_size)
+        self.register_buffer("priors", priors, persistent=False)
+        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+        self.predictions: list[tuple[int, Any]] = []
+        if recipe.train.freeze == "backbone":
+            detector.backbone.requires_grad_(False)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """[B, H, W, 3] BGR, 0 to 255 -> [B, 3, H, W], zero mean and unit deviation."""
+        return (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        """Guidance assigns for both heads; both learn from the same assignment."""
+        targets = Targets(batch.boxes, batch.labels, batch.valid, batch.crowd)
+        features = self.detector.backbone(self.normalise(batch.images))
+        pyramid = self.detector.neck(features)
+        raw = self.detector.head(pyramid)
+        guide = None if self.guidance is None else self.guidance(features, pyramid, detach=self._late())
+
+        with torch.autocast(self.device.type, enabled=False):
+            assignment = assign(self.recipe.loss, raw if guide is None else guide, self.priors, self.levels, targets)
+            parts = head_loss(raw, self.priors, targets, assignment, self.weights, self._mean)
+            if guide is not None:
+                again = head_loss(guide, self.priors, targets, assignment, self.weights, self._mean)
+                parts |= {f"guide_{name}": part for name, part in again.items()}
+            loss = torch.stack(list(parts.values())).sum()
+        self._refuse_nan(loss, batch)
+        shown = {k: v.detach() for k, v in parts.items()}
+        self.log_dict(shown, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(batch.names))
+        return loss
+
+    def validation_step(self, batch: tuple[list[int], Tensor, list[tuple[int, int]]], _: int) -> None:
+        """Keep the raw outputs; the keeper decodes and scores them."""
+        indices, images, shapes = batch
+        raws = self.detector(self.normalise(images)).float().cpu().numpy()
+        self.predictions += list(zip(indices, raws, shapes, strict=True))
+
+    def configure_optimizers(self) -> Any:
+        """AdamW without decay on norms and biases; warm-up and cosine a step."""
+        train = self.recipe.train
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                key = (parameter.ndim > 1, name.startswith("detector.backbone."))
+                groups.setdefault(key, []).append(parameter)
+        optimizer = torch.optim.AdamW(
+            [
+                {
+                    "params": parameters,
+                    "weight_decay": train.weight_decay if matrix else 0.0,
+                    "lr": train.lr * (train.backbone_lr if backbone else 1.0),
+                }
+                for (matrix, backbone), parameters in groups.items()
+            ],
+            lr=train.lr,
+            fused=True,
+        )
+        scheduler = LambdaLR(optimizer, lambda step: learning_rate(step, self.plan, train))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_epoch_start(self) -> None:
+        """A frozen backbone keeps its batch statistics too."""
+        if self.recipe.train.freeze == "backbone":
+            self.detector.backbone.eval()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Recipe, names and shape travel inside the checkpoint."""
+        checkpoint["nanogfl"] = self.card.to_dict() | {"recipe": to_dict(self.recipe)}
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Our batches know how to move."""
+        del dataloader_idx
+        if isinstance(batch, Batch):
+            return batch.to(device)
+        indices, images, shapes = batch
+        return indices, images.to(device, non_blocking=True), shapes
+
+    def _late(self) -> bool:
+        return self.current_epoch >= self.recipe.train.detach_guidance * self.plan.epochs
+
+    def _mean(self, total: Tensor) -> Tensor:
+        """Mean over the processes of a run."""
+        if self.trainer.world_size == 1:
+            return total
+        return self.trainer.strategy.reduce(total.clone(), reduce_op="mean")  # type: ignore[return-value]
+
+    def _refuse_nan(self, loss: Tensor, batch: Batch) -> None:
+        if not torch.isfinite(loss):
+            files = ", ".join(batch.names[:8]) + (", ..." if len(batch.names) > 8 else "")
+            raise TrainingError(
+                f"the loss became {float(loss)} at epoch {self.current_epoch} in the batch of {files}; the last good "
+                "checkpoint is untouched: check these pictures, or lower train.lr and --resume"
+            )
+

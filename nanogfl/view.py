@@ -1,0 +1,138 @@
+"""From a picture to the network's input and back: one resize rule, one matrix.
+
+The same rule runs in training's validation, in eval, in predict and inside the exported graph, and is recorded in
+checkpoint and ONNX. Rules:
+
+``stretch``            sides scaled independently, half-pixel centres
+``stretch-antialias``  the same with a triangle filter as wide as the reduction, so that large photographs keep
+                       their thin lines
+``stretch-corner``     NanoDet-Plus' own: source = destination x scale (ONNX: asymmetric), no antialias
+``letterbox``          aspect kept, centred on grey 114, half-pixel centres
+``letterbox-antialias``
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanogfl import boxes as box_math
+
+RULES = ("stretch", "stretch-antialias", "stretch-corner", "letterbox", "letterbox-antialias")
+GREY = 114.0
+MEAN = (103.53, 116.28, 123.675)
+STD = (57.375, 57.12, 58.395)
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class View:
+    """How one picture is seen by the network.
+
+    Attributes:
+        picture: (H, W) of the picture in px.
+        input: (H, W) of the network's input in px.
+        rule: one of RULES.
+    """
+
+    picture: tuple[int, int]
+    input: tuple[int, int]
+    rule: str
+
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise ValueError(f"unknown resize rule {self.rule!r}; known: {', '.join(RULES)}")
+
+    @property
+    def content(self) -> tuple[int, int]:
+        """(H, W) in px that the picture takes in the input."""
+        if self.rule.startswith("stretch"):
+            return self.input
+        ratio = min(self.input[0] / self.picture[0], self.input[1] / self.picture[1])
+        height, width = (max(1, int(side * ratio + 0.5)) for side in self.picture)
+        return min(height, self.input[0]), min(width, self.input[1])
+
+    @property
+    def offset(self) -> tuple[int, int]:
+        """(y, x) of the content's first pixel in the input."""
+        return (self.input[0] - self.content[0]) // 2, (self.input[1] - self.content[1]) // 2
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """(y, x) input px a picture px."""
+        return self.content[0] / self.picture[0], self.content[1] / self.picture[1]
+
+    @property
+    def matrix(self) -> NDArray[np.float64]:
+        """3x3, picture px to input px, continuous coordinates."""
+        (sy, sx), (oy, ox) = self.scale, self.offset
+        return np.array([[sx, 0, ox], [0, sy, oy], [0, 0, 1]], np.float64)
+
+    def apply(self, picture: NDArray[np.uint8]) -> Array:
+        """uint8 [H, W, 3] -> float32 [H_in, W_in, 3], still 0 to 255."""
+        content = resize(picture, self.content, self.rule)
+        if self.content == self.input:
+            return content
+        (height, width), (y, x) = self.content, self.offset
+        canvas = np.full((*self.input, 3), GREY, np.float32)
+        canvas[y : y + height, x : x + width] = content
+        return canvas
+
+    def forward(self, boxes: Array) -> Array:
+        """Boxes [N, 4] in picture px -> input px."""
+        (sy, sx), (oy, ox) = self.scale, self.offset
+        return boxes * np.array([sx, sy, sx, sy], boxes.dtype) + np.array([ox, oy, ox, oy], boxes.dtype)
+
+    def back(self, boxes: Array) -> Array:
+        """Boxes [N, 4] in input px -> picture px, clipped to the picture."""
+        (sy, sx), (oy, ox) = self.scale, self.offset
+        moved = boxes - np.array([ox, oy, ox, oy], boxes.dtype)
+        return box_math.clip(moved / np.array([sx, sy, sx, sy], boxes.dtype), *self.picture)
+
+    def back_lengths(self, lengths: Array) -> Array:
+        """Lengths [N, 4] along x y x y in input px -> picture px."""
+        sy, sx = self.scale
+        return lengths / np.array([sx, sy, sx, sy], lengths.dtype)
+
+
+def normalise(image: Array) -> Array:
+    """float [H, W, 3] BGR 0 to 255 -> [3, H, W], zero mean and unit deviation (ImageNet's)."""
+    return np.ascontiguousarray(((image - np.float32(MEAN)) / np.float32(STD)).transpose(2, 0, 1))
+
+
+def resize(picture: NDArray[np.uint8], size: tuple[int, int], rule: str) -> Array:
+    """Bilinear resize in float32, separable: rows first, then columns."""
+    rows = _taps(picture.shape[0], size[0], rule)
+    columns = _taps(picture.shape[1], size[1], rule)
+    return _gather(_gather(picture, *rows, axis=0), *columns, axis=1)
+
+
+def _gather(image: NDArray, index: NDArray[np.intp], weight: Array, axis: int) -> Array:
+    """Weighted sum of ``taps`` lines along an axis; index and weight are [taps, size]."""
+    shape = (-1, 1, 1) if axis == 0 else (1, -1, 1)
+    result = image.take(index[0], axis) * weight[0].reshape(shape)
+    for i, w in zip(index[1:], weight[1:], strict=True):
+        result += image.take(i, axis) * w.reshape(shape)
+    return result
+
+
+@lru_cache(maxsize=64)
+def _taps(source: int, target: int, rule: str) -> tuple[NDArray[np.intp], Array]:
+    """Which source lines make a target line, and their weights: two arrays [taps, target]."""
+    ratio = source / target
+    if rule == "stretch-corner":
+        centre = np.arange(target) * ratio
+    else:
+        centre = (np.arange(target) + 0.5) * ratio - 0.5
+    support = max(1.0, ratio) if rule.endswith("antialias") else 1.0
+    count = 2 * int(np.ceil(support)) + 1 if support > 1 else 2
+    first = np.ceil(centre - support).astype(np.intp) if support > 1 else np.floor(centre).astype(np.intp)
+    index = first[None] + np.arange(count)[:, None]
+    weight = (1 - np.abs(index - centre) / support).clip(0)
+    if support > 1:  # a filter that leaves the picture is cut and rescaled
+        weight[(index < 0) | (index >= source)] = 0
+        weight /= weight.sum(axis=0)
+    return index.clip(0, source - 1), weight.astype(np.float32)
