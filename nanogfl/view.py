@@ -51,9 +51,11 @@ class View:
         """(H, W) in px that the picture takes in the input."""
         if self.rule.startswith("stretch"):
             return self.input
-        ratio = min(self.input[0] / self.picture[0], self.input[1] / self.picture[1])
-        height, width = (max(1, int(side * ratio + 0.5)) for side in self.picture)
-        return min(height, self.input[0]), min(width, self.input[1])
+        # whole numbers throughout, so that the exported graph rounds alike
+        (height, width), (high, wide) = self.picture, self.input
+        if wide * height <= high * width:
+            return max(1, (2 * height * wide + width) // (2 * width)), wide
+        return high, max(1, (2 * width * high + height) // (2 * height))
 
     @property
     def offset(self) -> tuple[int, int]:

@@ -262,6 +262,6 @@ def _find_picture(file: PurePosixPath, folders: list[Path]) -> Path:
     """Look for the file in these folders; where none has it, name its place in the first."""
     for folder in folders:
         with contextlib.suppress(OSError):  # a name that no file system takes
-            if (folder / file).is_file():
-                return folder / file
+            if (path := folder / file).is_file():
+                return path
     return folders[0] / file

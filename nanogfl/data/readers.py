@@ -194,7 +194,7 @@ def _with_sound_boxes(
 
 def _flaws(boxes: NDArray[np.float64], cut: NDArray[np.float64]) -> dict[str, NDArray[np.bool_]]:
     """Which boxes have which flaw: bool [N] by kind, none in two."""
-    finite: NDArray[np.bool_] = np.isfinite(boxes).all(axis=1)
+    finite = np.asarray(np.isfinite(boxes).all(axis=1))
     real = finite & np.asarray(areas(boxes) > 0)
     visible = real & np.asarray(areas(cut) > 0)
     return {

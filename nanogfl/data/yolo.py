@@ -179,7 +179,7 @@ def _table(found: _Set, names: dict[int, str]) -> Table:
             examples.append(_example(found, path, split, labels or [], index))
         else:
             found.warned.append(
-                Warned("picture-unlabelled", str(path), f"nothing in split {split} has a label file")
+                Warned("picture-unlabelled", path.name, f"nothing in split {split} has a label file")
             )
     return Table(found.root, "yolo", tuple(order), tuple(examples), tuple(found.warned))
 

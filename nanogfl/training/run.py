@@ -106,6 +106,7 @@ def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> d
         num_sanity_val_steps=0,
         log_every_n_steps=10,
         enable_model_summary=False,
+        enable_progress_bar=False,
         use_distributed_sampler=False,
         **trainer_options,
     )

@@ -1,0 +1,73 @@
+"""A small writer of ONNX graphs: nodes in order, constants stored once, names that a person can read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+IR_VERSION = 8  # read by onnxruntime 1.10 and newer, on every platform
+Constant = NDArray[Any]
+
+
+class Graph:
+    """Nodes and constants of one model in the making; ``widths`` notes channels of tensors that are read in parts."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, onnx.TensorProto] = {}
+        self.inputs: list[onnx.ValueInfoProto] = []
+        self.outputs: list[onnx.ValueInfoProto] = []
+        self.widths: dict[str, int] = {}
+        self._stored: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._count: Counter[str] = Counter()
+
+    def node(
+        self, kind: str, inputs: Sequence[str], *, name: str | None = None, outputs: int = 1, attributes: dict[str, Any] | None = None
+    ) -> Any:
+        """Append a node; returns its output's name, or a tuple of names where there are several."""
+        stem = name or f"{kind.lower()}_{self._count[kind]}"
+        self._count[kind] += 1
+        names = [stem] if outputs == 1 else [f"{stem}_{i}" for i in range(outputs)]
+        self.nodes.append(helper.make_node(kind, list(inputs), names, name=stem, **(attributes or {})))
+        return names[0] if outputs == 1 else tuple(names)
+
+    def constant(self, value: Constant | Sequence[Any] | float, dtype: Any = None, name: str | None = None) -> str:
+        """Store a constant, once however often it is used; returns its name."""
+        array = np.asarray(value, dtype).copy(order="C")
+        key = (str(array.dtype), array.shape, array.tobytes())
+        if name is None and key in self._stored:
+            return self._stored[key]
+        stored = name or f"constant_{len(self.constants)}"
+        self.constants[stored] = numpy_helper.from_array(array, stored)
+        self._stored.setdefault(key, stored)
+        return stored
+
+    def input(self, name: str, kind: int, shape: Sequence[int | str], default: Constant | None = None) -> str:
+        """Declare an input; one with a default may be left away by the caller."""
+        self.inputs.append(helper.make_tensor_value_info(name, kind, list(shape)))
+        if default is not None:
+            self.constants[name] = numpy_helper.from_array(default, name)
+        return name
+
+    def output(self, name: str, kind: int, shape: Sequence[int | str]) -> None:
+        """Declare an output."""
+        self.outputs.append(helper.make_tensor_value_info(name, kind, list(shape)))
+
+    def model(self, opset: int, metadata: dict[str, str]) -> onnx.ModelProto:
+        """The finished, checked model."""
+        graph = helper.make_graph(self.nodes, "nanogfl", self.inputs, self.outputs, list(self.constants.values()))
+        made = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=IR_VERSION, producer_name="nanogfl"
+        )
+        helper.set_model_props(made, metadata)
+        onnx.checker.check_model(made, full_check=True)
+        return made
+
+
+FLOAT, UINT8, INT64 = TensorProto.FLOAT, TensorProto.UINT8, TensorProto.INT64

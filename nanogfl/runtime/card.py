@@ -1,0 +1,88 @@
+"""What an ONNX file of ours says of itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanogfl.errors import ModelError
+from nanogfl.view import MEAN, RULES, STD
+
+SCHEMA = "1"
+FORMS = ("frame", "tensor", "core")
+
+
+@dataclass(frozen=True)
+class FileCard:
+    """The metadata of an exported file.
+
+    Attributes:
+        names: class names in the order of the labels.
+        input_size: (H, W) of the network's input in px.
+        resize: rule of nanogfl.view.
+        form: ``frame`` (uint8 [H, W, 3] in, boxes out), ``tensor`` (resized [1, 3, H, W] in, boxes out), ``core``
+            (resized in, maps of each level out).
+        precision: fp32 | fp16 | int8.
+        strides, reg_max: of the head.
+        parity: what the export proved, or measured.
+    """
+
+    names: list[str]
+    input_size: tuple[int, int]
+    resize: str
+    form: str = "frame"
+    precision: str = "fp32"
+    strides: tuple[int, ...] = (8, 16, 32, 64)
+    reg_max: int = 7
+    parity: Mapping[str, Any] | None = None
+
+    def to_metadata(self) -> dict[str, str]:
+        """Strings, as they are stored in the file."""
+        values = {
+            "schema": SCHEMA,
+            "classes": json.dumps(self.names, ensure_ascii=False),
+            "input_size": "{},{}".format(*self.input_size),
+            "resize": self.resize,
+            "mean": ",".join(map(str, MEAN)),
+            "std": ",".join(map(str, STD)),
+            "strides": ",".join(map(str, self.strides)),
+            "reg_max": str(self.reg_max),
+            "form": self.form,
+            "precision": self.precision,
+            "parity": json.dumps(dict(self.parity or {})),
+        }
+        return {f"nanogfl.{key}": value for key, value in values.items()}
+
+
+def read_card(metadata: Mapping[str, str], path: Path) -> FileCard:
+    """The card of a file from its metadata strings.
+
+    Raises:
+        ModelError: not ours, of a newer schema, or damaged.
+    """
+    schema = metadata.get("nanogfl.schema")
+    if schema is None:
+        raise ModelError(f"{path} is an ONNX, but not one of ours (no nanogfl.schema in it); make one with: nanogfl export")
+    if schema != SCHEMA:
+        raise ModelError(f"{path} has schema {schema}, this nanogfl reads {SCHEMA}; upgrade nanogfl, or export again")
+    try:
+        names = json.loads(metadata["nanogfl.classes"])
+        height, width = (int(v) for v in metadata["nanogfl.input_size"].split(","))
+        card = FileCard(
+            [str(name) for name in names],
+            (height, width),
+            metadata["nanogfl.resize"],
+            metadata["nanogfl.form"],
+            metadata["nanogfl.precision"],
+            tuple(int(v) for v in metadata["nanogfl.strides"].split(",")),
+            int(metadata["nanogfl.reg_max"]),
+            json.loads(metadata["nanogfl.parity"]),
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise ModelError(f"{path} does not say what it is ({type(error).__name__}: {error}); export it again") from error
+    if card.resize not in RULES or card.form not in FORMS or not isinstance(names, list):
+        raise ModelError(f"{path} says what this nanogfl does not know (resize {card.resize}, form {card.form}); export it again")
+    return card

@@ -1,0 +1,613 @@
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from math import inf, nan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nanogfl.data.readers import KINDS, read_table
+from nanogfl.data.splits import evaluation_split, select
+from nanogfl.data.table import Example, Table
+from nanogfl.errors import DataError
+from nanogfl.pictures import read_picture
+
+WIDTH, HEIGHT = 40, 20
+
+
+def draw(path: Path, orientation: int = 1, width: int = WIDTH, height: int = HEIGHT) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    own = {"tiffinfo": {274: orientation}} if path.suffix == ".tif" else {"exif": exif}
+    Image.new("RGB", (width, height), (200, 30, 30)).save(path, **own)
+    return path
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def coco(*files: str, boxes: tuple[Any, ...] = (), **changes: Any) -> str:
+    """A json with these pictures (ids from 0), these annotations of picture 0, and classes cat (3) and dog (1)."""
+    annotations = [
+        {"id": i, "image_id": 0, "category_id": 1, **(b if isinstance(b, dict) else {"bbox": b})}
+        for i, b in enumerate(boxes)
+    ]
+    images = [{"id": i, "file_name": f, "width": WIDTH, "height": HEIGHT} for i, f in enumerate(files)]
+    categories = [{"id": 3, "name": "cat"}, {"id": 1, "name": "dog"}]
+    return json.dumps({"images": images, "annotations": annotations, "categories": categories, **changes})
+
+
+def voc(*boxes: tuple[str, Any, Any, Any, Any], size: tuple[int, int] = (0, 0), file: str = "x.jpg") -> str:
+    objects = "".join(
+        f"<object><name>{n}</name><difficult>1</difficult>"
+        "<part><name>head</name><bndbox><xmin>0</xmin><ymin>0</ymin><xmax>1</xmax><ymax>1</ymax></bndbox></part>"
+        f"<bndbox><xmin>{a}</xmin><ymin>{b}</ymin><xmax>{c}</xmax><ymax>{d}</ymax></bndbox></object>"
+        for n, a, b, c, d in boxes
+    )
+    width, height = size
+    tags = f"<filename>{file}</filename><size><width>{width}</width><height>{height}</height></size>"
+    return f"<annotation>{tags}{objects}</annotation>"
+
+
+def kinds(table: Table) -> dict[str, int]:
+    return dict(Counter(w.kind for w in table.warnings))
+
+
+def by_split(table: Table) -> dict[str | None, list[str]]:
+    found: dict[str | None, list[str]] = {}
+    for example in table.examples:
+        found.setdefault(example.split, []).append(example.name)
+    return found
+
+
+def only(table: Table) -> Example:
+    (example,) = table.examples
+    return example
+
+
+# Real sets
+
+
+@pytest.mark.parametrize(
+    ("path", "form", "pictures", "boxes", "classes", "warned"),
+    [
+        ("bccd", "voc", {"train": 205, "val": 87, "test": 72}, 4886, 3, {"box-without-area": 2}),
+        ("helmet", "yolo", {"train": 500, "val": 110, "test": 75}, 3940, 4, {}),
+        ("helmet/data.yaml", "yolo", {"train": 500, "val": 110, "test": 75}, 3940, 4, {}),
+        ("coco_val", "coco", {None: 252}, 1868, 80, {}),
+        ("coco_val/instances.json", "coco", {None: 252}, 1868, 80, {}),
+    ],
+)
+def test_real_sets(
+    shared: Path, path: str, form: str, pictures: Any, boxes: int, classes: int, warned: Any
+) -> None:
+    table = read_table(shared / "data" / path)
+    assert table.form == form
+    assert {k: len(v) for k, v in by_split(table).items()} == pictures
+    assert sum(len(e.boxes) for e in table.examples) == boxes
+    assert len(table.names) == classes
+    assert kinds(table) == warned
+
+
+def test_coco_val_keeps_what_the_json_says(shared: Path) -> None:
+    table = read_table(shared / "data/coco_val")
+    document = json.loads((shared / "data/coco_val/instances.json").read_text())
+    assert sum(int(e.crowd.sum()) for e in table.examples) == 18
+    assert {e.source_id for e in table.examples} == {i["id"] for i in document["images"]}
+    assert sum(len(e.boxes) == 0 for e in table.examples) == 2
+    total = sum(a["area"] for a in document["annotations"])
+    assert sum(float(e.areas.sum()) for e in table.examples) == pytest.approx(total)
+    assert table.names[:3] == ("person", "bicycle", "car")
+
+
+# COCO
+
+
+@pytest.mark.parametrize(
+    ("annotation", "picture", "reason"),
+    [
+        ("instances.json", "a.jpg", "the root"),
+        ("instances.json", "images/a.jpg", "images"),
+        ("labels.json", "data/a.jpg", "data"),
+        ("annotations/instances.json", "a.jpg", "the root above annotations"),
+        ("Annotations/instances.json", "images/a.jpg", "annotations in any case"),
+        ("annotations/instances_default.json", "images/default/a.jpg", "a folder of images"),
+        ("annotations/instances_val2017.json", "val2017/a.jpg", "the split's folder"),
+        ("annotations/instances_val2017.json", "images/val/a.jpg", "the split's folder in images"),
+        ("val.json", "valid/a.jpg", "valid is val"),
+        ("valid/_annotations.coco.json", "valid/a.jpg", "beside the json of a split"),
+    ],
+)
+def test_coco_pictures_are_found(tmp_path: Path, annotation: str, picture: str, reason: str) -> None:
+    write(tmp_path / annotation, coco("a.jpg", boxes=([1, 2, 10, 5],)))
+    draw(tmp_path / picture)
+    table = read_table(tmp_path)
+    example = only(table)
+    assert (example.name, example.path) == (picture, tmp_path / picture), reason
+    assert example.boxes.tolist() == [[1, 2, 11, 7]]
+    assert example.split == ("val" if "val" in annotation else None)
+    if "_annotations" not in annotation:
+        assert only(read_table(tmp_path / annotation)).name == picture, "the json alone is the same set"
+
+
+def test_coco_splits_share_class_list_and_keep_equal_file_names_apart(tmp_path: Path) -> None:
+    classes = [{"id": 10**12, "name": "late"}, {"id": 0, "name": "first"}]
+    for split, folder in (("train", "train2017"), ("val", "val2017"), ("test", "test2017")):
+        more = [{"id": 5, "name": "rare"}] if split == "test" else []
+        text = coco("1.jpg", boxes=({"bbox": [0, 0, 5, 5], "category_id": 10**12},), categories=classes + more)
+        write(tmp_path / f"annotations/instances_{split}2017.json", text)
+        draw(tmp_path / folder / "1.jpg")
+    write(tmp_path / "annotations/captions_train2017.json", '{"images": [], "annotations": []}')
+    write(tmp_path / "package.json", '{"name": "not ours"}')
+    table = read_table(tmp_path)
+    assert table.names == ("first", "rare", "late")
+    assert by_split(table) == {"train": ["train2017/1.jpg"], "val": ["val2017/1.jpg"], "test": ["test2017/1.jpg"]}
+    assert all(e.labels.tolist() == [2] for e in table.examples)
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ([{"id": 3, "name": "cat"}, {"id": 1, "name": "cow"}], "category 1 is both 'dog' and 'cow'"),
+        ([{"id": 3, "name": "cat"}, {"id": 2, "name": "dog"}], "class 'dog' has another category id"),
+    ],
+)
+def test_coco_splits_must_agree(tmp_path: Path, classes: list[Any], message: str) -> None:
+    write(tmp_path / "train.json", coco("a.jpg"))
+    write(tmp_path / "val.json", coco("b.jpg", categories=classes))
+    with pytest.raises(DataError, match=message):
+        read_table(tmp_path)
+
+
+def test_a_test_json_without_annotations_is_no_split(tmp_path: Path) -> None:
+    write(tmp_path / "train.json", coco("a.jpg"))
+    write(tmp_path / "image_info_test2017.json", '{"images": [{"id": 1, "file_name": "a.jpg"}], "categories": []}')
+    draw(tmp_path / "a.jpg")
+    assert evaluation_split(read_table(tmp_path)) == "all"
+
+
+@pytest.mark.parametrize(
+    ("image", "category", "reason"),
+    [
+        (7, 1, "numbers"),
+        (2**40, 0, "over 32 bits, and zero"),
+        ("img-a", "c1", "text"),
+        ("0007", 1, "leading zeros are part of a text"),
+        (7.0, 1.0, "pandas writes floats"),
+    ],
+)
+def test_coco_ids_of_any_kind(tmp_path: Path, image: Any, category: Any, reason: str) -> None:
+    draw(tmp_path / "a.jpg")
+    document = {
+        "images": [{"id": image, "file_name": "a.jpg"}],
+        "categories": [{"id": category, "name": "dog"}],
+        "annotations": [{"id": 1, "image_id": image, "category_id": category, "bbox": [0, 0, 4, 5]}],
+    }
+    example = only(read_table(write(tmp_path / "x.json", json.dumps(document))))
+    assert example.source_id == image, reason
+    assert example.areas.tolist() == [20]
+
+
+def test_coco_ids_written_as_number_and_text_meet(tmp_path: Path) -> None:
+    draw(tmp_path / "a.jpg")
+    box = {"bbox": [0, 0, 4, 5], "image_id": "0", "category_id": "3"}
+    table = read_table(write(tmp_path / "x.json", coco("a.jpg", boxes=(box,))))
+    assert [table.names[i] for i in only(table).labels] == ["cat"]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "kind"),
+    [
+        ([nan, 0, 1, 1], "box-not-finite"),
+        ([0, 0, inf, 1], "box-not-finite"),
+        ([0, 0, 10**400, 1], "box-not-finite"),
+        ([5, 5, 0, 5], "box-without-area"),
+        ([5, 5, -3, 5], "box-without-area"),
+        ([5, 5, -3, -5], "box-without-area"),
+        ([41, 5, 10, 5], "box-outside"),
+        ([-10, -10, 10, 10], "box-outside"),
+        ("5 5 5 5", "box-malformed"),
+        (["5", "5", "5", "5"], "box-malformed"),
+        ([5, 5, 5], "box-malformed"),
+        ([5, 5, 5, None], "box-malformed"),
+        ([5, 5, 5, True], "box-malformed"),
+        (None, "box-malformed"),
+        ({"bbox": {"x": 5}}, "box-malformed"),
+        ({"keypoints": [1, 2, 2]}, "box-malformed"),
+        ({"bbox": [5, 5, 5, 5], "category_id": 99}, "class-unknown"),
+        ({"bbox": [5, 5, 5, 5], "category_id": None}, "class-unknown"),
+        ({"bbox": [5, 5, 5, 5], "category_id": [1]}, "class-unknown"),
+        ({"bbox": [5, 5, 5, 5], "image_id": 99}, "image-unknown"),
+    ],
+)
+def test_bad_coco_annotations_are_left_out_with_a_word(
+    tmp_path: Path, annotation: Any, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    draw(tmp_path / "a.jpg")
+    write(tmp_path / "x.json", coco("a.jpg", boxes=([1, 1, 3, 4], annotation, annotation)))
+    table = read_table(tmp_path)
+    assert only(table).boxes.tolist() == [[1, 1, 4, 5]], "the good box stays"
+    assert only(table).areas.tolist() == [12]
+    assert kinds(table) == {kind: 2}
+    (record,) = [r for r in caplog.records if r.levelno == logging.WARNING]
+    assert f"2 {KINDS[kind]}, first in " in record.message
+    assert "(and 1 more)" in record.message
+
+
+def test_boxes_over_the_edge_are_cut_and_keep_their_area(tmp_path: Path) -> None:
+    draw(tmp_path / "a.jpg")
+    boxes = ({"bbox": [-5, 10, 10, 30], "area": 123.0}, {"bbox": [30.5, 0, 10, 5], "area": nan}, [0, 0, 40, 20])
+    table = read_table(write(tmp_path / "x.json", coco("a.jpg", boxes=boxes)))
+    assert only(table).boxes.tolist() == [[0, 10, 5, 20], [30.5, 0, 40, 5], [0, 0, 40, 20]]
+    assert only(table).areas.tolist() == [123.0, 9.5 * 5, 800.0]
+    assert kinds(table) == {"box-clipped": 1}, "half a pixel is rounding"
+
+
+def test_crowds_negatives_and_unused_classes_stay(tmp_path: Path) -> None:
+    for name in "ab":
+        draw(tmp_path / f"{name}.jpg")
+    boxes = ({"bbox": [0, 0, 5, 5], "iscrowd": 1}, {"bbox": [0, 0, 5, 5], "ignore": 1}, [0, 0, 5, 5])
+    classes = [{"id": i, "name": f"c{i}"} for i in (9, 1, 4)]
+    table = read_table(write(tmp_path / "x.json", coco("a.jpg", "b.jpg", boxes=boxes, categories=classes)))
+    assert table.names == ("c1", "c4", "c9")
+    assert table.examples[0].crowd.tolist() == [True, True, False]
+    negative = table.examples[1]
+    assert negative.boxes.shape == (0, 4)
+    assert [a.dtype for a in (negative.boxes, negative.labels, negative.crowd, negative.areas)] == [
+        np.float64,
+        np.int64,
+        np.bool_,
+        np.float64,
+    ]
+
+
+def test_a_class_under_two_ids_is_one_class(tmp_path: Path) -> None:
+    draw(tmp_path / "a.jpg")
+    classes = [{"id": 0, "name": "helmet"}, {"id": 1, "name": "helmet"}, {"id": 2, "name": "vest"}]
+    boxes = ([0, 0, 5, 5], {"bbox": [0, 0, 5, 5], "category_id": 2})
+    table = read_table(write(tmp_path / "x.json", coco("a.jpg", boxes=boxes, categories=classes)))
+    assert table.names == ("helmet", "vest")
+    assert only(table).labels.tolist() == [0, 1]
+    assert kinds(table) == {"class-repeated": 1}
+
+
+def test_pictures_that_cannot_be_used_are_left_out(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    draw(root / "images/good.jpg")
+    draw(tmp_path / "secret.jpg")
+    write(root / "images/broken.jpg", "no picture")
+    write(root / "images/empty.jpg", "")
+    files = (
+        "good.jpg",
+        "broken.jpg",
+        "empty.jpg",
+        "none.jpg",
+        "../secret.jpg",
+        str(tmp_path / "secret.jpg"),
+        "..\\s.jpg",
+    )
+    images = [{"id": i, "file_name": f} for i, f in enumerate([*files, "x" * 5000, "nul\0.jpg", "images/good.jpg"])]
+    images += [
+        {"id": 0, "file_name": "again.jpg"},
+        {"id": 50},
+        {"file_name": "a.jpg"},
+        "text",
+        {"id": 51, "file_name": 5},
+    ]
+    table = read_table(write(root / "x.json", coco(images=images)))
+    assert [e.name for e in table.examples] == ["images/good.jpg"]
+    assert kinds(table) == {
+        "picture-outside": 4,
+        "picture-repeated": 1,
+        "picture-missing": 1,
+        "picture-unreadable": 3,
+        "image-repeated": 1,
+        "image-malformed": 4,
+    }
+
+
+def test_a_picture_in_two_splits_stays_in_train(tmp_path: Path) -> None:
+    for name in "ab":
+        draw(tmp_path / f"images/{name}.jpg")
+    write(tmp_path / "train.json", coco("a.jpg"))
+    write(tmp_path / "val.json", coco("a.jpg", "b.jpg"))
+    table = read_table(tmp_path)
+    assert by_split(table) == {"train": ["images/a.jpg"], "val": ["images/b.jpg"]}
+    assert kinds(table) == {"picture-repeated": 1}
+
+
+def test_nothing_usable_says_why(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.json", coco("a.jpg", "b.jpg"))
+    with pytest.raises(
+        DataError, match=r"no picture that can be used \(2 pictures whose file is missing left out, first in"
+    ):
+        read_table(path)
+
+
+# Sizes
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "bmp"])
+@pytest.mark.parametrize("orientation", [1, 3, 5, 6, 8])
+def test_sizes_are_those_of_the_upright_picture(tmp_path: Path, suffix: str, orientation: int) -> None:
+    path = draw(tmp_path / f"images/a.{suffix}", orientation)
+    write(tmp_path / "labels/a.txt", "0 .5 .5 .5 .5")
+    example = only(read_table(tmp_path))
+    height, width = read_picture(path).shape[:2]
+    assert (example.width, example.height) == (width, height)
+    assert example.boxes.tolist() == [[width * 0.25, height * 0.25, width * 0.75, height * 0.75]]
+
+
+def test_size_tags_that_lie_are_put_right(tmp_path: Path) -> None:
+    draw(tmp_path / "JPEGImages/a.jpg")
+    draw(tmp_path / "JPEGImages/b.jpg")
+    write(tmp_path / "Annotations/a.xml", voc(("cat", 0, 0, 40, 20), size=(0, 0)))
+    write(tmp_path / "Annotations/b.xml", voc(("cat", 0, 0, 40, 20), size=(20, 40)))
+    table = read_table(tmp_path)
+    assert {(e.width, e.height) for e in table.examples} == {(WIDTH, HEIGHT)}
+    assert kinds(table) == {"size-differs": 1}
+
+
+# Pascal VOC
+
+
+@pytest.mark.parametrize(
+    ("annotation", "picture"),
+    [
+        ("Annotations/a.b.xml", "JPEGImages/a.b.jpg"),
+        ("annotations/a.b.xml", "images/a.b.png"),
+        ("ANNOTATIONS/a.b.xml", "Images/a.b.jpg"),
+        ("annotations/train/a.b.xml", "images/train/a.b.jpg"),
+        ("train/annotations/a.b.xml", "train/images/a.b.jpg"),
+        ("train/a.b.xml", "train/a.b.jpg"),
+    ],
+)
+def test_voc_pictures_are_found(tmp_path: Path, annotation: str, picture: str) -> None:
+    draw(tmp_path / picture)
+    write(tmp_path / annotation, voc(("dog", 1, 2, 11, 12), ("cat", 3.5, 4, 5, 6), file="other_name.jpg"))
+    table = read_table(tmp_path)
+    example = only(table)
+    assert (table.form, example.name, example.source_id) == ("voc", picture, picture)
+    assert example.split == ("train" if "train" in annotation else None)
+    assert table.names == ("cat", "dog")
+    assert example.labels.tolist() == [1, 0]
+    assert example.boxes.tolist() == [[1, 2, 11, 12], [3.5, 4, 5, 6]], "corners as written, parts ignored"
+    assert example.areas.tolist() == [100, 3]
+    assert not example.crowd.any(), "difficult boxes are ordinary"
+
+
+def test_voc_lists_are_the_splits(tmp_path: Path) -> None:
+    for stem in "abcdef":
+        draw(tmp_path / f"JPEGImages/{stem}.jpg")
+        write(tmp_path / f"Annotations/{stem}.xml", voc(("cat", 0, 0, 5, 5)))
+    lists = {"train": "a\nb.jpg\n\n", "val": "JPEGImages/c.jpg\nghost\na", "test": "d 1\nd", "trainval": "a\nc\ne"}
+    for name, text in {**lists, "cat_train": "f 1"}.items():
+        write(tmp_path / f"ImageSets/Main/{name}.txt", text)
+    table = read_table(tmp_path)
+    stems = {k: [Path(n).stem for n in v] for k, v in by_split(table).items()}
+    assert stems == {"train": ["a", "b", "e"], "val": ["c"], "test": ["d"]}
+    assert kinds(table) == {"annotation-missing": 2, "picture-repeated": 1, "picture-unlisted": 1}
+
+
+def test_bad_voc_objects_are_left_out(tmp_path: Path) -> None:
+    draw(tmp_path / "images/a.jpg")
+    boxes = (
+        ("cat", 5, 5, 5, 9),
+        ("", 1, 1, 5, 5),
+        ("cat", "x", 1, 5, 5),
+        ("cat", "nan", 1, 5, 5),
+        ("cat", 1, 1, 50, 5),
+    )
+    write(tmp_path / "annotations/a.xml", voc(*boxes))
+    table = read_table(tmp_path)
+    assert only(table).boxes.tolist() == [[1, 1, 40, 5]]
+    assert kinds(table) == {
+        "box-without-area": 1,
+        "class-unknown": 1,
+        "box-malformed": 1,
+        "box-not-finite": 1,
+        "box-clipped": 1,
+    }
+
+
+def test_voc_follows_the_tag_where_no_stem_fits_but_never_out_of_the_set(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    draw(tmp_path / "out.jpg")
+    draw(root / "images/real.jpg")
+    write(root / "annotations/1.xml", voc(("cat", 0, 0, 5, 5), file="C:\\pictures\\real.jpg"))
+    write(root / "annotations/2.xml", voc(("cat", 0, 0, 5, 5), file="../../out.jpg"))
+    table = read_table(root)
+    assert only(table).name == "images/real.jpg"
+    assert kinds(table) == {"picture-missing": 1}
+
+
+# YOLO
+
+
+@pytest.mark.parametrize(
+    ("picture", "label", "split"),
+    [
+        ("images/a.jpg", "labels/a.txt", None),
+        ("Images/a.jpg", "Labels/a.txt", None),
+        ("images/deep/a.jpg", "labels/deep/a.txt", None),
+        ("images/train/a.jpg", "labels/train/a.txt", "train"),
+        ("images/val2017/a.jpg", "labels/val2017/a.txt", "val"),
+        ("valid/images/a.jpg", "valid/labels/a.txt", "val"),
+        ("inner/test/images/a.jpg", "inner/test/labels/a.txt", "test"),
+    ],
+)
+def test_yolo_folders_without_a_yaml(tmp_path: Path, picture: str, label: str, split: str | None) -> None:
+    draw(tmp_path / picture)
+    write(tmp_path / label, "2 0.5 0.5 0.25 0.5\n")
+    table = read_table(tmp_path)
+    assert table.form == "yolo"
+    assert table.names == ("class_0", "class_1", "class_2")
+    assert only(table).split == split
+    assert only(table).labels.tolist() == [2]
+    assert only(table).boxes.tolist() == [[15, 5, 25, 15]]
+
+
+@pytest.mark.parametrize(
+    ("entry", "corrected", "reason"),
+    [
+        ("path: .\ntrain: train/images", False, "as it lies"),
+        ("train: ./train/images/", False, "with a slash"),
+        ("train: [train/images]", False, "a list of folders"),
+        ("train: train", False, "the folder above"),
+        ("train: train.txt", False, "a list of pictures"),
+        ("train: ../train/images", True, "as Roboflow writes it"),
+        ("train: data/set/train/images", True, "seen from two folders above"),
+        ("train: /home/somebody/set/train/images", True, "another machine's path"),
+        ("path: ../nowhere\ntrain: train/images", False, "a path that is not there"),
+        ("path: ..\ntrain: set/train/images", False, "a path above"),
+    ],
+)
+def test_yolo_yaml_paths(tmp_path: Path, entry: str, corrected: bool, reason: str) -> None:
+    root = tmp_path / "set"
+    draw(root / "train/images/a.jpg")
+    write(root / "train/labels/a.txt", "1 0.5 0.5 0.5 0.5")
+    write(root / "train.txt", "./train/images/a.jpg\n../../etc/passwd\n" if "txt" in entry else "")
+    write(root / "my.yaml", f"names: {{0: cat, 1: dog}}\n{entry}\n")
+    for given in (root, root / "my.yaml"):
+        table = read_table(given)
+        assert table.names == ("cat", "dog")
+        assert (only(table).name, only(table).split) == ("train/images/a.jpg", "train"), reason
+        assert only(table).boxes.tolist() == [[10, 5, 30, 15]]
+        assert kinds(table).get("path-corrected", 0) == corrected
+        assert kinds(table).get("picture-outside", 0) == ("txt" in entry)
+
+
+def test_yolo_yaml_splits(tmp_path: Path) -> None:
+    for name in ("train/images/a.jpg", "valid/images/b.jpg", "test/images/c.jpg"):
+        draw(tmp_path / name)
+    write(tmp_path / "train/labels/a.txt", "0 .5 .5 .5 .5")
+    write(tmp_path / "valid/labels/b.txt", "")
+    text = "names: [cat, dog]\ntrain: train/images\nvalid: [valid/images, more/images]\ntest: test/images\nnc: 2\n"
+    write(tmp_path / "data.yaml", text)
+    table = read_table(tmp_path)
+    assert by_split(table) == {"train": ["train/images/a.jpg"], "val": ["valid/images/b.jpg"]}
+    assert kinds(table) == {"split-missing": 1, "picture-unlabelled": 1}, "a test set without labels judges nobody"
+    assert len(select(table, "val").examples[0].boxes) == 0
+
+
+def test_a_folder_that_is_train_and_val_is_train(tmp_path: Path) -> None:
+    draw(tmp_path / "images/a.jpg")
+    write(tmp_path / "labels/a.txt", "0 .5 .5 .5 .5")
+    write(tmp_path / "data.yaml", "names: [cat]\ntrain: images\nval: images\ntest:\n")
+    table = read_table(tmp_path)
+    assert by_split(table) == {"train": ["images/a.jpg"]}
+    assert kinds(table) == {"picture-repeated": 1}
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("0 0.5 0.5 0.5 0.5", [10, 5, 30, 15]),
+        ("0.0 .5 .5 1 1", [0, 0, 40, 20]),
+        ("0 .5 .5 1.000001 1", [0, 0, 40, 20]),
+        ("0 .25 .5 .75 .25 .5 1", [10, 5, 30, 20]),
+        ("0 .25 .25 .75 .25 .75 .75 .25 .75", [10, 5, 30, 15]),
+        ("0 0.5 0.5 0 0.5", "box-without-area"),
+        ("0 .5 .5 .5 nan", "box-not-finite"),
+        ("0 .25 .5 nan .25 .5 1", "box-not-finite"),
+        ("0 1.8 .5 .2 .2", "box-outside"),
+        ("0 0 .5 .5 .5", "box-clipped"),
+        ("0 .5 .5 .5", "box-malformed"),
+        ("0 .5 .5 .5 .5 .9", "box-malformed"),
+        ("0 .5 .5 .5 .5 .5 .5 .5", "box-malformed"),
+        ("cat .5 .5 .5 .5", "box-malformed"),
+        ("-1 .5 .5 .5 .5", "box-malformed"),
+        ("0.5 .5 .5 .5 .5", "box-malformed"),
+        ("99999999999 .5 .5 .5 .5", "box-malformed"),
+        ("2 .5 .5 .5 .5", "class-unknown"),
+    ],
+)
+def test_yolo_lines(tmp_path: Path, line: str, expected: list[float] | str) -> None:
+    draw(tmp_path / "images/a.jpg")
+    draw(tmp_path / "images/without_file.jpg")
+    write(tmp_path / "labels/a.txt", f"\n1 .5 .5 .5 .5\n{line}\n")
+    write(tmp_path / "data.yaml", "names: [cat, dog]\ntrain: images\n")
+    table = read_table(tmp_path)
+    found = [b for b, label in zip(table.examples[0].boxes, table.examples[0].labels, strict=True) if label == 0]
+    if isinstance(expected, str):
+        assert kinds(table) == {expected: 1}
+        assert len(found) == (expected == "box-clipped")
+    else:
+        assert kinds(table) == {}
+        np.testing.assert_allclose(found, [expected], atol=1e-9)
+    assert len(table.examples[1].boxes) == 0, "a picture without a label file is a negative"
+
+
+def test_yolo_class_names(tmp_path: Path) -> None:
+    draw(tmp_path / "images/a.jpg")
+    write(tmp_path / "labels/a.txt", "1 .5 .5 .5 .5")
+    write(tmp_path / "notes.json", '{"info": "no COCO"}')
+    write(tmp_path / "classes.txt", "cat\ndog\n")
+    assert read_table(tmp_path).names == ("cat", "dog")
+    write(tmp_path / "data.yaml", "nc: 3\ntrain: images")
+    assert read_table(tmp_path).names == ("class_0", "class_1", "class_2")
+    write(tmp_path / "data.yaml", "names: {4: d, 1: b}\ntrain: images")
+    table = read_table(tmp_path)
+    assert table.names == ("b", "d")
+    assert only(table).labels.tolist() == [0]
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("files", "given", "message"),
+    [
+        ({}, "none", "there is no "),
+        ({}, "", "an empty folder: known forms are COCO"),
+        ({"a.csv": "x"}, "", "no annotated set: known forms are COCO"),
+        ({"a.csv": "x"}, "a.csv", "a.csv is no annotated set: known forms"),
+        ({"x.json": "[1,2"}, "x.json", "x.json is no valid json"),
+        ({"x.json": "[1,2"}, "", "x.json is no valid json"),
+        ({"x.json": "[1,2]"}, "x.json", "x.json is no COCO json: an object"),
+        ({"x.json": "[" * 100_000}, "x.json", "x.json is no valid json"),
+        ({"x.json": '{"images": "x", "annotations": 3}'}, "", "'images' must be a list, it is str"),
+        ({"x.json": '{"images": [], "annotations": 3}'}, "x.json", "'annotations' must be a list, it is int"),
+        ({"x.json": '{"images": [], "annotations": []}'}, "x.json", "'categories' must be a list, it is missing"),
+        ({"x.json": coco("a.jpg", categories=[])}, "", "lists no categories"),
+        ({"x.json": coco("a.jpg", categories=[{"id": 1}])}, "", "needs an id and a name"),
+        ({"x.json": coco("a.jpg"), "y.json": coco("a.jpg")}, "", r"several COCO jsons \(x.json, y.json\)"),
+        ({"Annotations/a.xml": "<annotation>"}, "", "a.xml is no valid xml"),
+        ({"Annotations/a.xml": "<svg/>"}, "", "a.xml is no Pascal VOC annotation"),
+        ({"Annotations/a.xml": voc()}, "", "none of the 1 xml files has an object"),
+        (
+            {"Annotations/a.xml": '<!DOCTYPE d [<!ENTITY e "x">]><annotation>&e;</annotation>'},
+            "",
+            "a.xml is no valid xml: EntitiesForbidden",
+        ),
+        ({"data.yaml": "names: [a"}, "", "data.yaml is no valid yaml"),
+        ({"data.yaml": "!!python/object/apply:os.system [true]"}, "", "data.yaml is no valid yaml"),
+        ({"data.yaml": "names: 3\ntrain: images"}, "", "names must be a list of class names"),
+        ({"data.yaml": "names: {a: 1}\ntrain: images"}, "", "names must be a list of class names"),
+        ({"data.yaml": "names: [a]\ntrain: 5"}, "", "train must be a path or a list of paths, not int"),
+        ({"data.yaml": "names: [a]"}, "data.yaml", "data.yaml is no data.yaml"),
+        ({"data.yaml": "names: [a]\ntrain: images"}, "", r"no picture that can be used \(1 splits whose place"),
+    ],
+)
+def test_refusals_are_one_line(tmp_path: Path, files: dict[str, str], given: str, message: str) -> None:
+    for name, text in files.items():
+        write(tmp_path / name, text)
+    with pytest.raises(DataError, match=message) as caught:
+        read_table(tmp_path / given)
+    assert "\n" not in str(caught.value)
+
+
+def test_yolo_without_any_label_file_is_refused(tmp_path: Path) -> None:
+    draw(tmp_path / "images/a.jpg")
+    write(tmp_path / "data.yaml", "names: [a]\ntrain: images")
+    with pytest.raises(DataError, match="no picture has a label file"):
+        read_table(tmp_path)
