@@ -1,36 +1,42 @@
 """nanogfl: small object detectors for phones, from your pictures to one ONNX file.
 
-Importing it brings no torch; the functions fetch what they need when they are called.
+Importing it brings nothing else; each name fetches what it needs when it is first used.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from nanogfl.detections import Detections
-from nanogfl.errors import NanogflError
-from nanogfl.predictor import Predictor, load
-
-__version__ = "0.1.0"
-__all__ = ["Detections", "NanogflError", "Predictor", "__version__", "evaluate", "export", "load", "train"]
-
-
-def train(data: Any, *, out: Any, **recipe: Any) -> Any:
-    """Train a detector; see :func:`nanogfl.training.run.train`."""
+if TYPE_CHECKING:
+    from nanogfl.deploy.run import export
+    from nanogfl.detections import Detections
+    from nanogfl.errors import NanogflError
+    from nanogfl.evaluation.run import evaluate
+    from nanogfl.predictor import Predictor, load
     from nanogfl.training.run import train
 
-    return train(data, out=out, **recipe)
+__version__ = "0.1.0"
+__all__ = ["Detections", "NanogflError", "Predictor", "evaluate", "export", "load", "train"]
+
+_HOMES = {
+    "Detections": "nanogfl.detections",
+    "NanogflError": "nanogfl.errors",
+    "Predictor": "nanogfl.predictor",
+    "evaluate": "nanogfl.evaluation.run",
+    "export": "nanogfl.deploy.run",
+    "load": "nanogfl.predictor",
+    "train": "nanogfl.training.run",
+}
 
 
-def evaluate(model: Any, data: Any, **options: Any) -> Any:
-    """Score a detector on a set; see :func:`nanogfl.evaluation.run.evaluate`."""
-    from nanogfl.evaluation.run import evaluate
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'nanogfl' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
 
-    return evaluate(model, data, **options)
 
-
-def export(checkpoint: Any, *, out: Any, **options: Any) -> Any:
-    """Make and prove an ONNX file; see :func:`nanogfl.deploy.run.export`."""
-    from nanogfl.deploy.run import export
-
-    return export(checkpoint, out=out, **options)
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

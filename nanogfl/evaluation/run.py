@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -19,6 +17,7 @@ from nanogfl.decode import Thresholds
 from nanogfl.detections import Detections
 from nanogfl.errors import DataError
 from nanogfl.evaluation.coco import Scores, score
+from nanogfl.jsonfile import write_json
 from nanogfl.pictures import Picture, read_picture
 from nanogfl.predictor import Predictor, TorchDetector, load
 
@@ -98,10 +97,3 @@ def predict_all(predictor: Predictor, examples: Sequence[Example], limits: Thres
 def _read(examples: Sequence[Example]) -> list[Picture]:
     return [read_picture(example.path) for example in examples]
 
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON whole or not at all; parents are created."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
-    partial.replace(path)

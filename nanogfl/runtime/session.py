@@ -66,7 +66,7 @@ class OnnxDetector:
         image = np.ascontiguousarray(view.apply(picture).transpose(2, 0, 1))[None]
         outputs = self.run(image, limits)
         if self.card.form == "core":
-            return decode(self._raw(outputs), self._layout, view, self.names, limits)
+            return decode(self._rows(outputs), self._layout, view, self.names, limits)
         found = self._read(outputs, limits)
         sigma = None if found.side_sigma is None else view.back_lengths(found.side_sigma)
         return Detections(view.back(found.boxes), found.scores, found.labels, self.names, sigma)
@@ -108,7 +108,11 @@ class OnnxDetector:
         found = Detections(outputs["boxes"], outputs["scores"], outputs["labels"], self.names, outputs.get("side_sigma"))
         return found if "score_threshold" in self._optional else found.select(found.scores > limits.score)
 
-    def _raw(self, outputs: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+    def raw(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Raw output [P, C + 4 * (R + 1)] of a resized image [1, 3, H, W]; core form only."""
+        return self._rows(self.run(image, Thresholds()))
+
+    def _rows(self, outputs: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
         """Maps of each level -> [P, C + 4 * (R + 1)]."""
         parts = [
             np.concatenate([outputs[f"{kind}_{s}"][0].reshape(outputs[f"{kind}_{s}"].shape[1], -1) for s in self.card.strides], 1)

@@ -20,6 +20,8 @@ from nanogfl.data.readers import read_table
 from nanogfl.data.splits import for_training
 from nanogfl.data.table import Table
 from nanogfl.errors import NanogflError, TrainingError, UsageError
+from nanogfl.jsonfile import write_json
+from nanogfl.predictor import parse_input
 from nanogfl.recipe import Recipe, load_recipe, to_dict
 from nanogfl.training.keeper import Averaging, Keeper
 from nanogfl.training.progress import Progress
@@ -150,6 +152,8 @@ def resolve(folder: Folder, source: str | None, assignments: Iterable[str], opti
     for name in options:
         if name not in known:
             raise UsageError(f"train has no option {name!r}; known: {', '.join(known)}, recipe, set, resume, overwrite")
+    if options.get("input") is not None:
+        parse_input(options["input"])
     config = folder / "config.yaml"
     if folder.resume and source is None and config.is_file():
         source = str(config)
@@ -240,9 +244,7 @@ def write_summary(
         "best": dict(vars(keeper.best)),
     }
     if trainer.is_global_zero:
-        partial = folder / "summary.json.partial"
-        partial.write_text(json.dumps(summary, indent=1))
-        partial.replace(folder / "summary.json")
+        write_json(folder / "summary.json", summary)
     return summary
 
 

@@ -1,0 +1,62 @@
+"""The whole way once, in some minutes and without any data: draw, train, evaluate, export, predict."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from nanogfl.data import synthetic
+from nanogfl.data.readers import read_table
+from nanogfl.data.splits import select
+from nanogfl.deploy.run import export
+from nanogfl.evaluation.run import evaluate
+from nanogfl.jsonfile import write_json
+from nanogfl.pictures import read_picture, write_picture
+from nanogfl.predictor import load
+from nanogfl.runtime.draw import draw_detections, draw_sheet
+from nanogfl.training.run import train
+
+SHOWN = 12
+
+
+def run(out: Path, seed: int, say: Callable[[str], None]) -> None:
+    """Leave a folder with checkpoint, ONNX, metrics.json and a picture of what was found.
+
+    Args:
+        out: the folder; an earlier quickstart in it is replaced.
+        seed: of the drawn pictures and of the training.
+        say: called with each line of the story.
+    """
+    began = time.monotonic()
+    data, run_folder, onnx = out / "data", out / "run", out / "model.onnx"
+    shutil.rmtree(data, ignore_errors=True)
+    say(f"1/5 drawing pictures with exact boxes of {', '.join(synthetic.NAMES)}: {data}")
+    synthetic.draw_set(data, train=480, val=40, test=100, seed=seed)
+    say("2/5 training on them for about two minutes")
+    summary = train(data, out=run_folder, recipe="quickstart", overwrite=True, seed=seed)
+    say(f"    {summary['steps']} steps in {summary['seconds']:.0f} s, {summary['images_per_second']:.0f} pictures/s")
+    say(f"3/5 exporting one file that takes a frame and returns boxes: {onnx}")
+    made = export(run_folder / "best.ckpt", out=onnx, data=data)
+    say(f"    {made.megabytes:.1f} MB; equal to the checkpoint: {made.parity.to_text()}")
+    say("4/5 evaluating the exported file on pictures it has not seen")
+    scores = evaluate(onnx, data, split="test")
+    write_json(out / "metrics.json", scores.to_json())
+    say(scores.to_table())
+    sheet = out / "found.png"
+    write_picture(sheet, draw_found(onnx, data))
+    say(f"5/5 predicting with it: {sheet}")
+    say(f"\ndone in {time.monotonic() - began:.0f} s: {out}/ holds found.png, model.onnx, metrics.json, run/best.ckpt")
+    say("next, with your own pictures (COCO, Pascal VOC or YOLO):")
+    say("  nanogfl train PICTURES --out runs/mine --init nanodet-plus-m_320")
+
+
+def draw_found(model: Path, data: Path) -> object:
+    """A sheet of test pictures with the boxes that the file finds."""
+    predictor = load(model)
+    pictures = []
+    for example in select(read_table(data), "test").examples[:SHOWN]:
+        picture = read_picture(example.path)
+        pictures.append(draw_detections(picture, predictor.predict(picture, 0.35)))
+    return draw_sheet(pictures, columns=4, cell=320)

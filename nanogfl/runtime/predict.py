@@ -1,0 +1,122 @@
+"""Predict on whatever a command names: pictures, folders, globs, videos; JSON and drawn pictures come out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from nanogfl.detections import Detections, class_indices
+from nanogfl.errors import DataError
+from nanogfl.pictures import Picture, write_picture
+from nanogfl.runtime.draw import draw_detections
+from nanogfl.runtime.frames import Frame, VideoSink, expand, frame_rate, frames, is_video, write_video
+
+log = logging.getLogger(__name__)
+
+
+class Predicts(Protocol):
+    """Anything that ``nanogfl.load`` returns."""
+
+    names: list[str]
+
+    def predict(self, source: Picture, score: float = 0.3) -> Detections:
+        """Detect in one picture."""
+        ...
+
+
+@dataclass
+class Found:
+    """What one frame held; ``record`` is its entry in the JSON."""
+
+    frame: Frame
+    detections: Detections
+    record: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        height, width = self.frame.picture.shape[:2]
+        self.record = {"file": str(self.frame.file), "width": width, "height": height}
+        if self.frame.index is not None:
+            self.record |= {"frame": self.frame.index, "time": self.frame.time_s}
+        self.record["detections"] = list(self.detections.records())
+
+
+def predict_sources(
+    predictor: Predicts,
+    sources: Sequence[str],
+    *,
+    score: float = 0.3,
+    classes: Sequence[str] | None = None,
+    draw: Path | None = None,
+    progress: Callable[[Found], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Predict on all sources, in order.
+
+    Args:
+        predictor: from ``nanogfl.load``.
+        sources: pictures, folders, globs, videos.
+        score: lowest score.
+        classes: only these.
+        draw: folder for the same pictures and videos with boxes.
+        progress: called after each frame.
+
+    Returns:
+        One record a frame: file, width, height, detections (and frame, time in seconds for videos).
+
+    Raises:
+        DataError: a source is missing, or none of them could be read.
+    """
+    if classes is not None:
+        class_indices(classes, predictor.names)
+    files = expand(sources)
+    targets = _targets(files, draw) if draw else {}
+    records, broken = [], []
+    for file in files:
+        try:
+            for found in _predict_file(predictor, file, score, classes, targets.get(file)):
+                records.append(found.record)
+                if progress:
+                    progress(found)
+        except DataError as error:
+            if len(files) == 1:
+                raise
+            broken.append(error)
+            log.warning("left out: %s", error)
+    if broken and not records:
+        raise DataError(f"none of the {len(files)} files could be read; first: {broken[0]}")
+    if broken:
+        log.warning("%d of %d files could not be read and were left out", len(broken), len(files))
+    return records
+
+
+def _predict_file(
+    predictor: Predicts, file: Path, score: float, classes: Sequence[str] | None, target: Path | None
+) -> Iterator[Found]:
+    with ExitStack() as stack:
+        sink: VideoSink | None = None
+        for frame in frames(file):
+            found = Found(frame, predictor.predict(frame.picture, score).of_classes(classes))
+            if target is not None:
+                drawn = draw_detections(frame.picture, found.detections)
+                if not is_video(file):
+                    write_picture(target, drawn)
+                else:
+                    if sink is None:
+                        sink = stack.enter_context(write_video(target, frame_rate(file), drawn.shape[:2]))
+                    sink.write(drawn)
+            yield found
+
+
+def _targets(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
+    """Where each file is drawn; files of one name from several folders get a number."""
+    taken: dict[str, int] = {}
+    targets = {}
+    for file in files:
+        suffix = ".mp4" if is_video(file) else file.suffix if file.suffix.lower() in (".png", ".bmp", ".webp") else ".jpg"
+        number = taken.get(file.stem + suffix, 0)
+        taken[file.stem + suffix] = number + 1
+        targets[file] = folder / (f"{file.stem}{suffix}" if not number else f"{file.stem}_{number}{suffix}")
+    return targets
