@@ -46,14 +46,22 @@ def quickstart(
 def train(
     data: Data,
     out: Annotated[Path, typer.Option("--out", help="Folder for checkpoints, log and summary.")],
-    recipe: Annotated[str | None, typer.Option("--recipe", help="Recipe: a name that ships with nanogfl, or a YAML file.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="Recipe: a name that ships with nanogfl, or a YAML file.")
+    ] = None,
     size: Annotated[str | None, typer.Option("--size", help="s | m | l; m is NanoDet-Plus-m, l its 1.5x.")] = None,
     input: Input = None,  # noqa: A002
-    init: Annotated[str | None, typer.Option("--init", help="Start from a checkpoint, a published name, imagenet, or none.")] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", help="Passes over the pictures; follows from their number.")] = None,
+    init: Annotated[
+        str | None, typer.Option("--init", help="Start from a checkpoint, a published name, imagenet, or none.")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", help="Passes over the pictures; follows from their number.")
+    ] = None,
     batch: Annotated[int | None, typer.Option("--batch", help="Pictures a step.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of everything random.")] = None,
-    freeze: Annotated[str | None, typer.Option("--freeze", help="backbone: keep it as loaded, for very small sets.")] = None,
+    freeze: Annotated[
+        str | None, typer.Option("--freeze", help="backbone: keep it as loaded, for very small sets.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew where a run lies in --out.")] = False,
     set_: Annotated[list[str] | None, typer.Option("--set", help="key.path=value; may be repeated.")] = None,
@@ -67,7 +75,9 @@ def train(
     )  # fmt: skip
     best = summary["best"]
     say(f"epochs {summary['epochs']}, {summary['seconds']:.0f} s, {summary['images_per_second']:.1f} pictures/s")
-    say(f"best validation AP {best['AP']:.3f}, AP50 {best['AP50']:.3f} (epoch {best['epoch'] + 1}): {out / 'best.ckpt'}")
+    say(
+        f"best validation AP {best['AP']:.3f}, AP50 {best['AP50']:.3f} (epoch {best['epoch'] + 1}): {out / 'best.ckpt'}"
+    )
     say(f"next: nanogfl export {out / 'best.ckpt'} --out {out / 'model.onnx'}")
 
 
@@ -75,7 +85,9 @@ def train(
 def evaluate(
     model: Model,
     data: Data,
-    split: Annotated[str | None, typer.Option("--split", help="train | val | test | all; test where there is one.")] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="train | val | test | all; test where there is one.")
+    ] = None,
     input: Input = None,  # noqa: A002
     config: Config = None,
     score: Annotated[float, typer.Option("--score", help="Candidates above this score.")] = 0.05,
@@ -130,7 +142,9 @@ def export(
     input: Input = None,  # noqa: A002
     form: Annotated[str, typer.Option("--form", help="frame (camera frame in, boxes out) | tensor | core.")] = "frame",
     sigma: Annotated[bool, typer.Option("--sigma", help="Also give the deviation of each side in px.")] = False,
-    fixed: Annotated[bool, typer.Option("--fixed", help="Thresholds as constants, for runtimes without optional inputs.")] = False,
+    fixed: Annotated[
+        bool, typer.Option("--fixed", help="Thresholds as constants, for runtimes without optional inputs.")
+    ] = False,
     opset: Annotated[int, typer.Option("--opset", help="ONNX operator set.")] = 18,
     data: Annotated[str | None, typer.Option("--data", help="Prove the file on this set's pictures.")] = None,
     config: Config = None,
@@ -150,7 +164,9 @@ def export(
 def verify(
     a: Model,
     b: Annotated[str, typer.Argument(help="The other model.")],
-    data: Annotated[str | None, typer.Option("--data", help="Compare on this set's pictures; drawn ones by default.")] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Compare on this set's pictures; drawn ones by default.")
+    ] = None,
 ) -> None:
     """Check that two models find the same boxes."""
     from nanogfl.deploy.run import verify as run
@@ -198,7 +214,13 @@ def _quiet(debug: bool) -> None:
     own.propagate = False
     if not debug:
         warnings.simplefilter("ignore")
-        for name in ("pytorch_lightning", "lightning", "lightning.pytorch", "lightning_fabric", "torch.distributed"):
+        for name in (
+            "pytorch_lightning",
+            "lightning",
+            "lightning.pytorch",
+            "lightning_fabric",
+            "torch.distributed",
+        ):
             logging.getLogger(name).setLevel(logging.ERROR)
         os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -235,10 +257,11 @@ def _explain(error: Exception) -> tuple[int, str]:
         return error.exit_code, str(error)
     if isinstance(error, typer.Abort):
         return 1, "interrupted; nothing half-written was left"
-    if hasattr(error, "format_message"):  # typer's usage errors, whose class moves between its versions
+    usage = getattr(error, "format_message", None)
+    if usage is not None:  # typer's usage errors, whose class moves between its versions
         context = getattr(error, "ctx", None)
         where = context.command_path if context else "nanogfl"
-        return 2, " ".join(f"{error.format_message()} See: {where} --help".split())
+        return 2, " ".join(f"{usage()} See: {where} --help".split())
     if isinstance(error, ModuleNotFoundError):
         return 1, f"{error.name} is not installed, and this command needs it: pip install 'nanogfl[train]'"
     if isinstance(error, BrokenPipeError):

@@ -120,4 +120,3 @@ def all_priors(input_size: tuple[int, int], strides: tuple[int, ...], centred: b
         y, x = np.mgrid[:rows, :columns].reshape(2, -1).astype(np.float32) + (0.5 if centred else 0)
         levels.append(np.stack([x * stride, y * stride, np.full_like(x, stride)], axis=1))
     return np.concatenate(levels).astype(np.float32)
-

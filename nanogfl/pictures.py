@@ -46,7 +46,9 @@ def as_picture(source: str | Path | NDArray[np.uint8]) -> Picture:
         return read_picture(source)
     array = np.asarray(source)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
-        raise DataError(f"a picture must be uint8 BGR [H, W, 3], not {array.dtype} {list(array.shape)}; convert it first")
+        raise DataError(
+            f"a picture must be uint8 BGR [H, W, 3], not {array.dtype} {list(array.shape)}; convert it first"
+        )
     return array
 
 

@@ -31,9 +31,14 @@ class Predictor(Protocol):
         input_size: (H, W) of the network's input in px.
     """
 
-    network: nn.Module | None
-    names: list[str]
-    input_size: tuple[int, int]
+    @property
+    def network(self) -> nn.Module | None: ...  # noqa: D102
+
+    @property
+    def names(self) -> list[str]: ...  # noqa: D102
+
+    @property
+    def input_size(self) -> tuple[int, int]: ...  # noqa: D102
 
     def predict(
         self, source: str | Path | NDArray[np.uint8], score: float = 0.3, *, iou: float = 0.6, max_boxes: int = 100
@@ -85,7 +90,9 @@ def parse_input(value: str | int | tuple[int, int]) -> tuple[int, int]:
     except ValueError:
         raise UsageError(f"--input {value}: not a size; give 320, or HEIGHTxWIDTH such as 256x416") from None
     if min(height, width) < 64 or height % 32 or width % 32:
-        raise UsageError(f"--input {value}: sides must be multiples of 32, at least 64; try {_near(height)}x{_near(width)}")
+        raise UsageError(
+            f"--input {value}: sides must be multiples of 32, at least 64; try {_near(height)}x{_near(width)}"
+        )
     return height, width
 
 
@@ -97,7 +104,7 @@ class TorchDetector:
     """A checkpoint as a predictor."""
 
     def __init__(self, network: Detector, card: Card, source: Path, kind: str) -> None:
-        self.network: Detector = network.eval()
+        self.network = network.eval()
         self.card, self.source, self.kind = card, source, kind
         self.names = list(card.names)
         self.input_size = card.input_size
@@ -154,7 +161,8 @@ def _load_checkpoint(source: str, input_size: tuple[int, int] | None, config: Pa
         from nanogfl.model.weights import load_state, read_weights
     except ModuleNotFoundError as error:
         raise ModelError(
-            f"{source} is not an .onnx, and checkpoints need torch ({error.name} is missing): pip install 'nanogfl[train]'"
+            f"{source} is not an .onnx, and checkpoints need torch ({error.name} is missing): "
+            "pip install 'nanogfl[train]'"
         ) from error
     path = zoo.resolve(source)
     weights = read_weights(path)

@@ -13,7 +13,7 @@ from nanogfl.data.splits import select
 from nanogfl.deploy.run import export
 from nanogfl.evaluation.run import evaluate
 from nanogfl.jsonfile import write_json
-from nanogfl.pictures import read_picture, write_picture
+from nanogfl.pictures import Picture, read_picture, write_picture
 from nanogfl.predictor import load
 from nanogfl.runtime.draw import draw_detections, draw_sheet
 from nanogfl.training.run import train
@@ -52,7 +52,7 @@ def run(out: Path, seed: int, say: Callable[[str], None]) -> None:
     say("  nanogfl train PICTURES --out runs/mine --init nanodet-plus-m_320")
 
 
-def draw_found(model: Path, data: Path) -> object:
+def draw_found(model: Path, data: Path) -> Picture:
     """A sheet of test pictures with the boxes that the file finds."""
     predictor = load(model)
     pictures = []

@@ -101,8 +101,8 @@ class View:
 
 
 def normalise(image: Array) -> Array:
-    """float [H, W, 3] BGR 0 to 255 -> [3, H, W], zero mean and unit deviation (ImageNet's)."""
-    return np.ascontiguousarray(((image - np.float32(MEAN)) / np.float32(STD)).transpose(2, 0, 1))
+    """Float [H, W, 3] BGR 0 to 255 -> [3, H, W], zero mean and unit deviation (ImageNet's)."""
+    return np.ascontiguousarray(((image - np.array(MEAN, np.float32)) / np.array(STD, np.float32)).transpose(2, 0, 1))
 
 
 def resize(picture: NDArray[np.uint8], size: tuple[int, int], rule: str) -> Array:
@@ -125,10 +125,8 @@ def _gather(image: NDArray, index: NDArray[np.intp], weight: Array, axis: int) -
 def _taps(source: int, target: int, rule: str) -> tuple[NDArray[np.intp], Array]:
     """Which source lines make a target line, and their weights: two arrays [taps, target]."""
     ratio = source / target
-    if rule == "stretch-corner":
-        centre = np.arange(target) * ratio
-    else:
-        centre = (np.arange(target) + 0.5) * ratio - 0.5
+    shift = 0.0 if rule == "stretch-corner" else 0.5
+    centre = (np.arange(target) + shift) * ratio - shift
     support = max(1.0, ratio) if rule.endswith("antialias") else 1.0
     count = 2 * int(np.ceil(support)) + 1 if support > 1 else 2
     first = np.ceil(centre - support).astype(np.intp) if support > 1 else np.floor(centre).astype(np.intp)

@@ -96,9 +96,7 @@ def by_hand(folder: Path, data: Table, detections: Sequence[Detections]) -> COCO
         for box, label, area, crowd in zip(*columns, strict=True):
             record = {"image_id": image, "category_id": 90 + 3 * label, "bbox": box, "area": area}
             annotations.append({**record, "iscrowd": int(crowd), "id": 5000 - len(annotations)})
-        for box, label, value in zip(
-            as_coco(given.boxes), given.labels.tolist(), given.scores.tolist(), strict=True
-        ):
+        for box, label, value in zip(as_coco(given.boxes), given.labels.tolist(), given.scores.tolist(), strict=True):
             results.append({"image_id": image, "category_id": 90 + 3 * label, "bbox": box, "score": value})
     truths = {
         "images": [{"id": 1000 + 7 * i} for i in range(len(data))],

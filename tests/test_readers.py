@@ -87,9 +87,7 @@ def only(table: Table) -> Example:
         ("coco_val/instances.json", "coco", {None: 252}, 1868, 80, {}),
     ],
 )
-def test_real_sets(
-    shared: Path, path: str, form: str, pictures: Any, boxes: int, classes: int, warned: Any
-) -> None:
+def test_real_sets(shared: Path, path: str, form: str, pictures: Any, boxes: int, classes: int, warned: Any) -> None:
     table = read_table(shared / "data" / path)
     assert table.form == form
     assert {k: len(v) for k, v in by_split(table).items()} == pictures

@@ -43,7 +43,9 @@ def augment(
     samples: Sequence[Sample], size: tuple[int, int], rule: str, recipe: AugmentRecipe, rng: np.random.Generator
 ) -> Sample:
     """One varied sample of the input's size (H, W) from one sample, or from four for a mosaic."""
-    made = _mosaic(samples, size, rule, recipe, rng) if len(samples) == 4 else _single(samples[0], size, rule, recipe, rng)
+    made = (
+        _mosaic(samples, size, rule, recipe, rng) if len(samples) == 4 else _single(samples[0], size, rule, recipe, rng)
+    )
     colour(made.picture, recipe, rng)
     return made
 
@@ -68,8 +70,16 @@ def random_matrix(view: View, recipe: AugmentRecipe, rng: np.random.Generator) -
         x, y = np.tan(np.deg2rad([uniform(recipe.shear), uniform(recipe.shear)]))
         change = np.array([[1, x, 0], [y, 1, 0], [0, 0, 1]]) @ change
     if recipe.perspective:
-        change = np.array([[1, 0, 0], [0, 1, 0], [uniform(recipe.perspective) / width,
-                                                  uniform(recipe.perspective) / height, 1]]) @ change
+        change = (
+            np.array(
+                [
+                    [1, 0, 0],
+                    [0, 1, 0],
+                    [uniform(recipe.perspective) / width, uniform(recipe.perspective) / height, 1],
+                ]
+            )
+            @ change
+        )
     shift = translation(width * (0.5 + uniform(recipe.translate)), height * (0.5 + uniform(recipe.translate)))
     return shift @ change @ translation(-width / 2, -height / 2) @ view.matrix
 
@@ -94,7 +104,7 @@ def move(sample: Sample, matrix: Matrix, window: tuple[float, float, float, floa
     x1, y1, x2, y2 = window
     whole = box_math.transform(sample.boxes, matrix)
     low = np.array([x1, y1, x1, y1])
-    cut = box_math.clip(whole - low, y2 - y1, x2 - x1) + low
+    cut = np.asarray(box_math.clip(whole - low, y2 - y1, x2 - x1) + low, np.float64)
     big = ((cut[:, 2:] - cut[:, :2]) > LEAST_SIDE).all(axis=1)
     sliver = box_math.areas(cut) < LEAST_VISIBLE * box_math.areas(whole)
     return Sample(sample.picture, cut[big], sample.labels[big], (sample.crowd | sliver)[big])

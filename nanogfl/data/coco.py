@@ -129,9 +129,7 @@ def _categories(sources: list[Source], warned: list[Warned]) -> tuple[tuple[str,
                 raise DataError(f"{source.path}: category {key} is both {by_id[key]!r} and {name!r}; export again")
         for name, keys in own.items():
             if ids.setdefault(name, keys) != keys:
-                raise DataError(
-                    f"{source.path}: class {name!r} has another category id than in the set's other jsons"
-                )
+                raise DataError(f"{source.path}: class {name!r} has another category id than in the set's other jsons")
     order = sorted(by_id, key=lambda k: (isinstance(k, str), k))
     names = tuple(dict.fromkeys(by_id[k] for k in order))
     if not names:
@@ -150,9 +148,7 @@ def _category(source: Source, entry: object) -> tuple[Key, str]:
     return key, str(name)
 
 
-def _examples(
-    root: Path, source: Source, index: Mapping[Key | None, int], warned: list[Warned]
-) -> Iterator[Example]:
+def _examples(root: Path, source: Source, index: Mapping[Key | None, int], warned: list[Warned]) -> Iterator[Example]:
     """One example a listed picture; annotations find theirs by image id."""
     images = _images(source, warned)
     rows = _rows(source, images, index, warned)
@@ -196,9 +192,7 @@ def _images(source: Source, warned: list[Warned]) -> dict[Key, tuple[Record, Pur
 def _inside(file: str) -> PurePosixPath | None:
     """Read a file name as a relative path that stays where it starts; None where it does not."""
     path = PurePosixPath(file.replace("\\", "/"))
-    harmful = (
-        not path.parts or path.is_absolute() or ".." in path.parts or path.parts[0].endswith(":") or "\0" in file
-    )
+    harmful = not path.parts or path.is_absolute() or ".." in path.parts or path.parts[0].endswith(":") or "\0" in file
     return None if harmful else path
 
 

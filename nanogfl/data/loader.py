@@ -184,8 +184,8 @@ def collate(samples: list[tuple[Sample, str]]) -> Batch:
         boxes[row, :count], labels[row, :count] = sample.boxes, sample.labels
         crowd[row, :count], valid[row, :count] = sample.crowd, ~sample.crowd
     images = torch.from_numpy(np.stack([s.picture for s, _ in samples]))
-    arrays = [torch.from_numpy(a) for a in (boxes, labels, valid, crowd)]
-    return Batch(images, *arrays, [name for _, name in samples])
+    b, n, v, c = (torch.from_numpy(a) for a in (boxes, labels, valid, crowd))
+    return Batch(images, b, n, v, c, [name for _, name in samples])
 
 
 def collate_views(
@@ -208,12 +208,20 @@ def training_loader(dataset: TrainingSet, batches: EvenBatches, workers: int, pi
 
 
 def view_loader(
-    examples: Sequence[Example], size: tuple[int, int], rule: str, batch: int, workers: int,
-    rank: int = 0, processes: int = 1,
+    examples: Sequence[Example],
+    size: tuple[int, int],
+    rule: str,
+    batch: int,
+    workers: int,
+    rank: int = 0,
+    processes: int = 1,
 ) -> DataLoader:
     """Batches of plain views; with several processes each reads its own share."""
     mine = range(rank, len(examples), processes)
     return DataLoader(
-        ViewSet(examples, size, rule), batch_size=batch, sampler=list(mine), collate_fn=collate_views,
+        ViewSet(examples, size, rule),
+        batch_size=batch,
+        sampler=list(mine),
+        collate_fn=collate_views,
         num_workers=workers,
     )

@@ -105,9 +105,7 @@ def _settled(table: Table) -> Table:
     warned = list(table.warnings)
     examples = _sized(_once(table.examples, warned), warned)
     examples = _with_sound_boxes(examples, table.names, table.form == "yolo", warned)
-    notes = [
-        _summary(kind, [w for w in warned if w.kind == kind]) for kind in dict.fromkeys(w.kind for w in warned)
-    ]
+    notes = [_summary(kind, [w for w in warned if w.kind == kind]) for kind in dict.fromkeys(w.kind for w in warned)]
     if not examples:
         raise DataError(f"{table.root} has no picture that can be used ({'; '.join(notes) or 'none is listed'})")
     for note in notes:

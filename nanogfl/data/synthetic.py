@@ -118,9 +118,7 @@ def _crate(rng: np.random.Generator) -> list[_Part]:
     edges = np.linspace(-1, 1, int(rng.integers(4, 7)))
     parts = [_Part((_oblong(-1, -1, 1, 1),), gap, body=True)]
     for top, bottom in pairwise(edges.tolist()):
-        parts.append(
-            _Part((_oblong(-1, top + 0.03, 1, bottom - 0.03),), _toward(wood, _BLACK, rng.uniform(0.05, 0.3)))
-        )
+        parts.append(_Part((_oblong(-1, top + 0.03, 1, bottom - 0.03),), _toward(wood, _BLACK, rng.uniform(0.05, 0.3))))
     side = rng.choice([-1.0, 1.0])
     board = np.array([[-0.95, 0.6], [0.6, -0.95], [0.95, -0.6], [-0.6, 0.95]])
     parts.append(_Part((board * 1.05 * [side, 1],), gap))
@@ -309,9 +307,7 @@ def _clutter(rng: np.random.Generator, picture: Picture) -> None:
             cv2.ellipse(picture, spot, half, turn, 0, 360, colour, pen, cv2.LINE_AA)
 
 
-def _scribble(
-    rng: np.random.Generator, picture: Picture, centre: Points, span: float, colour: Sequence[float]
-) -> None:
+def _scribble(rng: np.random.Generator, picture: Picture, centre: Points, span: float, colour: Sequence[float]) -> None:
     """Two lines of something like handwriting."""
     for row in (-0.2, 0.2):
         time = np.linspace(0, 1, 90)

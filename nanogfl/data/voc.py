@@ -175,9 +175,7 @@ def _listed(root: Path, stems: set[str], warned: list[Warned]) -> dict[str, str]
         for line in filter(None, map(str.strip, lines)):
             stem = next((s for s in _spellings(line) if s in stems), None)
             if stem is None:
-                warned.append(
-                    Warned("annotation-missing", line[:200], f"named in {file.name}, but there is no xml")
-                )
+                warned.append(Warned("annotation-missing", line[:200], f"named in {file.name}, but there is no xml"))
             elif listed.setdefault(stem, split) != split and word != "trainval":
                 warned.append(Warned("picture-repeated", stem, f"in {file.name} too; it stays in {listed[stem]}"))
     return listed

@@ -170,17 +170,13 @@ def _table(found: _Set, names: dict[int, str]) -> Table:
     order = list(dict.fromkeys(names[i] for i in sorted(names)))
     index = {i: order.index(name) for i, name in names.items()}
     if len(order) < len(names):
-        found.warned.append(
-            Warned("class-repeated", found.root.name, f"{len(names)} names, {len(order)} different")
-        )
+        found.warned.append(Warned("class-repeated", found.root.name, f"{len(names)} names, {len(order)} different"))
     examples = []
     for (path, split), labels in zip(found.pictures, rows, strict=True):
         if split in labelled:
             examples.append(_example(found, path, split, labels or [], index))
         else:
-            found.warned.append(
-                Warned("picture-unlabelled", path.name, f"nothing in split {split} has a label file")
-            )
+            found.warned.append(Warned("picture-unlabelled", path.name, f"nothing in split {split} has a label file"))
     return Table(found.root, "yolo", tuple(order), tuple(examples), tuple(found.warned))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx
 
@@ -34,7 +34,7 @@ class Form:
     opset: int = OPSET
     fixed: bool = False
     sigma: bool = False
-    thresholds: Thresholds = Thresholds()
+    thresholds: Thresholds = field(default_factory=Thresholds)
 
     def __post_init__(self) -> None:
         if self.form not in FORMS:
@@ -58,7 +58,9 @@ def build(detector: TorchDetector, form: Form) -> onnx.ModelProto:
         _name_maps(graph, maps, detector)
     else:
         outputs = Outputs(form.thresholds, form.fixed, form.sigma, card.temperature)
-        write_boxes(graph, maps, size, network.strides, card.architecture.reg_max, network.head.quality, geometry, outputs)
+        write_boxes(
+            graph, maps, size, network.strides, card.architecture.reg_max, network.head.quality, geometry, outputs
+        )
     file_card = FileCard(
         list(card.names), size, card.resize, form.form, strides=network.strides, reg_max=card.architecture.reg_max
     )
@@ -69,7 +71,9 @@ def _name_maps(graph: Graph, maps: tuple[list[str], list[str]], detector: TorchD
     """Outputs ``classes_8 .. sides_64`` of the core form."""
     (height, width), head = detector.input_size, detector.network.head
     if head.quality is not None:
-        raise UsageError("--form core holds plain maps and cannot carry the quality predictor; use --form tensor or frame")
+        raise UsageError(
+            "--form core holds plain maps and cannot carry the quality predictor; use --form tensor or frame"
+        )
     widths = (head.classes, 4 * (detector.card.architecture.reg_max + 1))
     for kind, names, channels in zip(("classes", "sides"), maps, widths, strict=True):
         for name, stride in zip(names, detector.network.strides, strict=True):

@@ -39,7 +39,7 @@ def write_frame(graph: Graph, size: tuple[int, int], rule: str) -> tuple[str, Ge
         content, offset = graph.constant(size, np.int64), None
     one, three = graph.constant([1], np.int64), graph.constant([3], np.int64)
     sizes = graph.node("Concat", [one, content, three], attributes={"axis": 0})
-    attributes = {
+    attributes: dict[str, str | int] = {
         "mode": "linear",
         "coordinate_transformation_mode": "asymmetric" if rule == "stretch-corner" else "half_pixel",
     }
@@ -146,7 +146,9 @@ def write_boxes(
     ]
     selected = graph.node("NonMaxSuppression", [boxes, scores, *names], name="nms")
     score = graph.node("GatherND", [scores, selected])
-    count = graph.node("Min", [graph.node("Shape", [score]), graph.node("Unsqueeze", [names[0], graph.constant([0], np.int64)])])
+    count = graph.node(
+        "Min", [graph.node("Shape", [score]), graph.node("Unsqueeze", [names[0], graph.constant([0], np.int64)])]
+    )
     _, order = graph.node("TopK", [score, count], outputs=2, attributes={"axis": 0})
     best = graph.node("Gather", [selected, order], attributes={"axis": 0})
     label, prior = (graph.node("Gather", [best, graph.constant(i, np.int64)], attributes={"axis": 1}) for i in (1, 2))
@@ -198,7 +200,13 @@ def _to_frame(graph: Graph, boxes: str, geometry: Geometry | None) -> str:
 
 
 def _write_sigma(
-    graph: Graph, probability: str, priors: np.ndarray, prior: str, reg_max: int, geometry: Geometry | None, temperature: float
+    graph: Graph,
+    probability: str,
+    priors: np.ndarray,
+    prior: str,
+    reg_max: int,
+    geometry: Geometry | None,
+    temperature: float,
 ) -> None:
     """Standard deviation of each side in frame px, only of the boxes that leave."""
     chosen = graph.node("Gather", [probability, prior], attributes={"axis": 3})

@@ -28,7 +28,13 @@ class Graph:
         self._count: Counter[str] = Counter()
 
     def node(
-        self, kind: str, inputs: Sequence[str], *, name: str | None = None, outputs: int = 1, attributes: dict[str, Any] | None = None
+        self,
+        kind: str,
+        inputs: Sequence[str],
+        *,
+        name: str | None = None,
+        outputs: int = 1,
+        attributes: dict[str, Any] | None = None,
     ) -> Any:
         """Append a node; returns its output's name, or a tuple of names where there are several."""
         stem = name or f"{kind.lower()}_{self._count[kind]}"

@@ -13,7 +13,7 @@ from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from nanogfl.deploy.graph import Graph
 from nanogfl.model.detector import Detector
@@ -181,5 +181,5 @@ def write_conv(graph: Graph, value: Value, weight: NDArray, bias: NDArray, conv:
     return Value(graph.node("Conv", inputs, attributes=attributes), order)
 
 
-def _array(parameter: nn.Parameter) -> NDArray:
+def _array(parameter: Tensor) -> NDArray:
     return parameter.detach().float().cpu().numpy()

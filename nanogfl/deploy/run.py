@@ -112,4 +112,3 @@ def verify(a: str | Path, b: str | Path, data: str | Path | None = None) -> Pari
 def nodes_text(nodes: dict[str, int]) -> str:
     """Counts by type, largest first."""
     return ", ".join(f"{count} {kind}" for kind, count in sorted(nodes.items(), key=lambda item: -item[1]))
-

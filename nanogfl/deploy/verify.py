@@ -73,7 +73,9 @@ def compare(a: Predictor, b: Predictor, pictures: Iterable[tuple[str, Picture]],
         UsageError: the models have different classes.
     """
     if list(a.names) != list(b.names):
-        raise UsageError(f"the two models have different classes ({', '.join(a.names[:4])}... and {', '.join(b.names[:4])}...)")
+        raise UsageError(
+            f"the two models have different classes ({', '.join(a.names[:4])}... and {', '.join(b.names[:4])}...)"
+        )
     parity, raws = Parity(), RawPair.of(a, b)
     for name, picture in pictures:
         first, second = (m.predict(picture, limits.score, iou=limits.iou, max_boxes=limits.max_boxes) for m in (a, b))
@@ -130,19 +132,22 @@ class RawPair:
         """Largest difference of any logit's sigmoid or side logit."""
         first, second = self._raw(self.a, picture), self._raw(self.b, picture)
         classes = first.shape[1] - 32
-        return float(max(
-            np.abs(_sigmoid(first[:, :classes]) - _sigmoid(second[:, :classes])).max(initial=0),
-            np.abs(first[:, classes:] - second[:, classes:]).max(initial=0) / 10,
-        ))
+        return float(
+            max(
+                np.abs(_sigmoid(first[:, :classes]) - _sigmoid(second[:, :classes])).max(initial=0),
+                np.abs(first[:, classes:] - second[:, classes:]).max(initial=0) / 10,
+            )
+        )
 
     def _raw(self, model: Predictor, picture: Picture) -> NDArray[np.float32]:
         view = View(picture.shape[:2], model.input_size, _rule(model))
         if isinstance(model, TorchDetector):
             return model.raw(normalise(view.apply(picture))[None])[0]
         assert isinstance(model, OnnxDetector)
-        image = picture if model.card.form == "frame" else view.apply(picture).transpose(2, 0, 1)[None].copy()
+        resized = view.apply(picture).transpose(2, 0, 1)[None].copy()
         if model.card.form == "core":
-            return model.raw(image)
+            return model.raw(resized)
+        image = picture if model.card.form == "frame" else resized
         classes, sides = self.sessions[id(model)].run(["class_logits", "side_logits"], {"image": image})
         return np.concatenate([classes[0], sides[0]]).T
 
@@ -165,7 +170,7 @@ def _with_logits(model: OnnxDetector) -> Any:
 
 
 def _sigmoid(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    return 1 / (1 + np.exp(-x))
+    return (1 / (1 + np.exp(-x))).astype(np.float32)
 
 
 def given_pictures(paths: Sequence[Path]) -> Iterator[tuple[str, Picture]]:

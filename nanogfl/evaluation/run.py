@@ -35,7 +35,7 @@ def evaluate(
     score_threshold: float = EVALUATION.score,
     json_file: str | Path | None = None,
 ) -> Scores:
-    """pycocotools' twelve numbers and AP a class.
+    """Pycocotools' twelve numbers and AP a class.
 
     Args:
         model: checkpoint, ONNX file, published name, or what ``nanogfl.load`` returned.
@@ -72,15 +72,22 @@ def in_model_order(table: Table, names: Sequence[str]) -> Table:
         )
     unknown = [name for name in table.names if name not in names]
     if unknown:
-        log.warning("%d classes of the set are unknown to the model and left out: %s", len(unknown), ", ".join(unknown[:8]))
+        log.warning(
+            "%d classes of the set are unknown to the model and left out: %s", len(unknown), ", ".join(unknown[:8])
+        )
     return table.with_names(names)
 
 
 def predict_all(predictor: Predictor, examples: Sequence[Example], limits: Thresholds) -> Iterator[Detections]:
     """Detections of each picture, in order; the next pictures are read while the network works."""
     batch = 8 if isinstance(predictor, TorchDetector) else 1
-    with ThreadPoolExecutor(1) as reader, tqdm(total=len(examples), unit="img", disable=not sys.stderr.isatty()) as bar:
-        pending = [reader.submit(_read, examples[i : i + batch]) for i in range(0, min(3 * batch, len(examples)), batch)]
+    with (
+        ThreadPoolExecutor(1) as reader,
+        tqdm(total=len(examples), unit="img", disable=not sys.stderr.isatty()) as bar,
+    ):
+        pending = [
+            reader.submit(_read, examples[i : i + batch]) for i in range(0, min(3 * batch, len(examples)), batch)
+        ]
         for start in range(0, len(examples), batch):
             pictures = pending.pop(0).result()
             ahead = start + 3 * batch
@@ -96,4 +103,3 @@ def predict_all(predictor: Predictor, examples: Sequence[Example], limits: Thres
 
 def _read(examples: Sequence[Example]) -> list[Picture]:
     return [read_picture(example.path) for example in examples]
-

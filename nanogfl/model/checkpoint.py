@@ -63,21 +63,33 @@ def read_card(weights: Weights, config: Path | None = None) -> Card:
         size, size_from = (side, side), "the file's name" if match else "the default"
     names, names_from = said.names, "its .yml"
     if names is not None and len(names) != architecture.classes:
-        raise ModelError(f"{said.path} names {len(names)} classes, {weights.source} has {architecture.classes}; give the right --config")
+        raise ModelError(
+            f"{said.path} names {len(names)} classes, {weights.source} has "
+            f"{architecture.classes}; give the right --config"
+        )
     if names is None:
         coco = architecture.classes == len(COCO_NAMES)
         names = COCO_NAMES if coco else tuple(f"class_{i}" for i in range(architecture.classes))
         names_from = "COCO's list" if coco else "numbers"
     rule = "letterbox" if said.keep_ratio else "stretch-corner"
-    log.info("%s: size %s, input %dx%d from %s, class names from %s, resize %s", weights.source.name,
-             architecture.size, *size, size_from, names_from, rule)
+    log.info(
+        "%s: size %s, input %dx%d from %s, class names from %s, resize %s",
+        weights.source.name,
+        architecture.size,
+        *size,
+        size_from,
+        names_from,
+        rule,
+    )
     return Card(architecture, names, size, rule)
 
 
 def _own_card(weights: Weights) -> Card:
     card = weights.card
     if card.get("schema") != SCHEMA:
-        raise ModelError(f"{weights.source} has schema {card.get('schema')}, this nanogfl reads {SCHEMA}; upgrade nanogfl")
+        raise ModelError(
+            f"{weights.source} has schema {card.get('schema')}, this nanogfl reads {SCHEMA}; upgrade nanogfl"
+        )
     try:
         result = Card(
             Architecture(**card["architecture"]),
@@ -121,4 +133,6 @@ def _nanodet_config(checkpoint: Path, config: Path | None) -> _NanoDetConfig:
     except OSError as error:
         raise RecipeError(f"--config {path}: {error.strerror}; check the path") from error
     except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is no NanoDet configuration ({type(error).__name__}: {error}); see --config") from error
+        raise RecipeError(
+            f"{path} is no NanoDet configuration ({type(error).__name__}: {error}); see --config"
+        ) from error

@@ -32,9 +32,7 @@ class GhostBlock(nn.Module):
         super().__init__()
         self.ghost1 = GhostModule(inputs, outputs, active=True)
         self.ghost2 = GhostModule(outputs, outputs, active=False)
-        self.shortcut = nn.Sequential(
-            *conv_bn(inputs, inputs, kernel, groups=inputs), *conv_bn(inputs, outputs, 1)
-        )
+        self.shortcut = nn.Sequential(*conv_bn(inputs, inputs, kernel, groups=inputs), *conv_bn(inputs, outputs, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, H, W] -> [B, outputs, H, W]."""

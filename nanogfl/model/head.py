@@ -38,14 +38,17 @@ class GFLHead(nn.Module):
         self.classes, self.levels = classes, levels
         branches = 1 if share_levels else levels
         self.towers = nn.ModuleList(
-            nn.Sequential(separable_block(width, width, 5), separable_block(width, width, 5))
-            for _ in range(branches)
+            nn.Sequential(separable_block(width, width, 5), separable_block(width, width, 5)) for _ in range(branches)
         )
-        self.predict = nn.ModuleList(nn.Conv2d(width, classes + 4 * (reg_max + 1), 1) for _ in range(branches))
+        self.predict = nn.ModuleList(self._predictor(width, classes + 4 * (reg_max + 1)) for _ in range(branches))
         self.quality = quality
-        for conv in self.predict:
-            nn.init.normal_(conv.weight, std=0.01)
-            nn.init.constant_(conv.bias, BACKGROUND_BIAS)
+
+    @staticmethod
+    def _predictor(width: int, outputs: int) -> nn.Conv2d:
+        conv = nn.Conv2d(width, outputs, 1)
+        nn.init.normal_(conv.weight, std=0.01)
+        nn.init.constant_(torch.as_tensor(conv.bias), BACKGROUND_BIAS)
+        return conv
 
     def maps(self, features: list[Tensor]) -> list[Tensor]:
         """Four maps [B, width, h, w] -> four maps [B, C + 4 * (R + 1), h, w], before the quality predictor."""

@@ -135,8 +135,11 @@ def from_nanodet(state: State, path: Path) -> State:
 def recognise(state: State, path: Path) -> Architecture:
     """Read the architecture from the tensors of a detector in our layout."""
     predict = sorted(k for k in state if re.fullmatch(r"head\.predict\.\d\.weight", k))
-    widths = tuple(state[f"backbone.stage{i}.0.branch2.5.weight"].shape[0] * 2 for i in (2, 3, 4)
-                   if f"backbone.stage{i}.0.branch2.5.weight" in state)
+    widths = tuple(
+        state[f"backbone.stage{i}.0.branch2.5.weight"].shape[0] * 2
+        for i in (2, 3, 4)
+        if f"backbone.stage{i}.0.branch2.5.weight" in state
+    )
     size = next((s for s, (stages, _) in WIDTHS.items() if stages[1:] == widths), None)
     if size is None or not predict or "neck.extra_in.0.weight" not in state:
         raise ModelError(f"{path} is no NanoDet-Plus detector (widths {list(widths)}, {len(predict)} head levels)")

@@ -65,7 +65,9 @@ def read_card(metadata: Mapping[str, str], path: Path) -> FileCard:
     """
     schema = metadata.get("nanogfl.schema")
     if schema is None:
-        raise ModelError(f"{path} is an ONNX, but not one of ours (no nanogfl.schema in it); make one with: nanogfl export")
+        raise ModelError(
+            f"{path} is an ONNX, but not one of ours (no nanogfl.schema in it); make one with: nanogfl export"
+        )
     if schema != SCHEMA:
         raise ModelError(f"{path} has schema {schema}, this nanogfl reads {SCHEMA}; upgrade nanogfl, or export again")
     try:
@@ -82,7 +84,11 @@ def read_card(metadata: Mapping[str, str], path: Path) -> FileCard:
             json.loads(metadata["nanogfl.parity"]),
         )
     except (KeyError, ValueError, TypeError) as error:
-        raise ModelError(f"{path} does not say what it is ({type(error).__name__}: {error}); export it again") from error
+        raise ModelError(
+            f"{path} does not say what it is ({type(error).__name__}: {error}); export it again"
+        ) from error
     if card.resize not in RULES or card.form not in FORMS or not isinstance(names, list):
-        raise ModelError(f"{path} says what this nanogfl does not know (resize {card.resize}, form {card.form}); export it again")
+        raise ModelError(
+            f"{path} says what this nanogfl does not know (resize {card.resize}, form {card.form}); export it again"
+        )
     return card

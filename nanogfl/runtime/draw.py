@@ -99,9 +99,7 @@ def draw_truth(
     return canvas
 
 
-def draw_sheet(
-    pictures: Sequence[Picture], columns: int, cell: int, captions: Sequence[str] | None = None
-) -> Picture:
+def draw_sheet(pictures: Sequence[Picture], columns: int, cell: int, captions: Sequence[str] | None = None) -> Picture:
     """Lay pictures out in rows: uint8 BGR, each fitted into a cell on dark grey, thin gaps between.
 
     Args:

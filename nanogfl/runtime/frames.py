@@ -100,9 +100,7 @@ class VideoSink:
     def write(self, picture: Picture) -> None:
         """Append one frame, uint8 BGR [H, W, 3] of the video's size."""
         if picture.shape != (*self.size, 3) or picture.dtype != np.uint8:  # OpenCV would drop it without a word
-            raise ValueError(
-                f"frame {picture.dtype} {picture.shape} does not fit the video's uint8 {(*self.size, 3)}"
-            )
+            raise ValueError(f"frame {picture.dtype} {picture.shape} does not fit the video's uint8 {(*self.size, 3)}")
         self._writer.write(np.ascontiguousarray(picture))
         self.count += 1
 

@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 class Predicts(Protocol):
     """Anything that ``nanogfl.load`` returns."""
 
-    names: list[str]
+    @property
+    def names(self) -> list[str]: ...  # noqa: D102
 
     def predict(self, source: Picture, score: float = 0.3) -> Detections:
         """Detect in one picture."""
@@ -73,23 +74,32 @@ def predict_sources(
         class_indices(classes, predictor.names)
     files = expand(sources)
     targets = _targets(files, draw) if draw else {}
-    records, broken = [], []
+    records: list[dict[str, Any]] = []
+    broken: list[DataError] = []
     for file in files:
-        try:
-            for found in _predict_file(predictor, file, score, classes, targets.get(file)):
-                records.append(found.record)
-                if progress:
-                    progress(found)
-        except DataError as error:
-            if len(files) == 1:
-                raise
-            broken.append(error)
-            log.warning("left out: %s", error)
+        found_in_file = _predict_file(predictor, file, score, classes, targets.get(file))
+        broken += _collect(found_in_file, records, progress)
     if broken and not records:
-        raise DataError(f"none of the {len(files)} files could be read; first: {broken[0]}")
-    if broken:
-        log.warning("%d of %d files could not be read and were left out", len(broken), len(files))
+        raise (
+            broken[0] if len(files) == 1 else DataError(f"none of {len(files)} files could be read; first: {broken[0]}")
+        )
+    for error in broken:
+        log.warning("left out: %s", error)
     return records
+
+
+def _collect(
+    found: Iterator[Found], records: list[dict[str, Any]], progress: Callable[[Found], None] | None
+) -> list[DataError]:
+    """Add one file's frames to the records; the error that ended it early, if any."""
+    try:
+        for one in found:
+            records.append(one.record)
+            if progress:
+                progress(one)
+    except DataError as error:
+        return [error]
+    return []
 
 
 def _predict_file(
@@ -115,7 +125,9 @@ def _targets(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
     taken: dict[str, int] = {}
     targets = {}
     for file in files:
-        suffix = ".mp4" if is_video(file) else file.suffix if file.suffix.lower() in (".png", ".bmp", ".webp") else ".jpg"
+        suffix = (
+            ".mp4" if is_video(file) else file.suffix if file.suffix.lower() in (".png", ".bmp", ".webp") else ".jpg"
+        )
         number = taken.get(file.stem + suffix, 0)
         taken[file.stem + suffix] = number + 1
         targets[file] = folder / (f"{file.stem}{suffix}" if not number else f"{file.stem}_{number}{suffix}")

@@ -36,7 +36,10 @@ def open_session(model: Path | bytes, threads: int | None = None) -> ort.Inferen
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has no common class of its errors
         name = model if isinstance(model, Path) else "the model"
-        raise ModelError(f"{name} is no ONNX model that onnxruntime {ort.__version__} can run ({type(error).__name__}); export it again") from error
+        raise ModelError(
+            f"{name} is no ONNX model that onnxruntime {ort.__version__} can run ({type(error).__name__}); "
+            "export it again"
+        ) from error
 
 
 class OnnxDetector:
@@ -47,11 +50,9 @@ class OnnxDetector:
         self.session = open_session(path, threads)
         self.card: FileCard = read_card(self.session.get_modelmeta().custom_metadata_map, path)
         self.names, self.input_size = self.card.names, self.card.input_size
-        if input_size not in (None, self.input_size):
-            raise UsageError(
-                f"--input {input_size[0]}x{input_size[1]}: {path} is made for {self.input_size[0]}x{self.input_size[1]}; "
-                "export the checkpoint at that size"
-            )
+        if input_size is not None and input_size != self.input_size:
+            asked, own = ("x".join(map(str, size)) for size in (input_size, self.input_size))
+            raise UsageError(f"--input {asked}: {path} is made for {own}; export the checkpoint at that size")
         self._optional = {i.name for i in self.session.get_inputs()}
         self._outputs = [o.name for o in self.session.get_outputs()]
 
@@ -80,7 +81,8 @@ class OnnxDetector:
             "max_boxes": np.array(limits.max_boxes, np.int64),
         }
         feeds |= {name: value for name, value in asked.items() if name in self._optional}
-        return dict(zip(self._outputs, self.session.run(self._outputs, feeds), strict=True))
+        outputs = self.session.run(self._outputs, feeds)
+        return {name: np.asarray(value) for name, value in zip(self._outputs, outputs, strict=True)}
 
     def describe(self) -> dict[str, Any]:
         """What ``nanogfl info`` shows."""
@@ -105,7 +107,9 @@ class OnnxDetector:
 
     def _read(self, outputs: dict[str, NDArray[Any]], limits: Thresholds) -> Detections:
         """Outputs of a file that decodes; thresholds that are fixed in the file are applied on top."""
-        found = Detections(outputs["boxes"], outputs["scores"], outputs["labels"], self.names, outputs.get("side_sigma"))
+        found = Detections(
+            outputs["boxes"], outputs["scores"], outputs["labels"], self.names, outputs.get("side_sigma")
+        )
         return found if "score_threshold" in self._optional else found.select(found.scores > limits.score)
 
     def raw(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -115,7 +119,10 @@ class OnnxDetector:
     def _rows(self, outputs: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
         """Maps of each level -> [P, C + 4 * (R + 1)]."""
         parts = [
-            np.concatenate([outputs[f"{kind}_{s}"][0].reshape(outputs[f"{kind}_{s}"].shape[1], -1) for s in self.card.strides], 1)
+            np.concatenate(
+                [outputs[f"{kind}_{s}"][0].reshape(outputs[f"{kind}_{s}"].shape[1], -1) for s in self.card.strides],
+                1,
+            )
             for kind in ("classes", "sides")
         ]
         return np.concatenate(parts).T.astype(np.float32)

@@ -42,8 +42,8 @@ class Best:
     """The best validation so far."""
 
     epoch: int = -1
-    AP: float = -1.0  # noqa: N815
-    AP50: float = -1.0  # noqa: N815
+    AP: float = -1.0
+    AP50: float = -1.0
 
 
 @dataclass
@@ -76,7 +76,9 @@ class Keeper(Callback):
         """Start the epoch's clock."""
         self._started, self._seen, self._pending = time.monotonic(), 0, {}
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Count pictures."""
         self._seen += len(batch.names) * trainer.world_size
         self.images_per_second = self._seen / max(1e-9, time.monotonic() - self._started)
@@ -111,7 +113,9 @@ class Keeper(Callback):
         """One line to metrics.csv and to the log."""
         if not trainer.is_global_zero:
             return
-        measured = {k.removesuffix("_epoch"): float(v) for k, v in trainer.callback_metrics.items() if k.endswith("_epoch")}
+        measured = {
+            k.removesuffix("_epoch"): float(v) for k, v in trainer.callback_metrics.items() if k.endswith("_epoch")
+        }
         row = {
             "epoch": trainer.current_epoch,
             "step": trainer.global_step,

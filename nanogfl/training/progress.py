@@ -35,8 +35,11 @@ class Progress(Callback):
         self.bar.update(trainer.global_step - self.bar.n)
         self.bar.set_description(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", refresh=False)
         if batch_idx % 5 == 0:
-            shown = {k.removesuffix("_step"): f"{float(v):.2f}" for k, v in trainer.progress_bar_metrics.items()
-                     if not k.endswith("_epoch")}
+            shown = {
+                k.removesuffix("_step"): f"{float(v):.2f}"
+                for k, v in trainer.progress_bar_metrics.items()
+                if not k.endswith("_epoch")
+            }
             shown["lr"] = f"{trainer.optimizers[0].param_groups[0]['lr']:.1e}"
             shown["img/s"] = f"{self._seen / max(1e-9, time.monotonic() - self._clock):.1f}"
             self.bar.set_postfix(shown, refresh=False)

@@ -86,17 +86,31 @@ def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> d
     detector, guidance, card = start(recipe, training.names)
     trainer_options, processes = devices(recipe)
     made = plan(recipe.train, len(training), processes)
-    recipe = with_plan(replace(recipe, input=replace(recipe.input, size="x".join(map(str, card.input_size)), resize=card.resize), model=replace(recipe.model, size=card.architecture.size)), made)
+    recipe = with_plan(
+        replace(
+            recipe,
+            input=replace(recipe.input, size="x".join(map(str, card.input_size)), resize=card.resize),
+            model=replace(recipe.model, size=card.architecture.size),
+        ),
+        made,
+    )
     if is_main():
         write_config(folder / "config.yaml", recipe)
     log.info(
         "%d training and %d validation pictures, %d classes; %d epochs, %d steps, input %dx%d",
-        len(training), len(validation), len(card.names), made.epochs, made.steps, *card.input_size,
+        len(training),
+        len(validation),
+        len(card.names),
+        made.epochs,
+        made.steps,
+        *card.input_size,
     )
     task = DetectionTask(detector, guidance, card, recipe, made)
     task.detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     keeper = Keeper(folder.path, validation)
-    last = ModelCheckpoint(folder.path, "last", save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False)
+    last = ModelCheckpoint(
+        folder.path, "last", save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False
+    )
     callbacks = [keeper, *([Averaging(made.average)] if made.average else []), last, Progress()]
     trainer = pl.Trainer(
         max_epochs=made.epochs,
@@ -116,12 +130,19 @@ def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> d
     began = time.monotonic()
     resumable = folder / "last.ckpt"
     try:
-        trainer.fit(task, *loaders, ckpt_path=resumable if folder.resume and resumable.is_file() else None, weights_only=True)
+        trainer.fit(
+            task,
+            *loaders,
+            ckpt_path=resumable if folder.resume and resumable.is_file() else None,
+            weights_only=True,
+        )
     except SystemExit as error:  # Lightning turns Ctrl-C into an exit
-        raise TrainingError(f"stopped in epoch {trainer.current_epoch}; go on with --resume --out {folder.path}") from error
+        raise TrainingError(
+            f"stopped in epoch {trainer.current_epoch}; go on with --resume --out {folder.path}"
+        ) from error
     except (RuntimeError, OSError) as error:
         raise explain(error, folder) from error
-    return write_summary(folder, trainer, task, keeper, time.monotonic() - began, len(training))
+    return write_summary(folder, trainer, task, keeper, time.monotonic() - began)
 
 
 def open_folder(path: Path, resume: bool, overwrite: bool) -> Folder:
@@ -132,7 +153,9 @@ def open_folder(path: Path, resume: bool, overwrite: bool) -> Folder:
         return Folder(path, resume)
     there = [name for name in LEFT if (path / name).exists()]
     if there and not (resume or overwrite):
-        raise UsageError(f"--out {path} holds a run ({', '.join(there)}); add --resume or --overwrite, or name another folder")
+        raise UsageError(
+            f"--out {path} holds a run ({', '.join(there)}); add --resume or --overwrite, or name another folder"
+        )
     try:
         path.mkdir(parents=True, exist_ok=True)
         if overwrite:
@@ -178,7 +201,12 @@ def devices(recipe: Recipe) -> tuple[dict[str, Any], int]:
     cuda = torch.cuda.is_available()
     count = train.devices or (torch.cuda.device_count() if cuda else 1)
     bf16 = cuda and torch.cuda.is_bf16_supported()
-    precision = {"auto": "bf16-mixed" if bf16 else "32-true", "32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+    precision = {
+        "auto": "bf16-mixed" if bf16 else "32-true",
+        "32": "32-true",
+        "bf16": "bf16-mixed",
+        "16": "16-mixed",
+    }
     if train.precision == "16" and not cuda:
         raise UsageError("train.precision=16 needs a GPU; use bf16 or 32 on a CPU")
     options = {
@@ -231,7 +259,7 @@ def write_config(path: Path, recipe: Recipe) -> None:
 
 
 def write_summary(
-    folder: Folder, trainer: pl.Trainer, task: DetectionTask, keeper: Keeper, seconds: float, pictures: int
+    folder: Folder, trainer: pl.Trainer, task: DetectionTask, keeper: Keeper, seconds: float
 ) -> dict[str, Any]:
     """summary.json: what was done and how well."""
     summary = {
@@ -256,7 +284,9 @@ def explain(error: Exception, folder: Folder) -> NanogflError:
     if "out of memory" in text.lower() or "can't allocate memory" in text.lower():
         return TrainingError("out of memory; lower --batch (and raise train.accumulate), or --input")
     if "DataLoader worker" in text:
-        return TrainingError(f"a loader process died ({text.splitlines()[0]}); go on with --resume, or set train.workers=0")
+        return TrainingError(
+            f"a loader process died ({text.splitlines()[0]}); go on with --resume, or set train.workers=0"
+        )
     if getattr(error, "errno", None) == 28:
         return TrainingError(f"no space left for {folder.path}; free some and go on with --resume")
     return TrainingError(f"training failed: {text.splitlines()[0] if text else type(error).__name__}; see --debug")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from nanogfl.recipe import Recipe, TrainRecipe
 
@@ -55,7 +56,7 @@ def default_epochs(pictures: int) -> int:
     """100 passes for 200 pictures, 50 for 100,000 and more."""
     if pictures <= PASSES[0][0]:
         return PASSES[0][1]
-    for (few, high), (many, low) in zip(PASSES, PASSES[1:], strict=False):
+    for (few, high), (many, low) in pairwise(PASSES):
         if pictures <= many:
             part = math.log(pictures / few) / math.log(many / few)
             return 5 * round((high + part * (low - high)) / 5)

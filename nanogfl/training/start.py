@@ -36,7 +36,9 @@ def start(recipe: Recipe, names: tuple[str, ...]) -> tuple[Detector, nn.Module |
         _load(detector, guidance, weights, former, names)
     asked = recipe.input.size
     default = former.input_size if former else DEFAULT_INPUT
-    card = Card(architecture, names, parse_input(default if asked is None else asked), recipe.input.resize or DEFAULT_RESIZE)
+    card = Card(
+        architecture, names, parse_input(default if asked is None else asked), recipe.input.resize or DEFAULT_RESIZE
+    )
     return detector, guidance, card
 
 
@@ -56,7 +58,9 @@ def _size(recipe: Recipe, weights: Weights | None, former: Card | None) -> str:
         width = weights.state["backbone.stage2.0.branch2.5.weight"].shape[0]
         own = {24: "s", 58: "m", 88: "l"}.get(width)
         if own is None or asked not in (None, own):
-            raise ModelError(f"--init {recipe.init} is a backbone of size {own or 'unknown'}, not {asked}; change --size")
+            raise ModelError(
+                f"--init {recipe.init} is a backbone of size {own or 'unknown'}, not {asked}; change --size"
+            )
         return own
     return asked or "m"
 
@@ -74,7 +78,9 @@ def _load(
         made = [name for name in names if name not in kept]
         log.info(
             "%s: class rows kept by name: %s; made anew: %s",
-            weights.source.name, _listed(kept), _listed(made),
+            weights.source.name,
+            _listed(kept),
+            _listed(made),
         )
 
 

@@ -22,6 +22,10 @@ from nanogfl.view import MEAN, STD
 class DetectionTask(pl.LightningModule):
     """One training step, one validation step, one optimizer."""
 
+    priors: Tensor
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, detector: Detector, guidance: nn.Module | None, card: Card, recipe: Recipe, plan: Plan) -> None:
         super().__init__()
         self.detector, self.guidance = detector, guidance
@@ -32,7 +36,7 @@ class DetectionTask(pl.LightningModule):
         self.register_buffer("priors", priors, persistent=False)
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
-        self.predictions: list[tuple[int, Any]] = []
+        self.predictions: list[tuple[int, Any, tuple[int, int]]] = []
         if recipe.train.freeze == "backbone":
             detector.backbone.requires_grad_(False)
 
@@ -122,4 +126,3 @@ class DetectionTask(pl.LightningModule):
                 f"the loss became {float(loss)} at epoch {self.current_epoch} in the batch of {files}; the last good "
                 "checkpoint is untouched: check these pictures, or lower train.lr and --resume"
             )
-

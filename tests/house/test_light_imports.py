@@ -47,9 +47,7 @@ def python(*arguments: str, cwd: Path) -> str:
 
 
 def test_geometry_and_runtime_import_without_anything_of_train(tmp_path: Path) -> None:
-    found = json.loads(
-        python("-c", IMPORT_WITHOUT_TRAIN, json.dumps(TRAIN_ONLY), json.dumps(GEOMETRY), cwd=tmp_path)
-    )
+    found = json.loads(python("-c", IMPORT_WITHOUT_TRAIN, json.dumps(TRAIN_ONLY), json.dumps(GEOMETRY), cwd=tmp_path))
     assert found["failed"] == {}
     assert {"nanogfl.boxes", "nanogfl.detections", "nanogfl.errors", "nanogfl.pictures"} <= set(found["imported"])
 
