@@ -203,8 +203,15 @@ def training_loader(dataset: TrainingSet, batches: EvenBatches, workers: int, pi
         collate_fn=collate,
         num_workers=workers,
         persistent_workers=workers > 0,
+        worker_init_fn=one_thread,
         pin_memory=pin,
     )
+
+
+def one_thread(_: int) -> None:
+    """Loader processes leave the other cores to the network."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
 
 
 def view_loader(

@@ -1,0 +1,181 @@
+"""nanogfl.model.quality: the paper's predictor against golden arrays, oracle and hand values; stability."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from oracles import head as oracle
+from torch import Tensor
+
+from nanogfl.model.detector import count_parameters
+from nanogfl.model.head import GFLHead
+from nanogfl.model.quality import QualityPredictor, product_logits
+from nanogfl.training.losses import quality_focal_loss
+
+Statistics = Literal["top4", "moments"]
+
+
+@pytest.fixture
+def golden(shared: Path) -> dict[str, Tensor]:
+    """The arrays, maps [B, C, H, W] as rows [B, H, W, C]."""
+    arrays = np.load(shared / "reference" / "losses.npz")
+    found = {k[5:]: torch.from_numpy(np.asarray(arrays[k])) for k in arrays.files if k.startswith("dgqp_")}
+    rows = ("reg_logits", "cls_logits", "quality", "score", "grad_reg", "grad_cls")
+    return found | {k: found[k].permute(0, 2, 3, 1) for k in rows}
+
+
+@pytest.fixture
+def predictor(golden: dict[str, Tensor]) -> QualityPredictor:
+    """With the golden 1x1 convolutions as its layers."""
+    made = QualityPredictor()
+    with torch.no_grad():
+        made.fc1.weight.copy_(golden["w1"].flatten(1))
+        made.fc1.bias.copy_(golden["b1"])
+        made.fc2.weight.copy_(golden["w2"].flatten(1))
+        made.fc2.bias.copy_(golden["b2"])
+    return made
+
+
+def golden_quality(predictor: QualityPredictor, sides: Tensor) -> Tensor:
+    """Our predictor on the golden arrays' statistics.
+
+    Their fifth number is the mean of all eight bins, which is 1/8 of whatever distribution; the authors' own code
+    (GFocalV2) and ours take the mean of the four largest. Everything else is compared as it is.
+    """
+    probabilities = sides.unflatten(-1, (4, 8)).softmax(-1)
+    top = predictor.describe(probabilities)[..., :4]
+    statistic = torch.cat([top, probabilities.mean(-1, keepdim=True)], dim=-1)
+    return predictor.fc2(predictor.fc1(statistic.flatten(-2)).relu()).sigmoid()
+
+
+def test_golden_values(golden: dict[str, Tensor], predictor: QualityPredictor) -> None:
+    probabilities = golden["reg_logits"].unflatten(-1, (4, 8)).softmax(-1)
+    statistic = golden["stat"].permute(0, 3, 4, 1, 2)  # [B, H, W, 4 sides, 5]
+    torch.testing.assert_close(predictor.describe(probabilities)[..., :4], statistic[..., :4], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(statistic[..., 4], torch.full_like(statistic[..., 4], 1 / 8))  # see golden_quality
+    quality = golden_quality(predictor, golden["reg_logits"])
+    torch.testing.assert_close(quality, golden["quality"], atol=1e-6, rtol=1e-5)
+    score = product_logits(golden["cls_logits"], quality).sigmoid()
+    torch.testing.assert_close(score, golden["score"], atol=1e-6, rtol=1e-5)
+
+
+def test_golden_gradients_through_score_and_distribution(
+    golden: dict[str, Tensor], predictor: QualityPredictor
+) -> None:
+    classes = golden["cls_logits"].contiguous().requires_grad_()
+    sides = golden["reg_logits"].contiguous().requires_grad_()
+    logits = product_logits(classes, golden_quality(predictor, sides))
+    labels, quality = golden["labels"].flatten(), golden["target_quality"].flatten()
+    loss = quality_focal_loss(logits.flatten(0, 2), labels, quality).sum() / golden["avg_factor"]
+    loss.backward()
+    assert loss.item() == pytest.approx(float(golden["loss"]), rel=1e-5)
+    for got, expected in (
+        (classes.grad, golden["grad_cls"]),
+        (sides.grad, golden["grad_reg"]),
+        (predictor.fc1.weight.grad, golden["grad_w1"].flatten(1)),
+        (predictor.fc2.weight.grad, golden["grad_w2"].flatten(1)),
+    ):
+        assert got is not None
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("statistics", ["top4", "moments"])
+def test_equals_the_oracle(statistics: Statistics) -> None:
+    torch.manual_seed(0)
+    made = QualityPredictor(statistics=statistics).double()
+    logits = torch.randn(20, 32, dtype=torch.float64) * 3
+    describe = oracle.top4 if statistics == "top4" else oracle.moments
+    layers = [p.detach().numpy() for p in made.parameters()]
+    expected = [oracle.quality(describe(row), *layers) for row in logits.tolist()]
+    np.testing.assert_allclose(made(logits).detach().numpy()[:, 0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("statistics", "count"), [("top4", 1409), ("moments", 897)])
+def test_parameters(statistics: Statistics, count: int) -> None:
+    """The paper's 20-64-1 has 20 x 64 + 64 + 64 + 1; twelve statistics need 512 fewer."""
+    assert count_parameters(QualityPredictor(statistics=statistics)) == count
+
+
+def test_an_unknown_statistic_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"top4.*moments.*'top5'"):
+        QualityPredictor(statistics="top5")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "top4", "moments"),
+    [
+        ([1, 0, 0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0.25], [1, 1, 0]),  # sure
+        ([0.125] * 8, [0.125] * 5, [0.125, 0.125, 5.25]),  # no idea: (8² - 1) / 12
+        ([0.5, 0, 0, 0, 0, 0, 0, 0.5], [0.5, 0.5, 0, 0, 0.25], [0.5, 0.5, 12.25]),  # two peaks far apart
+        ([0, 0, 0.7, 0.3, 0, 0, 0, 0], [0.7, 0.3, 0, 0, 0.25], [0.7, 0.58, 0.21]),  # between two bins
+    ],
+)
+def test_statistics_hand_values(probabilities: list[float], top4: list[float], moments: list[float]) -> None:
+    side = torch.tensor(probabilities).float().expand(4, 8)
+    torch.testing.assert_close(QualityPredictor().describe(side), torch.tensor(top4).float().expand(4, 5))
+    got = QualityPredictor(statistics="moments").describe(side)
+    torch.testing.assert_close(got, torch.tensor(moments).float().expand(4, 3), atol=1e-5, rtol=0)
+
+
+def test_the_papers_statistics_see_the_shape_and_not_the_place() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(5, 4, 8)
+    moved = logits[..., torch.randperm(8)]
+    made = QualityPredictor()
+    torch.testing.assert_close(made(moved.flatten(1)), made(logits.flatten(1)))
+
+
+@pytest.mark.parametrize(
+    ("logit", "quality", "score"),
+    [
+        (0.0, 0.5, 0.25),
+        (30.0, 0.3, 0.3),  # a sure class: the quality alone
+        (0.0, 1.0, 0.5),
+        (-200.0, 0.5, 1e-6),  # held at the ends, so that the logit stays finite
+        (200.0, 1.0, 1 - 1e-6),
+        (200.0, 0.0, 1e-6),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_product_at_extremes(logit: float, quality: float, score: float, dtype: torch.dtype) -> None:
+    x = torch.tensor([[logit]], dtype=dtype, requires_grad=True)
+    q = torch.tensor([[quality]], dtype=dtype, requires_grad=True)
+    product = product_logits(x, q)
+    product.sum().backward()
+    assert product.dtype == torch.float32
+    assert product.sigmoid().item() == pytest.approx(score, rel=5e-3 if dtype == torch.bfloat16 else 1e-5)
+    for value in (product, x.grad, q.grad):
+        assert value is not None and value.isfinite().all()
+
+
+@pytest.mark.parametrize("statistics", ["top4", "moments"])
+def test_bf16_autocast_stays_near_and_finite(statistics: Statistics) -> None:
+    torch.manual_seed(0)
+    made = QualityPredictor(statistics=statistics)
+    sides, classes = (torch.randn(300, 32) * 4).requires_grad_(), torch.randn(300, 5) * 4
+    exact = product_logits(classes, made(sides)).sigmoid()
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = product_logits(classes, made(sides))
+    rough.sum().backward()
+    assert rough.dtype == torch.float32
+    assert (rough.sigmoid() - exact).abs().max() < 0.01
+    assert sides.grad is not None and sides.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("statistics", ["top4", "moments"])
+def test_the_heads_class_columns_are_logits_of_the_product(statistics: Statistics) -> None:
+    torch.manual_seed(0)
+    made = QualityPredictor(statistics=statistics)
+    guided = GFLHead(8, 3, 7, 4, quality=made).eval()
+    plain = GFLHead(8, 3, 7, 4).eval()
+    plain.load_state_dict({k: v for k, v in guided.state_dict().items() if not k.startswith("quality.")})
+    features = [torch.randn(2, 8, n, n + 1) for n in (8, 4, 2, 1)]
+    with torch.no_grad():
+        raw, before = guided(features), plain(features)
+    torch.testing.assert_close(raw[..., 3:], before[..., 3:])
+    expected = before[..., :3].sigmoid() * made(before[..., 3:])
+    torch.testing.assert_close(raw[..., :3].sigmoid(), expected, atol=1e-6, rtol=1e-4)
