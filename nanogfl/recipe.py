@@ -21,14 +21,15 @@ class ModelRecipe:
         size: s | m | l; m is NanoDet-Plus-m, l is NanoDet-Plus-m-1.5x; None: the init checkpoint's, else m.
         share_levels: one head branch for all levels instead of one each.
         quality: distribution-guided quality predictor: none, top4 (the paper's), moments (no TopK operator).
-        guidance: which module assigns in training: full (NanoDet-Plus' own), light, none (the head itself).
+        guidance: which module assigns in training: full (NanoDet-Plus' own), light, none (the head itself);
+            auto: none where the run starts from a trained detector, which assigns well by itself, else light.
     """
 
     __pydantic_config__ = CLOSED
     size: Literal["s", "m", "l"] | None = None
     share_levels: bool = False
     quality: Literal["none", "top4", "moments"] = "none"
-    guidance: Literal["full", "light", "none"] = "light"
+    guidance: Literal["auto", "full", "light", "none"] = "auto"
 
 
 @dataclass(frozen=True)

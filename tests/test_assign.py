@@ -142,9 +142,7 @@ def test_the_class_cost_without_classes_as_a_dimension_is_the_cost_with_it() -> 
     iou = torch.rand(1, len(PRIORS), 6, dtype=torch.float64)
     got = class_cost(p.logits[None], p.labels[None], iou)[0]
     for prior, box in ((0, 0), (50, 3), (127, 5)):
-        expected = quality_focal_loss(
-            p.logits[prior].tolist(), int(p.labels[box]), float(iou[0, prior, box])
-        )
+        expected = quality_focal_loss(p.logits[prior].tolist(), int(p.labels[box]), float(iou[0, prior, box]))
         assert got[prior, box].item() == pytest.approx(expected, rel=1e-9)
 
 
@@ -251,9 +249,7 @@ def test_of_equal_boxes_the_better_class_score_wins_and_the_factor_weighs_the_io
 
 def test_atss_does_not_look_at_labels() -> None:
     boxes, labels, valid = padded([picture(6)])
-    assert torch.equal(
-        atss(PRIORS, LEVELS, boxes, labels, valid), atss(PRIORS, LEVELS, boxes, labels * 0 + 2, valid)
-    )
+    assert torch.equal(atss(PRIORS, LEVELS, boxes, labels, valid), atss(PRIORS, LEVELS, boxes, labels * 0 + 2, valid))
 
 
 def test_autocast_around_changes_nothing_and_no_gradient_flows() -> None:

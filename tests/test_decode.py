@@ -53,7 +53,9 @@ def slow_nms(boxes: Array, scores: Array, labels: Array, limits: Thresholds) -> 
     return kept[: limits.max_boxes]
 
 
-def slow_decode(raw: Array, view: View, limits: Thresholds, temperature: float) -> list[tuple[float, int, Array, Array]]:
+def slow_decode(
+    raw: Array, view: View, limits: Thresholds, temperature: float
+) -> list[tuple[float, int, Array, Array]]:
     """(score, label, box, sigma) in picture px, best first, each step as the definitions say it."""
     found = []
     for row, (x, y, stride) in enumerate(all_priors(SIZE, (8, 16, 32, 64), False).tolist()):

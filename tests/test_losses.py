@@ -227,7 +227,10 @@ def test_nothing_is_reduced_and_rows_do_not_meet() -> None:
     pred, boxes = (torch.from_numpy(random_boxes(6, seed)).float() for seed in (7, 8))
     for rows in (slice(2, 3), slice(0, 0)):
         for whole, part in (
-            (quality_focal_loss(logits, labels, quality), quality_focal_loss(logits[rows], labels[rows], quality[rows])),
+            (
+                quality_focal_loss(logits, labels, quality),
+                quality_focal_loss(logits[rows], labels[rows], quality[rows]),
+            ),
             (distribution_focal_loss(side, target), distribution_focal_loss(side[rows], target[rows])),
             (giou_loss(pred, boxes), giou_loss(pred[rows], boxes[rows])),
         ):

@@ -145,7 +145,10 @@ def test_equals_the_oracle(method: Method) -> None:
         quality.append([iou(box, gts[g]) if g >= 0 else 0.0 for box, g in zip(boxes, found, strict=True)])
         crowds = [to.boxes[b, g].tolist() for g in range(3) if to.crowd[b, g]]
         ignored.append(
-            [g < 0 and any(assign_oracle.inside(p, c) > 0 for c in crowds) for p, g in zip(PRIORS.tolist(), found, strict=True)]
+            [
+                g < 0 and any(assign_oracle.inside(p, c) > 0 for c in crowds)
+                for p, g in zip(PRIORS.tolist(), found, strict=True)
+            ]
         )
     assert assignment.gt_index.tolist() == index
     assert assignment.ignored.tolist() == ignored and sum(map(sum, ignored)) > 20

@@ -47,9 +47,7 @@ def corner_names(picture: NDArray[np.uint8]) -> list[str]:
         (8, (64, 48), "green white blue red"),
     ],
 )
-def test_exif_orientation_is_applied(
-    tmp_path: Path, orientation: int, shape: tuple[int, int], corners: str
-) -> None:
+def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, shape: tuple[int, int], corners: str) -> None:
     image = Image.fromarray(quarters())
     exif = image.getexif()
     exif[ORIENTATION] = orientation

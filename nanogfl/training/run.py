@@ -83,14 +83,15 @@ def train(
 def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> dict[str, Any]:
     """Run a recipe on two tables; returns what summary.json holds."""
     pl.seed_everything(recipe.train.seed, workers=True, verbose=False)
-    detector, guidance, card = start(recipe, training.names)
+    begin = start(recipe, training.names)
+    card = begin.card
     trainer_options, processes = devices(recipe)
     made = plan(recipe.train, len(training), processes)
     recipe = with_plan(
         replace(
             recipe,
             input=replace(recipe.input, size="x".join(map(str, card.input_size)), resize=card.resize),
-            model=replace(recipe.model, size=card.architecture.size),
+            model=replace(recipe.model, size=card.architecture.size, guidance=begin.kind),
         ),
         made,
     )
@@ -105,7 +106,7 @@ def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> d
         made.steps,
         *card.input_size,
     )
-    task = DetectionTask(detector, guidance, card, recipe, made)
+    task = DetectionTask(begin.detector, begin.guidance, card, recipe, made)
     task.detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     keeper = Keeper(folder.path, validation)
     last = ModelCheckpoint(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
@@ -12,6 +13,7 @@ from nanogfl.model import zoo
 from nanogfl.model.checkpoint import Card, read_card
 from nanogfl.model.detector import Architecture, Detector, initialise, make_guidance
 from nanogfl.model.weights import Weights, read_weights, transplant
+from nanogfl.model.guidance import Guidance
 from nanogfl.predictor import parse_input
 from nanogfl.recipe import Recipe
 
@@ -20,7 +22,17 @@ DEFAULT_INPUT = 320
 DEFAULT_RESIZE = "stretch-antialias"
 
 
-def start(recipe: Recipe, names: tuple[str, ...]) -> tuple[Detector, nn.Module | None, Card]:
+@dataclass(frozen=True)
+class Start:
+    """A detector, the guidance that trains with it (and of which kind), and the card."""
+
+    detector: Detector
+    guidance: nn.Module | None
+    kind: Guidance
+    card: Card
+
+
+def start(recipe: Recipe, names: tuple[str, ...]) -> Start:
     """Build detector and guidance for these classes and load what ``recipe.init`` says."""
     weights = None if recipe.init == "none" else read_weights(_init_file(recipe))
     former = None if weights is None or weights.kind == "imagenet" else read_card(weights)
@@ -28,7 +40,8 @@ def start(recipe: Recipe, names: tuple[str, ...]) -> tuple[Detector, nn.Module |
     model = recipe.model
     reg_max = former.architecture.reg_max if former else 7
     architecture = Architecture(size, len(names), reg_max, model.share_levels, model.quality)  # type: ignore[arg-type]
-    detector, guidance = Detector(architecture), make_guidance(model.guidance, architecture)
+    kind = guidance_kind(recipe, former)
+    detector, guidance = Detector(architecture), make_guidance(kind, architecture)
     initialise(detector)
     if guidance is not None:
         initialise(guidance)
@@ -39,7 +52,14 @@ def start(recipe: Recipe, names: tuple[str, ...]) -> tuple[Detector, nn.Module |
     card = Card(
         architecture, names, parse_input(default if asked is None else asked), recipe.input.resize or DEFAULT_RESIZE
     )
-    return detector, guidance, card
+    return Start(detector, guidance, kind, card)
+
+
+def guidance_kind(recipe: Recipe, former: Card | None) -> Guidance:
+    """The recipe's guidance; a detector that is already trained assigns by itself as well, at half the cost."""
+    if recipe.model.guidance != "auto":
+        return recipe.model.guidance
+    return "none" if former else "light"
 
 
 def _init_file(recipe: Recipe) -> Path:
