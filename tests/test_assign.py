@@ -31,6 +31,11 @@ class Picture:
     labels: Tensor
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
 def picture(count: int, seed: int = 0, smallest: float = 3, largest: float = 60) -> Picture:
     random = np.random.default_rng(seed)
     prior = PRIORS.numpy()

@@ -23,6 +23,11 @@ from nanogfl.model.distribution import (
 STRIDES = (8, 16, 32, 64)
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
 def logits_of(*sides: dict[int, float], bins: int = 8) -> Tensor:
     """Side logits [4 * bins] from the probabilities of each side's bins."""
     probability = torch.zeros(len(sides), bins)

@@ -18,6 +18,11 @@ from nanogfl.training.losses import distribution_focal_loss, giou_loss, quality_
 Loss = Callable[[Tensor], Tensor]
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
 def numbers(seed: int) -> np.random.Generator:
     return np.random.default_rng(seed)
 

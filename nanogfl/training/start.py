@@ -12,8 +12,8 @@ from nanogfl.errors import ModelError
 from nanogfl.model import zoo
 from nanogfl.model.checkpoint import Card, read_card
 from nanogfl.model.detector import Architecture, Detector, initialise, make_guidance
-from nanogfl.model.weights import Weights, read_weights, transplant
 from nanogfl.model.guidance import Guidance
+from nanogfl.model.weights import Weights, read_weights, transplant
 from nanogfl.predictor import parse_input
 from nanogfl.recipe import Recipe
 

@@ -1,4 +1,4 @@
-"""Dynamic soft labels (NanoDet-Plus, after SimOTA) and ATSS (Zhang et al., CVPR 2020), one picture, one box at a time."""
+"""Dynamic soft labels (NanoDet-Plus, after SimOTA) and ATSS (Zhang et al., CVPR 2020), picture by picture."""
 
 from __future__ import annotations
 
