@@ -108,9 +108,7 @@ def test_golden_detections(golden: Golden, index: int) -> None:
         near = [
             i
             for i in free
-            if labels[i] == label
-            and abs(expected[i, 4] - score) < 1e-5
-            and np.abs(expected[i, :4] - box).max() < 1e-2
+            if labels[i] == label and abs(expected[i, 4] - score) < 1e-5 and np.abs(expected[i, :4] - box).max() < 1e-2
         ]
         assert near, (box, score, label)
         free.remove(near[0])
@@ -177,9 +175,7 @@ def test_height_and_width_never_swap(share: bool) -> None:
     height, width = 96, 160
     detector = lively(Detector(Architecture("s", 3, share_levels=share)))
     mirrored = lively(Detector(Architecture("s", 3, share_levels=share)))
-    mirrored.load_state_dict(
-        {k: v.transpose(2, 3) if v.ndim == 4 else v for k, v in detector.state_dict().items()}
-    )
+    mirrored.load_state_dict({k: v.transpose(2, 3) if v.ndim == 4 else v for k, v in detector.state_dict().items()})
     images = torch.randn(1, 3, height, width)
     with torch.no_grad():
         raw, turned = detector(images), mirrored(images.transpose(2, 3))

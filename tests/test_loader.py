@@ -1,0 +1,288 @@
+"""nanogfl.data.loader: which picture when, the same everywhere, and boxes that follow their pictures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nanogfl.data.augment import Sample
+from nanogfl.data.loader import (
+    Batch,
+    EpochOrder,
+    EvenBatches,
+    TrainingSet,
+    collate,
+    plainer,
+    reduce,
+    training_loader,
+    view_loader,
+)
+from nanogfl.data.table import Example, Table
+from nanogfl.errors import DataError
+from nanogfl.pictures import write_picture
+from nanogfl.recipe import AugmentRecipe, TrainRecipe
+from nanogfl.training.schedule import plan
+from nanogfl.view import View
+
+STILL = AugmentRecipe(
+    scale=(1, 1), stretch=(1, 1), translate=0, flip=0, brightness=0, contrast=(1, 1), saturation=(1, 1)
+)
+SIZE = (64, 96)
+
+
+def example(folder: Path, name: str, shape: tuple[int, int], box: list[int]) -> Example:
+    """A dark noisy picture with one bright rectangle, written to disk."""
+    picture = np.random.default_rng(len(name)).integers(0, 20, (*shape, 3), dtype=np.uint8)
+    x1, y1, x2, y2 = box
+    picture[y1:y2, x1:x2] = 200
+    write_picture(folder / name, picture)
+    one = np.array([box], np.float64)
+    area = np.array([(x2 - x1) * (y2 - y1)], np.float64)
+    return Example(folder / name, name, shape[1], shape[0], one, np.array([0]), np.array([False]), area)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Table:
+    """Nine pictures of unlike sizes."""
+    folder = tmp_path_factory.mktemp("set")
+    shapes = [(30 + 12 * i, 120 - 9 * i) for i in range(9)]
+    made = [example(folder, f"{i:03}.png", s, [5, 6, s[1] // 2 + i, s[0] // 2]) for i, s in enumerate(shapes)]
+    return Table(folder, "coco", ("a",), tuple(made))
+
+
+def order(count: int, seed: int, epoch: int) -> list[tuple[int, int]]:
+    made = EpochOrder(count, seed)
+    made.set_epoch(epoch)
+    assert len(made) == count
+    return list(made)
+
+
+def test_an_epoch_is_every_picture_once_in_an_order_of_its_own() -> None:
+    first, again = order(50, 7, 3), order(50, 7, 3)
+    assert first == again, "seed and epoch alone say the order"
+    assert sorted(first) == [(3, i) for i in range(50)]
+    assert [i for _, i in first] != list(range(50)), "shuffled"
+    other_epoch, other_seed = order(50, 7, 4), order(50, 8, 3)
+    assert [i for _, i in other_epoch] != [i for _, i in first]
+    assert [i for _, i in other_seed] != [i for _, i in first]
+
+
+def test_the_order_can_be_walked_twice() -> None:
+    made = EpochOrder(10, 0)
+    assert list(made) == list(made)
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "processes", "steps", "sizes", "reason"),
+    [
+        (205, 8, 1, 25, {8, 9}, "the left-over five are spread"),
+        (200, 8, 1, 25, {8}, "even anyway"),
+        (205, 8, 2, 12, {8, 9}, "two processes: 24 parts"),
+        (7, 16, 1, 1, {7}, "fewer pictures than a batch: one smaller batch"),
+        (5, 8, 4, 1, {1, 2}, "fewer than a batch for each process"),
+        (4, 16, 4, 1, {1}, "one picture a process"),
+        (15, 8, 1, 1, {15}, "less than two batches make one, not a full one and a rest"),
+        (9, 1, 1, 9, {1}, "batches of one"),
+    ],
+)
+def test_batches_are_even(count: int, batch: int, processes: int, steps: int, sizes: set[int], reason: str) -> None:
+    ranks = [list(EvenBatches(EpochOrder(count, 1), batch, rank, processes)) for rank in range(processes)]
+    assert [len(r) for r in ranks] == [steps] * processes, reason
+    assert {len(b) for r in ranks for b in r} == sizes, reason
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+@pytest.mark.parametrize("count", [3, 17, 31, 64, 205, 1000])
+def test_ranks_share_an_epoch_without_gap_or_overlap(count: int, processes: int) -> None:
+    for batch in (1, 8, 32):
+        ranks = [EvenBatches(EpochOrder(count, 1), batch, rank, processes) for rank in range(processes)]
+        seen = Counter(index for rank in ranks for part in rank for _, index in part)
+        assert seen == Counter(range(count))
+        assert len({len(r) for r in ranks}) == 1, "every process makes as many steps"
+        assert all(part for rank in ranks for part in rank), "no step is empty"
+        assert len(ranks[0]) == len(list(ranks[0]))
+        assert len(ranks[0]) == plan(TrainRecipe(batch=batch), count, processes).steps_per_epoch
+
+
+def test_the_epoch_reaches_the_batches() -> None:
+    sampler = EpochOrder(20, 0)
+    batches = EvenBatches(sampler, 4)
+    first = list(batches)
+    sampler.set_epoch(1)
+    assert {epoch for part in batches for epoch, _ in part} == {1}
+    assert [i for part in batches for _, i in part] != [i for part in first for _, i in part]
+
+
+def test_fewer_pictures_than_processes_is_a_data_error() -> None:
+    with pytest.raises(DataError, match=r"^3 training pictures for 4 processes; use fewer devices$"):
+        EvenBatches(EpochOrder(3, 0), 8, 0, 4)
+
+
+def same(a: tuple[Sample, str], b: tuple[Sample, str]) -> bool:
+    pairs = zip(vars(a[0]).values(), vars(b[0]).values(), strict=True)
+    return a[1] == b[1] and all(np.array_equal(x, y) for x, y in pairs)
+
+
+@pytest.mark.parametrize("rule", ["stretch", "letterbox"])
+def test_a_sample_follows_from_seed_epoch_and_index(table: Table, rule: str) -> None:
+    recipe = AugmentRecipe(mosaic=0.5, rotate=5)
+    kept = TrainingSet(table, SIZE, rule, recipe, seed=3, cache="ram")
+    fresh = TrainingSet(table, SIZE, rule, recipe, seed=3, cache="none")
+    kept.fill()
+    fresh.fill()
+    assert (len(kept.pictures), len(fresh.pictures), len(kept)) == (9, 0, 9)
+    asked = [(epoch, index) for epoch in (0, 5) for index in range(9)]
+    former = {key: fresh[key] for key in reversed(asked)}
+    assert all(same(kept[key], former[key]) for key in asked), "memory and order of asking do not matter"
+    assert all(former[key][1] == table.examples[key[1]].name for key in asked)
+    assert not same(former[0, 4], former[5, 4]), "another epoch, another variation"
+    other = TrainingSet(table, SIZE, rule, recipe, seed=4, cache="none")
+    assert not same(other[0, 4], former[0, 4]), "another seed, another variation"
+
+
+def test_worker_processes_change_nothing(table: Table) -> None:
+    def epoch(workers: int) -> list[Batch]:
+        dataset = TrainingSet(table, SIZE, "stretch", AugmentRecipe(mosaic=0.5), seed=1)
+        return list(training_loader(dataset, EvenBatches(EpochOrder(len(table), 1), 2), workers, pin=False))
+
+    alone, helped = epoch(0), epoch(2)
+    assert [len(b.names) for b in alone] == [2, 2, 2, 3]
+    for a, b in zip(alone, helped, strict=True):
+        assert a.names == b.names
+        for name in ("images", "boxes", "labels", "valid", "crowd"):
+            assert torch.equal(getattr(a, name), getattr(b, name)), name
+
+
+def test_the_last_epochs_are_plainer(table: Table) -> None:
+    recipe = AugmentRecipe(mosaic=1, scale=(0.5, 2), stretch=(0.8, 1.2), translate=0.2, flip=0.3)
+    half = plainer(recipe)
+    assert (half.mosaic, half.translate) == (0, 0.1)
+    np.testing.assert_allclose([half.scale, half.stretch], [(0.75, 1.5), (0.9, 1.1)])
+    assert (half.flip, half.brightness) == (0.3, recipe.brightness), "the rest stays"
+    dataset = TrainingSet(table, SIZE, "stretch", recipe, seed=1)
+    dataset.plain_from = 3
+    plain = TrainingSet(table, SIZE, "stretch", half, seed=1)
+    assert [same(dataset[epoch, 0], plain[epoch, 0]) for epoch in (2, 3, 4)] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("shape", "room", "expected", "reason"),
+    [
+        ((480, 640), (64, 96), (64, 96), "each side to its own limit"),
+        ((40, 640), (64, 96), (40, 96), "only the long side"),
+        ((40, 60), (64, 96), (40, 60), "small ones stay"),
+        ((64, 96), (64, 96), (64, 96), "just fits"),
+    ],
+)
+def test_reduce(shape: tuple[int, int], room: tuple[int, int], expected: tuple[int, int], reason: str) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    made = reduce(picture, room)
+    assert made.shape == (*expected, 3), reason
+    assert made.dtype == np.uint8
+    np.testing.assert_allclose(made.mean(axis=(0, 1)), picture.mean(axis=(0, 1)), atol=1, err_msg="an average")
+    assert (made is picture) == (shape == expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "rule"),
+    [
+        pytest.param((50, 70), "stretch", id="small"),
+        pytest.param((600, 900), "stretch", id="reduced"),
+        pytest.param((300, 40), "stretch", id="one side reduced"),
+        pytest.param((600, 900), "letterbox", id="reduced, the input's own aspect"),
+        pytest.param(
+            (600, 600),
+            "letterbox",
+            id="reduced, another aspect",
+            marks=pytest.mark.xfail(strict=True, reason="reduce stretches to the input's aspect before the letterbox"),
+        ),
+        pytest.param((50, 70), "letterbox", id="small, letterbox"),
+    ],
+)
+def test_training_sees_a_picture_where_validation_does(tmp_path: Path, shape: tuple[int, int], rule: str) -> None:
+    box = [shape[1] // 4, shape[0] // 4, shape[1] // 2, shape[0] * 3 // 4]
+    one = Table(tmp_path, "coco", ("a",), (example(tmp_path, "a.png", shape, box),))
+    sample, _ = TrainingSet(one, SIZE, rule, STILL, seed=0)[0, 0]
+    view = View(shape, SIZE, rule)
+    np.testing.assert_allclose(sample.boxes, view.forward(np.array([box], np.float64)), atol=1e-6)
+    x1, y1, x2, y2 = sample.boxes[0].round().astype(int)
+    assert sample.picture[y1 + 1 : y2 - 1, x1 + 1 : x2 - 1].min() > 190, "bright inside"
+    ring = sample.picture[y1 - 2 : y2 + 2, x1 - 2 : x2 + 2].astype(int)
+    assert max(ring[0].max(), ring[-1].max(), ring[:, 0].max(), ring[:, -1].max()) < 120, "dark, or surround, outside"
+
+
+def test_memory_is_used_as_the_recipe_says(table: Table) -> None:
+    for cache, expected in (("ram", 9), ("auto", 9), ("none", 0)):
+        dataset = TrainingSet(table, SIZE, "stretch", STILL, seed=0, cache=cache)
+        dataset.fill()
+        assert len(dataset.pictures) == expected
+        dataset[0, 0]
+        assert len(dataset.pictures) == expected
+    wide = AugmentRecipe(scale=(1, 1.2), stretch=(1, 1.1))
+    assert TrainingSet(table, SIZE, "stretch", wide, seed=0).room == (84, 126), "1.32 times the input"
+    assert TrainingSet(table, SIZE, "stretch", AugmentRecipe(scale=(1, 9)), seed=0).room == (96, 144), "at most 1.5"
+    assert TrainingSet(table, SIZE, "stretch", AugmentRecipe(scale=(0.1, 0.5)), seed=0).room == SIZE, "at least 1"
+
+
+def test_a_missing_picture_is_a_data_error(table: Table) -> None:
+    gone = Example(Path("gone.jpg"), "gone.jpg", 5, 5, np.zeros((0, 4)), *[np.zeros(0, int)] * 3)  # type: ignore[arg-type]
+    dataset = TrainingSet(Table(table.root, "coco", ("a",), (gone,)), SIZE, "stretch", STILL, seed=0)
+    with pytest.raises(DataError, match=r"^cannot read the picture gone\.jpg"):
+        dataset.fill()
+
+
+def padded(counts: list[int], crowd: list[bool]) -> Batch:
+    samples = []
+    for i, count in enumerate(counts):
+        boxes = np.arange(count * 4, dtype=np.float64).reshape(count, 4) + 100 * i
+        picture = np.full((4, 6, 3), i, np.uint8)
+        samples.append((Sample(picture, boxes, np.arange(count) + i, np.array(crowd[:count], bool)), f"{i}.jpg"))
+    return collate(samples)
+
+
+def test_collate_pads_to_the_fullest_picture_and_crowd_is_never_valid() -> None:
+    batch = padded([2, 0, 3], [False, True, False])
+    assert batch.valid.tolist() == [[True, False, False], [False] * 3, [True, False, True]]
+    assert batch.crowd.tolist() == [[False, True, False], [False] * 3, [False, True, False]]
+    assert batch.labels.tolist() == [[0, 1, 0], [0, 0, 0], [2, 3, 4]]
+    assert batch.boxes[2].tolist() == [[200, 201, 202, 203], [204, 205, 206, 207], [208, 209, 210, 211]]
+    assert batch.boxes[0, 2].tolist() == [0, 0, 0, 0]
+    assert batch.images[:, 0, 0, 0].tolist() == [0, 1, 2]
+    assert batch.names == ["0.jpg", "1.jpg", "2.jpg"]
+    assert (batch.images.dtype, batch.boxes.dtype, batch.labels.dtype) == (torch.uint8, torch.float32, torch.int64)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_batch_without_any_box_has_one_row_that_is_not_valid(count: int) -> None:
+    batch = padded([0] * count, [])
+    assert batch.boxes.shape == (count, 1, 4)
+    assert not batch.valid.any()
+    assert not batch.crowd.any()
+
+
+def test_a_batch_moves_as_a_whole() -> None:
+    batch = padded([2, 1], [False, False])
+    moved = batch.to(torch.device("meta"))
+    tensors = [v for v in vars(moved).values() if isinstance(v, torch.Tensor)]
+    assert [t.device.type for t in tensors] == ["meta"] * 5
+    assert moved.names == batch.names
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_views_are_shared_out_and_plain(table: Table, processes: int, workers: int) -> None:
+    seen = []
+    for rank in range(processes):
+        for indices, images, shapes in view_loader(table.examples, SIZE, "letterbox", 2, workers, rank, processes):
+            for index, image, shape in zip(indices, images, shapes, strict=True):
+                example = table.examples[index]
+                assert shape == (example.height, example.width)
+                from_disk = TrainingSet(table, SIZE, "letterbox", STILL, seed=0, cache="none")._picture(index)
+                if from_disk.shape[:2] == shape:
+                    np.testing.assert_array_equal(image, View(shape, SIZE, "letterbox").apply(from_disk))
+                seen.append(index)
+    assert sorted(seen) == list(range(9)), "each picture once, over all processes"
