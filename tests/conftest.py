@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -15,7 +17,11 @@ ROOT = Path(__file__).resolve().parents[1]
 # that wait for each other make them a hundred times slower. Programs that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-LIGHTNING_ADVICE = ("ignore:Checkpoint directory:UserWarning", "ignore:.*LeafSpec:FutureWarning")
+LIGHTNING_ADVICE = (
+    "ignore:Checkpoint directory:UserWarning",
+    "ignore:The dirpath has changed:UserWarning",
+    "ignore:.*LeafSpec:FutureWarning",
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -64,12 +64,12 @@ def test_a_larger_set_never_gets_more_passes_nor_fewer_steps() -> None:
     assert seen[-1] > seen[0]
 
 
-@pytest.mark.parametrize("epochs", range(1, 320))
-def test_by_itself_validation_meets_the_last_epoch_and_is_not_too_frequent(epochs: int) -> None:
-    made = plan(TrainRecipe(epochs=epochs), 500)
-    assert epochs % made.validate_every == 0
-    assert 1 <= made.validate_every <= math.ceil(epochs / 25)
-    assert made.plain_from == epochs - epochs // 10
+def test_by_itself_validation_meets_the_last_epoch_and_is_not_too_rare() -> None:
+    for epochs in range(1, 400):
+        made = plan(TrainRecipe(epochs=epochs), 500)
+        assert epochs % made.validate_every == 0
+        assert 1 <= made.validate_every <= math.ceil(epochs / 25)
+        assert made.plain_from == epochs - epochs // 10
 
 
 def test_validation_by_itself_is_about_25_times_a_run() -> None:
