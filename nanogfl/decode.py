@@ -103,7 +103,7 @@ def nms(boxes: Array, scores: Array, labels: NDArray[np.integer], limits: Thresh
 
 
 def _sigmoid(x: Array) -> Array:
-    return (1 / (1 + np.exp(-x.astype(np.float32)))).astype(np.float32)
+    return (1 / (1 + np.exp(-x.astype(np.float32).clip(-80, 80)))).astype(np.float32)
 
 
 def _logit(score: float) -> float:

@@ -24,8 +24,9 @@ def read_picture(path: str | Path) -> Picture:
     """
     try:
         data = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise DataError(f"cannot read the picture {path}: {error.strerror}; check the path") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        why = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"cannot read the picture {path}: {why}; check the path") from error
     return decode_picture(data, str(path))
 
 
@@ -55,9 +56,10 @@ def as_picture(source: str | Path | NDArray[np.uint8]) -> Picture:
 def write_picture(path: Path, picture: Picture) -> None:
     """Write a picture by its suffix, whole or not at all; parents are created."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    ok, data = cv2.imencode(path.suffix or ".png", picture)
-    if not ok:
-        raise DataError(f"cannot write a picture as {path.name}: unknown suffix; use .png or .jpg")
+    try:
+        _, data = cv2.imencode(path.suffix or ".png", picture)
+    except cv2.error as error:
+        raise DataError(f"cannot write a picture as {path.name}: unknown suffix; use .png or .jpg") from error
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(data.tobytes())
     partial.replace(path)

@@ -85,7 +85,7 @@ def parse_input(value: str | int | tuple[int, int]) -> tuple[int, int]:
         UsageError: anything else.
     """
     try:
-        sides = value if isinstance(value, tuple | list) else str(value).lower().split("x")
+        sides = [str(v) for v in value] if isinstance(value, tuple | list) else str(value).lower().split("x")
         height, width = (int(side) for side in (sides if len(sides) == 2 else [*sides, *sides]))
     except ValueError:
         raise UsageError(f"--input {value}: not a size; give 320, or HEIGHTxWIDTH such as 256x416") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,7 +11,17 @@ from typing import Any, Literal
 from nanogfl.errors import RecipeError, nearest
 
 Pair = tuple[float, float]
+YES_OR_NO = frozenset({"share_levels", "sync_batch_norm"})
 CLOSED = {"extra": "forbid"}  # pydantic: a key that nobody reads is an error
+
+
+def _refuse_outside(section: str, record: Any, limits: Mapping[str, float]) -> None:
+    """Refuse what is not a number from 0 to its limit."""
+    for name, limit in limits.items():
+        value = getattr(record, name)
+        if not (0 <= value <= limit and math.isfinite(value)):
+            most = "" if math.isinf(limit) else f" to {limit:g}"
+            raise ValueError(f"{section}.{name} must be a number from 0{most}, not {value}")
 
 
 @dataclass(frozen=True)
@@ -85,8 +96,10 @@ class AugmentRecipe:
                 raise ValueError(f"augment.{name} is a probability, 0 to 1")
         for name in ("scale", "stretch", "contrast", "saturation"):
             low, high = getattr(self, name)
-            if not 0 < low <= high:
+            if not 0 < low <= high < math.inf:
                 raise ValueError(f"augment.{name} must be [from, to] with 0 < from <= to")
+        limits = {"translate": 1, "brightness": 1, "rotate": 180, "shear": 60, "perspective": 0.5}
+        _refuse_outside("augment", self, limits)
 
 
 @dataclass(frozen=True)
@@ -132,7 +145,7 @@ class TrainRecipe:
     plain_epochs: int | None = None
     detach_guidance: float = 1.0
     freeze: Literal["none", "backbone"] = "none"
-    precision: Literal["auto", "32", "bf16", "16"] = "auto"
+    precision: Literal["auto", "32", "bf16", "16", 32, 16] = "auto"
     patience: int = 0
     validate_every: int | None = None
     seed: int = 0
@@ -148,9 +161,10 @@ class TrainRecipe:
             if value is not None and value < 1:
                 raise ValueError(f"train.{name} must be at least 1, not {value}")
         for name in ("lr", "lr_end", "clip"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"train.{name} must be above 0, not {getattr(self, name)}")
-        for name in ("warmup", "patience", "workers", "seed", "devices", "plain_epochs", "weight_decay"):
+        _refuse_outside("train", self, dict.fromkeys(("weight_decay", "backbone_lr", "detach_guidance"), math.inf))
+        for name in ("warmup", "patience", "workers", "seed", "devices", "plain_epochs"):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ValueError(f"train.{name} must not be negative, not {value}")
@@ -176,6 +190,11 @@ class LossRecipe:
     beta: float = 2.0
     assign: Literal["dsl", "atss"] = "dsl"
     topk: int | None = None
+
+    def __post_init__(self) -> None:
+        _refuse_outside("loss", self, dict.fromkeys(("qfl", "giou", "dfl", "beta"), math.inf))
+        if self.topk is not None and self.topk < 1:
+            raise ValueError(f"loss.topk must be at least 1, not {self.topk}")
 
 
 @dataclass(frozen=True)
@@ -229,10 +248,21 @@ def from_dict(content: Mapping[str, Any], where: str) -> Recipe:
     """Check plain values into a Recipe; all errors at once, each with its dotted path."""
     from pydantic import TypeAdapter, ValidationError
 
+    filled = {key: value for key, value in content.items() if value is not None}  # an empty section: its defaults
+    _refuse_yes_no(filled, where)
     try:
-        return TypeAdapter(Recipe).validate_python(dict(content))
+        return TypeAdapter(Recipe).validate_python(filled)
     except ValidationError as error:
         raise RecipeError(f"{where}: " + "; ".join(_explain(dict(e)) for e in error.errors())) from None
+
+
+def _refuse_yes_no(content: Mapping[str, Any], where: str, path: str = "") -> None:
+    """YAML's true would pass for the number 1."""
+    for key, value in content.items():
+        if isinstance(value, dict):
+            _refuse_yes_no(value, where, f"{path}{key}.")
+        elif isinstance(value, bool) and key not in YES_OR_NO:
+            raise RecipeError(f"{where}: {path}{key}: should be a number or a word, not {value}")
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:

@@ -67,6 +67,12 @@ def by_atss(pictures: list[Picture], rows: int | None = None, topk: int = 9) -> 
     return atss(PRIORS, LEVELS, *padded(pictures, rows), topk=topk)
 
 
+def dsl_oracle(p: Picture, topk: int = 13) -> tuple[list[int], list[float]]:
+    return oracle.dynamic_soft_label(
+        p.logits.tolist(), p.boxes.tolist(), PRIORS.tolist(), p.gts.tolist(), p.labels.tolist(), topk
+    )
+
+
 def golden_case(shared: Path, case: str) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor, Tensor]]:
     arrays = np.load(shared / "reference" / "assign.npz")
     found = {k[len(case) + 1 :]: torch.from_numpy(arrays[k]) for k in arrays.files if k.startswith(f"{case}_")}
@@ -125,8 +131,7 @@ def test_dynamic_soft_label_equals_the_oracle(
 ) -> None:
     p = picture(count, seed, smallest, largest)
     index, iou = by_dsl([p], topk=topk)
-    lists = [x.tolist() for x in (p.logits, p.boxes, PRIORS, p.gts, p.labels)]
-    expected, quality = oracle.dynamic_soft_label(*lists, topk=topk)
+    expected, quality = dsl_oracle(p, topk)
     assert index[0].tolist() == expected
     np.testing.assert_allclose(iou[0].numpy(), quality, atol=1e-9)
 
@@ -194,8 +199,7 @@ def test_no_targets_is_all_background(rows: int) -> None:
 
 def test_three_hundred_boxes() -> None:
     p = picture(300, 7, 2, 30)
-    lists = [x.tolist() for x in (p.logits, p.boxes, PRIORS, p.gts, p.labels)]
-    assert by_dsl([p])[0][0].tolist() == oracle.dynamic_soft_label(*lists)[0]
+    assert by_dsl([p])[0][0].tolist() == dsl_oracle(p)[0]
     assert by_atss([p])[0].tolist() == oracle.atss(PRIORS.tolist(), LEVELS, p.gts.tolist())
 
 

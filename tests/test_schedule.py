@@ -16,6 +16,7 @@ from nanogfl.training.schedule import (
     plan,
     with_plan,
 )
+import itertools
 
 COUNTS = [*range(1, 300), *np.geomspace(300, 10_000_000, 400).astype(int).tolist()]
 
@@ -58,7 +59,7 @@ def test_passes_that_follow_from_the_size(pictures: int, epochs: int, reason: st
 
 def test_a_larger_set_never_gets_more_passes_nor_fewer_steps() -> None:
     passes = [default_epochs(n) for n in COUNTS]
-    assert all(a >= b for a, b in zip(passes, passes[1:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(passes))
     assert all(p % 5 == 0 for p in passes)
     seen = [n * p for n, p in zip(COUNTS, passes, strict=True)]
     assert seen[-1] > seen[0]
@@ -132,7 +133,7 @@ def test_after_the_warm_up_the_rate_falls_to_its_end(recipe: TrainRecipe) -> Non
     after = factors[warmup:]
     assert after[0] == pytest.approx(1)
     assert after[-1] * recipe.lr == pytest.approx(recipe.lr_end)
-    assert all(a >= b for a, b in zip(after, after[1:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(after))
     assert max(factors) == pytest.approx(1)
     assert min(factors) > 0, "the first step too trains"
 

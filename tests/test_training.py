@@ -6,7 +6,6 @@ import csv
 import json
 import logging
 import math
-import os
 import shutil
 import signal
 import subprocess
@@ -22,14 +21,12 @@ import torch
 import nanogfl
 from nanogfl.data.synthetic import NAMES, draw_set
 from nanogfl.errors import NanogflError, RecipeError, TrainingError, UsageError
-from nanogfl.model.detector import Detector
-from nanogfl.predictor import TorchDetector
 from nanogfl.recipe import available, from_dict, load_recipe
 from nanogfl.training.keeper import Keeper
-from nanogfl.training.run import LEFT
 from nanogfl.training.task import DetectionTask
 
 Train = Callable[..., dict[str, Any]]
+LEFT = ("best.ckpt", "config.yaml", "last.ckpt", "metrics.csv", "summary.json")
 CLOCK = ("seconds", "images_per_second")  # the columns that no two runs share
 SMALL = ["--size", "s", "--input", "64", "--batch", "8", "--set", "train.workers=0"]
 

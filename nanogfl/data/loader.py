@@ -102,7 +102,8 @@ class TrainingSet(Dataset[Sample]):
     ) -> None:
         self.table, self.size, self.rule, self.recipe, self.seed = table, size, rule, recipe, seed
         largest = recipe.scale[1] * recipe.stretch[1]
-        self.room = tuple(int(side * min(1.5, max(1.0, largest))) for side in size)
+        height, width = (int(side * min(1.5, max(1.0, largest))) for side in size)
+        self.room = (height, width)
         needed = len(table) * self.room[0] * self.room[1] * 3
         self.cached = cache == "ram" or (cache == "auto" and needed <= CACHE_BYTES)
         self.pictures: dict[int, NDArray[np.uint8]] = {}
@@ -138,7 +139,7 @@ class TrainingSet(Dataset[Sample]):
     def _picture(self, index: int) -> NDArray[np.uint8]:
         if index in self.pictures:
             return self.pictures[index]
-        picture = reduce(read_picture(self.table.examples[index].path), self.room)
+        picture = reduce(read_picture(self.table.examples[index].path), self.room, self.rule)
         if self.cached:
             self.pictures[index] = picture
         return picture
@@ -150,9 +151,10 @@ def plainer(recipe: AugmentRecipe) -> AugmentRecipe:
     return replace(recipe, mosaic=0.0, scale=half[0], stretch=half[1], translate=recipe.translate / 2)
 
 
-def reduce(picture: NDArray[np.uint8], room: Sequence[int]) -> NDArray[np.uint8]:
-    """A large picture averaged down to at most this (H, W), each side by itself; smaller ones stay as they are."""
-    height, width = (min(side, limit) for side, limit in zip(picture.shape[:2], room, strict=True))
+def reduce(picture: NDArray[np.uint8], room: tuple[int, int], rule: str) -> NDArray[np.uint8]:
+    """A large picture averaged down to what the rule makes of it in this room; smaller ones stay as they are."""
+    content = View((picture.shape[0], picture.shape[1]), room, rule).content
+    height, width = (min(side, limit) for side, limit in zip(picture.shape[:2], content, strict=True))
     if (height, width) == picture.shape[:2]:
         return picture
     return np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8)

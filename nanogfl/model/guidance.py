@@ -5,6 +5,7 @@ A young detector assigns its own labels badly; a head that learns faster does it
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -60,7 +61,7 @@ class FullGuidance(nn.Module):
         layers: list[nn.Module] = []
         for _ in range(4):
             conv = nn.Conv2d(width, width, 3, padding=1, bias=False)
-            layers += [conv, nn.GroupNorm(32, width), nn.LeakyReLU(0.1, inplace=True)]
+            layers += [conv, nn.GroupNorm(math.gcd(32, width), width), nn.LeakyReLU(0.1, inplace=True)]
         return nn.Sequential(*layers)
 
     def forward(self, features: list[Tensor], pyramid: list[Tensor], detach: bool = False) -> Tensor:

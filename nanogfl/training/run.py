@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +22,15 @@ from nanogfl.data.table import Table
 from nanogfl.errors import NanogflError, TrainingError, UsageError
 from nanogfl.jsonfile import write_json
 from nanogfl.predictor import parse_input
-from nanogfl.recipe import Recipe, load_recipe, to_dict
+from nanogfl.recipe import Recipe, load_recipe
+from nanogfl.training.folder import Folder, finished, is_main, open_folder, write_config
 from nanogfl.training.keeper import Averaging, Keeper
 from nanogfl.training.progress import Progress
 from nanogfl.training.schedule import Plan, plan, with_plan
-from nanogfl.training.start import start
+from nanogfl.training.start import Start, start
 from nanogfl.training.task import DetectionTask
 
 log = logging.getLogger(__name__)
-LEFT = ("best.ckpt", "last.ckpt", "config.yaml", "metrics.csv", "summary.json")
-
-
-@dataclass(frozen=True)
-class Folder:
-    """A run's folder, and whether this run goes on with what lies there."""
-
-    path: Path
-    resume: bool
-
-    def __truediv__(self, name: str) -> Path:
-        return self.path / name
 
 
 def train(
@@ -84,39 +73,46 @@ def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> d
     """Run a recipe on two tables; returns what summary.json holds."""
     pl.seed_everything(recipe.train.seed, workers=True, verbose=False)
     begin = start(recipe, training.names)
-    card = begin.card
-    trainer_options, processes = devices(recipe)
+    hardware, processes = devices(recipe)
     made = plan(recipe.train, len(training), processes)
-    recipe = with_plan(
-        replace(
-            recipe,
-            input=replace(recipe.input, size="x".join(map(str, card.input_size)), resize=card.resize),
-            model=replace(recipe.model, size=card.architecture.size, guidance=begin.kind),
-        ),
-        made,
-    )
+    recipe = written_out(recipe, begin, made)
     if is_main():
         write_config(folder / "config.yaml", recipe)
-    log.info(
-        "%d training and %d validation pictures, %d classes; %d epochs, %d steps, input %dx%d",
-        len(training),
-        len(validation),
-        len(card.names),
-        made.epochs,
-        made.steps,
-        *card.input_size,
-    )
-    task = DetectionTask(begin.detector, begin.guidance, card, recipe, made)
+    log.info("%d training and %d validation pictures", len(training), len(validation))
+    log.info("%d epochs, %d steps, input %dx%d", made.epochs, made.steps, *begin.card.input_size)
+    task = DetectionTask(begin.detector, begin.guidance, begin.card, recipe, made)
     task.detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     keeper = Keeper(folder.path, validation)
-    last = ModelCheckpoint(
-        folder.path, "last", save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False
-    )
-    callbacks = [keeper, *([Averaging(made.average)] if made.average else []), last, Progress()]
-    trainer = pl.Trainer(
+    trainer = make_trainer(recipe, made, keeper, hardware)
+    loaders = make_loaders(recipe, made, training, validation, task, trainer)
+    last = folder / "last.ckpt"
+    began = time.monotonic()
+    try:
+        trainer.fit(task, *loaders, ckpt_path=last if folder.resume and last.is_file() else None, weights_only=True)
+    except SystemExit as error:  # Lightning turns Ctrl-C into an exit
+        where = f"stopped in epoch {trainer.current_epoch}"
+        raise TrainingError(f"{where}; go on with --resume --out {folder.path}") from error
+    except (RuntimeError, OSError) as error:
+        raise explain(error, folder) from error
+    return write_summary(folder, trainer, task, keeper, time.monotonic() - began)
+
+
+def written_out(recipe: Recipe, begin: Start, made: Plan) -> Recipe:
+    """The recipe with everything that followed from data and weights written out."""
+    size = "x".join(map(str, begin.card.input_size))
+    seen = replace(recipe.input, size=size, resize=begin.card.resize)
+    model = replace(recipe.model, size=begin.card.architecture.size, guidance=begin.kind)
+    return with_plan(replace(recipe, input=seen, model=model), made)
+
+
+def make_trainer(recipe: Recipe, made: Plan, keeper: Keeper, hardware: dict[str, Any]) -> pl.Trainer:
+    """Lightning's trainer; the keeper stands before the averaging, so that it sees the averaged weights."""
+    last = ModelCheckpoint(keeper.out, "last", save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False)
+    averaging = [Averaging(made.average)] if made.average else []
+    return pl.Trainer(
         max_epochs=made.epochs,
-        callbacks=callbacks,
-        logger=tensorboard(folder.path),
+        callbacks=[keeper, *averaging, last, Progress()],
+        logger=tensorboard(keeper.out),
         check_val_every_n_epoch=made.validate_every,
         accumulate_grad_batches=recipe.train.accumulate,
         gradient_clip_val=recipe.train.clip,
@@ -125,46 +121,8 @@ def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> d
         enable_model_summary=False,
         enable_progress_bar=False,
         use_distributed_sampler=False,
-        **trainer_options,
+        **hardware,
     )
-    loaders = make_loaders(recipe, made, training, validation, task, trainer)
-    began = time.monotonic()
-    resumable = folder / "last.ckpt"
-    try:
-        trainer.fit(
-            task,
-            *loaders,
-            ckpt_path=resumable if folder.resume and resumable.is_file() else None,
-            weights_only=True,
-        )
-    except SystemExit as error:  # Lightning turns Ctrl-C into an exit
-        raise TrainingError(
-            f"stopped in epoch {trainer.current_epoch}; go on with --resume --out {folder.path}"
-        ) from error
-    except (RuntimeError, OSError) as error:
-        raise explain(error, folder) from error
-    return write_summary(folder, trainer, task, keeper, time.monotonic() - began)
-
-
-def open_folder(path: Path, resume: bool, overwrite: bool) -> Folder:
-    """Refuse a folder that holds a run, unless told what to do with it."""
-    if resume and overwrite:
-        raise UsageError("--resume and --overwrite contradict each other; give one")
-    if not is_main():
-        return Folder(path, resume)
-    there = [name for name in LEFT if (path / name).exists()]
-    if there and not (resume or overwrite):
-        raise UsageError(
-            f"--out {path} holds a run ({', '.join(there)}); add --resume or --overwrite, or name another folder"
-        )
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        if overwrite:
-            for name in there:
-                (path / name).unlink()
-    except OSError as error:
-        raise UsageError(f"--out {path}: {error.strerror}; name a folder that can be written") from error
-    return Folder(path, resume)
 
 
 def resolve(folder: Folder, source: str | None, assignments: Iterable[str], options: dict[str, Any]) -> Recipe:
@@ -185,17 +143,6 @@ def resolve(folder: Folder, source: str | None, assignments: Iterable[str], opti
     return load_recipe(source, assignments, **given)
 
 
-def finished(folder: Folder, recipe: Recipe) -> bool:
-    """Whether the run in this folder has done all epochs that the recipe asks for."""
-    summary = folder / "summary.json"
-    if not summary.is_file() or not (folder / "best.ckpt").is_file():
-        return False
-    try:
-        return json.loads(summary.read_text())["epochs"] >= (recipe.train.epochs or 0)
-    except (ValueError, KeyError, TypeError):
-        return False
-
-
 def devices(recipe: Recipe) -> tuple[dict[str, Any], int]:
     """Lightning's options for the hardware, and how many processes that makes."""
     train = recipe.train
@@ -208,14 +155,14 @@ def devices(recipe: Recipe) -> tuple[dict[str, Any], int]:
         "bf16": "bf16-mixed",
         "16": "16-mixed",
     }
-    if train.precision == "16" and not cuda:
+    if str(train.precision) == "16" and not cuda:
         raise UsageError("train.precision=16 needs a GPU; use bf16 or 32 on a CPU")
     options = {
         "accelerator": "gpu" if cuda else "cpu",
         "devices": count,
         "num_nodes": train.nodes,
         "strategy": "ddp" if count * train.nodes > 1 else "auto",
-        "precision": precision[train.precision],
+        "precision": precision[str(train.precision)],
         "sync_batchnorm": train.sync_batch_norm,
     }
     return options, count * train.nodes
@@ -250,15 +197,6 @@ def tensorboard(path: Path) -> Any:
     return TensorBoardLogger(path, name="", version="tensorboard")
 
 
-def write_config(path: Path, recipe: Recipe) -> None:
-    """The resolved recipe, as YAML."""
-    import yaml
-
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(yaml.safe_dump(to_dict(recipe), sort_keys=False), encoding="utf-8")
-    partial.replace(path)
-
-
 def write_summary(
     folder: Folder, trainer: pl.Trainer, task: DetectionTask, keeper: Keeper, seconds: float
 ) -> dict[str, Any]:
@@ -291,8 +229,3 @@ def explain(error: Exception, folder: Folder) -> NanogflError:
     if getattr(error, "errno", None) == 28:
         return TrainingError(f"no space left for {folder.path}; free some and go on with --resume")
     return TrainingError(f"training failed: {text.splitlines()[0] if text else type(error).__name__}; see --debug")
-
-
-def is_main() -> bool:
-    """Whether this is the process that writes."""
-    return all(int(os.environ.get(name, "0") or 0) == 0 for name in ("RANK", "LOCAL_RANK", "NODE_RANK"))

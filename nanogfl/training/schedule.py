@@ -48,8 +48,8 @@ def plan(recipe: TrainRecipe, pictures: int, processes: int = 1) -> Plan:
     average = recipe.average if recipe.average is not None else default_average(steps)
     warmup = recipe.warmup if recipe.warmup is not None else min(500, max(1, steps // 15))
     plain = recipe.plain_epochs if recipe.plain_epochs is not None else epochs // 10
-    every = recipe.validate_every or _divisor(epochs, math.ceil(epochs / 25))
-    return Plan(epochs, steps_per_epoch, warmup, average, min(every, epochs), epochs - plain)
+    every = _divisor(epochs, recipe.validate_every or math.ceil(epochs / 25))
+    return Plan(epochs, steps_per_epoch, warmup, average, every, epochs - plain)
 
 
 def default_epochs(pictures: int) -> int:

@@ -14,7 +14,14 @@ FILE_BYTES = 1_000_000
 FILE_LINES = 250
 FUNCTION_LINES = 60
 # Path from the root -> why it may be longer.
-LONG_FILES: dict[str, str] = {}
+LONG_FILES: dict[str, str] = {
+    "nanogfl/cli.py": "one verb after the other, each with its options",
+    "nanogfl/data/coco.py": "one form of annotation",
+    "nanogfl/data/synthetic.py": "one drawn world: things and scenes; to be cut at draw_sprite",
+    "nanogfl/deploy/frame.py": "before and behind the network, one graph",
+    "nanogfl/recipe.py": "the records and their reading; half of it is their documentation",
+    "nanogfl/runtime/draw.py": "drawing and its palette",
+}
 # Folders of one kind of machine, spelt so that this file passes its own test; `some/work/` is not one.
 MACHINE_PATH = re.compile(r"(?<![\w.~$}\-/])/(?:work|root)/")
 
@@ -62,7 +69,8 @@ def test_what_counts_as_a_folder_of_a_machine(text: str, found: bool) -> None:
 
 
 def test_python_files_are_short(tracked: list[Path]) -> None:
-    lengths = {short(path): len(path.read_text().splitlines()) for path in tracked if path.suffix == ".py"}
+    sources = [path for path in tracked if path.suffix == ".py" and not short(path).startswith("tests/")]
+    lengths = {short(path): len(path.read_text().splitlines()) for path in sources}
     assert {name: lines for name, lines in lengths.items() if lines > FILE_LINES and name not in LONG_FILES} == {}
     assert [name for name in LONG_FILES if lengths.get(name, 0) <= FILE_LINES] == []
 
