@@ -164,7 +164,8 @@ class TrainRecipe:
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"train.{name} must be above 0, not {getattr(self, name)}")
         _refuse_outside("train", self, dict.fromkeys(("weight_decay", "backbone_lr", "detach_guidance"), math.inf))
-        for name in ("warmup", "patience", "workers", "seed", "devices", "plain_epochs"):
+        _refuse_outside("train", self, {"seed": 2**32 - 1})
+        for name in ("warmup", "patience", "workers", "devices", "plain_epochs"):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ValueError(f"train.{name} must not be negative, not {value}")
@@ -307,7 +308,9 @@ def _yaml(text: str, where: str) -> Any:
 def _assign(content: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
     for parent in parents:
-        content = content.setdefault(parent, {})
+        if content.get(parent) is None:
+            content[parent] = {}
+        content = content[parent]
         if not isinstance(content, dict):
             raise RecipeError(f"--set {key}: {parent} holds a value, not keys")
     content[last] = value

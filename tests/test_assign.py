@@ -256,6 +256,16 @@ def test_of_equal_boxes_the_better_class_score_wins_and_the_factor_weighs_the_io
         assert index.tolist() == expected
 
 
+def test_an_iou_of_almost_nothing_is_worth_more_than_none() -> None:
+    """-3 ln 1e-5 is 35, -3 ln 1e-7 is 48: a wrong class at a logit of 10 does not make up for that."""
+    priors, gt = torch.tensor([[8.0, 8.0, 8.0], [50.0, 50.0, 8.0]]), torch.tensor([[[0.0, 0.0, 100.0, 100.0]]])
+    boxes = torch.tensor([[[-1.0, -1.0, 0.1**0.5, 0.1**0.5], [200.0, 200.0, 210.0, 210.0]]])
+    scores = torch.tensor([[[10.0, -5.0], [-5.0, -5.0]]])
+    index, iou = dynamic_soft_label(scores, boxes, priors, gt, torch.tensor([[1]]), torch.tensor([[True]]))
+    assert index.tolist() == [[0, -1]]
+    assert iou[0, 0].item() == pytest.approx(1e-5, rel=1e-3)
+
+
 def test_atss_does_not_look_at_labels() -> None:
     boxes, labels, valid = padded([picture(6)])
     assert torch.equal(atss(PRIORS, LEVELS, boxes, labels, valid), atss(PRIORS, LEVELS, boxes, labels * 0 + 2, valid))

@@ -177,6 +177,18 @@ def test_changes_stay_within_the_recipe() -> None:
     assert (np.abs(centres).max(axis=0) > (0.23 * 320, 0.23 * 256)).all()
 
 
+def test_perspective_is_a_part_of_each_sides_own_length() -> None:
+    recipe = replace(STILL, perspective=0.3)
+    wide = (100, 400)
+    lasts = np.array(
+        [random_matrix(View(wide, wide, "stretch"), recipe, np.random.default_rng(s))[2] for s in range(300)]
+    )
+    over_width, over_height = np.abs(lasts[:, 0]) * 400, np.abs(lasts[:, 1]) * 100
+    assert 0.28 < over_width.max() <= 0.3
+    assert 0.28 < over_height.max() <= 0.3
+    np.testing.assert_allclose(lasts @ [200, 50, 1], 1, atol=1e-12, err_msg="the middle keeps its size")
+
+
 @pytest.mark.parametrize(
     ("shift", "kept", "crowd", "reason"),
     [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -12,7 +14,7 @@ UNIT = [0, 0, 1, 1]
 QUARTER_TURN = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])  # (x, y) -> (-y, x)
 
 
-def rows(*corners: list[float]) -> NDArray[np.float64]:
+def rows(*corners: Sequence[float]) -> NDArray[np.float64]:
     return np.array(corners, np.float64).reshape(-1, 4)
 
 

@@ -16,7 +16,7 @@ NAMES = ["cat", "dog", "bird"]
 
 def three(sigma: bool = False) -> Detections:
     boxes = np.array([[0, 1, 2, 3], [10.12345, 11, 12, 13], [20, 21, 22, 23]], np.float32)
-    spread = boxes / 10 if sigma else None
+    spread = (boxes / 10).astype(np.float32) if sigma else None
     return Detections(boxes, np.array([0.9, 0.8, 0.123456], np.float32), np.array([1, 0, 1]), NAMES, spread)
 
 

@@ -62,16 +62,16 @@ def test_a_training_module_is_fused_in_eval_mode() -> None:
 
 
 def test_hand_values() -> None:
-    conv, norm = nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1, eps=0.0)
+    conv, norm = nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1, eps=1.0)
     for parameter, value in ((conv.weight, 3.0), (conv.bias, 5.0), (norm.weight, 2.0), (norm.bias, 7.0)):
         assert parameter is not None
         nn.init.constant_(parameter, value)
     assert norm.running_mean is not None and norm.running_var is not None
     norm.running_mean.fill_(1)
-    norm.running_var.fill_(4)
+    norm.running_var.fill_(3)
     weight, bias = fused_parameters(conv, norm)
-    assert weight.item() == 3.0  # 3 * 2 / sqrt(4)
-    assert bias.item() == 11.0  # (5 - 1) * 2 / sqrt(4) + 7
+    assert weight.item() == 3.0  # 3 * 2 / sqrt(3 + 1)
+    assert bias.item() == 11.0  # (5 - 1) * 2 / sqrt(3 + 1) + 7
 
 
 @pytest.mark.parametrize(

@@ -40,24 +40,11 @@ def predictor(golden: dict[str, Tensor]) -> QualityPredictor:
     return made
 
 
-def golden_quality(predictor: QualityPredictor, sides: Tensor) -> Tensor:
-    """Our predictor on the golden arrays' statistics.
-
-    Their fifth number is the mean of all eight bins, which is 1/8 of whatever distribution; the authors' own code
-    (GFocalV2) and ours take the mean of the four largest. Everything else is compared as it is.
-    """
-    probabilities = sides.unflatten(-1, (4, 8)).softmax(-1)
-    top = predictor.describe(probabilities)[..., :4]
-    statistic = torch.cat([top, probabilities.mean(-1, keepdim=True)], dim=-1)
-    return predictor.fc2(predictor.fc1(statistic.flatten(-2)).relu()).sigmoid()
-
-
 def test_golden_values(golden: dict[str, Tensor], predictor: QualityPredictor) -> None:
     probabilities = golden["reg_logits"].unflatten(-1, (4, 8)).softmax(-1)
     statistic = golden["stat"].permute(0, 3, 4, 1, 2)  # [B, H, W, 4 sides, 5]
-    torch.testing.assert_close(predictor.describe(probabilities)[..., :4], statistic[..., :4], atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(statistic[..., 4], torch.full_like(statistic[..., 4], 1 / 8))  # see golden_quality
-    quality = golden_quality(predictor, golden["reg_logits"])
+    torch.testing.assert_close(predictor.describe(probabilities), statistic, atol=1e-6, rtol=1e-5)
+    quality = predictor(golden["reg_logits"])
     torch.testing.assert_close(quality, golden["quality"], atol=1e-6, rtol=1e-5)
     score = product_logits(golden["cls_logits"], quality).sigmoid()
     torch.testing.assert_close(score, golden["score"], atol=1e-6, rtol=1e-5)
@@ -68,7 +55,7 @@ def test_golden_gradients_through_score_and_distribution(
 ) -> None:
     classes = golden["cls_logits"].contiguous().requires_grad_()
     sides = golden["reg_logits"].contiguous().requires_grad_()
-    logits = product_logits(classes, golden_quality(predictor, sides))
+    logits = product_logits(classes, predictor(sides))
     labels, quality = golden["labels"].flatten(), golden["target_quality"].flatten()
     loss = quality_focal_loss(logits.flatten(0, 2), labels, quality).sum() / golden["avg_factor"]
     loss.backward()
@@ -108,10 +95,10 @@ def test_an_unknown_statistic_is_refused() -> None:
 @pytest.mark.parametrize(
     ("probabilities", "top4", "moments"),
     [
-        ([1, 0, 0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0.25], [1, 1, 0]),  # sure
+        ([1, 0, 0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0.125], [1, 1, 0]),  # sure
         ([0.125] * 8, [0.125] * 5, [0.125, 0.125, 5.25]),  # no idea: (8² - 1) / 12
-        ([0.5, 0, 0, 0, 0, 0, 0, 0.5], [0.5, 0.5, 0, 0, 0.25], [0.5, 0.5, 12.25]),  # two peaks far apart
-        ([0, 0, 0.7, 0.3, 0, 0, 0, 0], [0.7, 0.3, 0, 0, 0.25], [0.7, 0.58, 0.21]),  # between two bins
+        ([0.5, 0, 0, 0, 0, 0, 0, 0.5], [0.5, 0.5, 0, 0, 0.125], [0.5, 0.5, 12.25]),  # two peaks far apart
+        ([0, 0, 0.7, 0.3, 0, 0, 0, 0], [0.7, 0.3, 0, 0, 0.125], [0.7, 0.58, 0.21]),  # between two bins
     ],
 )
 def test_statistics_hand_values(probabilities: list[float], top4: list[float], moments: list[float]) -> None:

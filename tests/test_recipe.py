@@ -81,14 +81,9 @@ def test_assignments(assignment: str, expected: dict[str, Any], reason: str) -> 
         ("augment.flip_vertcal=1", "the recipe: there is no key augment.flip_vertcal (did you mean flip_vertical?)"),
         ("zzz=1", "the recipe: there is no key zzz"),
         ("train.lr.high=1", "the recipe: train.lr: should be a valid number, not {'high': 1}"),
-        (
-            "train.epochs=many",
-            "the recipe: train.epochs: should be a valid integer, unable to parse string as an integer, not 'many'",
-        ),
-        (
-            "train.epochs=2.5",
-            "the recipe: train.epochs: should be a valid integer, got a number with a fractional part, not 2.5",
-        ),
+        ("train.epochs=true", "the recipe: train.epochs: should be a number or a word, not True"),
+        ("train.freeze=no", "the recipe: train.freeze: should be a number or a word, not False"),
+        ("augment.translate=.nan", "the recipe: augment.translate must be a number from 0 to 1, not nan"),
         ("train.epochs=0", "the recipe: train.epochs must be at least 1, not 0"),
         ("train.batch=-8", "the recipe: train.batch must be at least 1, not -8"),
         ("train.accumulate=0", "the recipe: train.accumulate must be at least 1, not 0"),
@@ -97,7 +92,7 @@ def test_assignments(assignment: str, expected: dict[str, Any], reason: str) -> 
         ("train.lr=-1e-3", "the recipe: train.lr must be above 0, not -0.001"),
         ("train.lr=.nan", "the recipe: train.lr must be above 0, not nan"),
         ("train.clip=.nan", "the recipe: train.clip must be above 0, not nan"),
-        ("train.seed=-1", "the recipe: train.seed must not be negative, not -1"),
+        ("train.seed=-1", "the recipe: train.seed must be a number from 0 to 4.29497e+09, not -1"),
         ("train.average=1", "the recipe: train.average must be from 0 to below 1, not 1.0"),
         ("train.lr=", "the recipe: train.lr: should be a valid number, not None"),
         ("train=5", "the recipe: train: should be a dictionary or an instance of TrainRecipe, not 5"),
@@ -117,24 +112,27 @@ def test_wrong_assignments_are_one_line(assignment: str, expected: str) -> None:
     assert message(assignment) == expected
 
 
+@pytest.mark.parametrize("value", ["many", "2.5", "[1]", "1e-3"])
+def test_what_is_no_whole_number_is_no_number_of_epochs(value: str) -> None:
+    text = message(f"train.epochs={value}")
+    assert text.startswith("the recipe: train.epochs: should be a valid integer")
+    assert value in text, "the value itself is shown"
+
+
 def test_broken_yaml_in_an_assignment_is_one_line() -> None:
     assert message("train.epochs=[1").startswith("--set train.epochs=[1: no valid YAML: ")
 
 
 @pytest.mark.parametrize("precision", ["auto", "bf16", "16", "32"])
-def test_every_precision_can_be_asked_for(precision: str, request: pytest.FixtureRequest) -> None:
-    if precision.isdigit():
-        request.applymarker(pytest.mark.xfail(strict=True, reason="YAML reads a number, the field knows words"))
-    assert load_recipe(None, [f"train.precision={precision}"]).train.precision == precision
+def test_every_precision_can_be_asked_for(precision: str) -> None:
+    assert str(load_recipe(None, [f"train.precision={precision}"]).train.precision) == precision
 
 
-@pytest.mark.xfail(strict=True, reason="taken as 1 or 1.0")
 @pytest.mark.parametrize("key", ["train.epochs", "train.lr", "train.seed", "augment.flip", "input.size"])
 def test_yes_is_no_number(key: str) -> None:
     message(f"{key}=true")
 
 
-@pytest.mark.xfail(strict=True, reason="not checked; some end as a traceback in the middle of the training")
 @pytest.mark.parametrize(
     "assignment",
     [
@@ -146,6 +144,10 @@ def test_yes_is_no_number(key: str) -> None:
 )  # fmt: skip
 def test_values_without_meaning_are_refused(assignment: str) -> None:
     message(assignment)
+
+
+def test_a_seed_of_more_than_32_bits_is_refused() -> None:
+    message("train.seed=4294967296")
 
 
 def test_options_come_before_assignments_and_none_is_left_out(tmp_path: Path) -> None:
@@ -205,8 +207,13 @@ def test_an_empty_file_is_the_defaults(tmp_path: Path, text: str) -> None:
     assert load_recipe(written(tmp_path, text)) == Recipe()
 
 
-@pytest.mark.xfail(strict=True, reason="an empty section is None, which is no record")
-@pytest.mark.parametrize("assignments", [[], ["train.epochs=2"]])
+@pytest.mark.parametrize(
+    "assignments",
+    [
+        [],
+        ["train.epochs=2"],
+    ],
+)
 def test_a_section_without_keys_is_its_defaults(tmp_path: Path, assignments: list[str]) -> None:
     made = load_recipe(written(tmp_path, "train:\n  # lr: 0.1\naugment: {flip: 0.25}\n"), assignments)
     assert made.augment.flip == 0.25
@@ -235,11 +242,10 @@ def test_every_recipe_is_found_by_name_and_holds_a_size_and_a_header(name: str) 
     made = load_recipe(name)
     assert made == load_recipe(str(path))
     assert changed(made), "it changes something"
-    assert parse_input(320 if made.input.size is None else made.input.size)
+    parse_input(320 if made.input.size is None else made.input.size)
     assert path.read_text(encoding="utf-8").startswith("# "), "a header says what it is for"
 
 
-@pytest.mark.xfail(strict=True, reason="bccd and quickstart repeat batch 16")
 def test_no_recipe_repeats_a_default() -> None:
     for name in available():
         said = yaml.safe_load((folder() / f"{name}.yaml").read_text(encoding="utf-8"))
@@ -259,7 +265,7 @@ def test_a_recipe_comes_back_from_plain_values_and_from_yaml(recipe: Recipe) -> 
     plain = to_dict(recipe)
     assert from_dict(plain, "plain") == recipe
     assert from_dict(yaml.safe_load(yaml.safe_dump(plain)), "yaml") == recipe
-    assert "tuple" not in yaml.safe_dump(plain)
+    assert plain["augment"]["scale"] == list(recipe.augment.scale), "lists, which a weights-only checkpoint holds"
     assert set(plain) == {f.name for f in fields(Recipe)}
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -16,7 +18,6 @@ from nanogfl.training.schedule import (
     plan,
     with_plan,
 )
-import itertools
 
 COUNTS = [*range(1, 300), *np.geomspace(300, 10_000_000, 400).astype(int).tolist()]
 
@@ -59,7 +60,7 @@ def test_passes_that_follow_from_the_size(pictures: int, epochs: int, reason: st
 
 def test_a_larger_set_never_gets_more_passes_nor_fewer_steps() -> None:
     passes = [default_epochs(n) for n in COUNTS]
-    assert all(a >= b for a, b in itertools.pairwise(passes))
+    assert all(a >= b for a, b in pairwise(passes))
     assert all(p % 5 == 0 for p in passes)
     seen = [n * p for n, p in zip(COUNTS, passes, strict=True)]
     assert seen[-1] > seen[0]
@@ -79,20 +80,17 @@ def test_validation_by_itself_is_about_25_times_a_run() -> None:
     }  # fmt: skip
 
 
-def test_a_given_interval_is_taken_but_never_longer_than_the_run() -> None:
-    assert plan(TrainRecipe(epochs=10, validate_every=5), 500).validate_every == 5
-    assert plan(TrainRecipe(epochs=10, validate_every=50), 500).validate_every == 10
+@pytest.mark.parametrize(
+    ("given", "every", "reason"),
+    [(5, 5, "divides the run"), (50, 10, "no longer than the run"), (3, 2, "3 would miss the last epoch")],
+)
+def test_a_given_interval_is_shortened_until_it_meets_the_last_epoch(given: int, every: int, reason: str) -> None:
+    assert plan(TrainRecipe(epochs=10, validate_every=given), 500).validate_every == every, reason
 
 
-@pytest.mark.xfail(strict=True, reason="10 % 3 is 1: the last epoch is not validated")
-def test_a_given_interval_too_divides_the_run() -> None:
-    assert 10 % plan(TrainRecipe(epochs=10, validate_every=3), 500).validate_every == 0
-
-
-@pytest.mark.xfail(strict=True, reason="the written interval 4 is kept, and 110 % 4 is 2")
 def test_a_run_that_is_made_longer_is_validated_at_its_end() -> None:
     written = with_plan(Recipe(), plan(TrainRecipe(epochs=100), 500)).train
-    longer = TrainRecipe(**(vars(written) | {"epochs": 110}))
+    longer = replace(written, epochs=110)
     assert 110 % plan(longer, 500).validate_every == 0
 
 
@@ -133,7 +131,7 @@ def test_after_the_warm_up_the_rate_falls_to_its_end(recipe: TrainRecipe) -> Non
     after = factors[warmup:]
     assert after[0] == pytest.approx(1)
     assert after[-1] * recipe.lr == pytest.approx(recipe.lr_end)
-    assert all(a >= b for a, b in itertools.pairwise(after))
+    assert all(a >= b for a, b in pairwise(after))
     assert max(factors) == pytest.approx(1)
     assert min(factors) > 0, "the first step too trains"
 

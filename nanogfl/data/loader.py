@@ -233,4 +233,5 @@ def view_loader(
         sampler=list(mine),
         collate_fn=collate_views,
         num_workers=workers,
+        worker_init_fn=one_thread,
     )

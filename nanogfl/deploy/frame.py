@@ -227,7 +227,7 @@ def write_quality(graph: Graph, quality: QualityPredictor, probability: str) -> 
     """Side probabilities [B, 4, R + 1, P] -> quality [B, 1, P]."""
     if quality.statistics == "top4":
         top, _ = graph.node("TopK", [probability, graph.constant([4], np.int64)], outputs=2, attributes={"axis": 2})
-        mean = graph.node("ReduceMean", [top, graph.constant([2], np.int64)])
+        mean = graph.node("ReduceMean", [probability, graph.constant([2], np.int64)])
         described = graph.node("Concat", [top, mean], attributes={"axis": 2})
     else:
         described = _moments(graph, probability, quality.reg_max)

@@ -10,7 +10,7 @@ from typing import Any
 
 from nanogfl.errors import ModelError, RecipeError
 from nanogfl.model.coco_names import COCO_NAMES
-from nanogfl.model.detector import Architecture
+from nanogfl.model.detector import WIDTHS, Architecture
 from nanogfl.model.weights import Weights, recognise
 from nanogfl.view import RULES
 
@@ -58,10 +58,12 @@ def read_card(weights: Weights, config: Path | None = None) -> Card:
     said = _nanodet_config(weights.source, config)
     size, size_from = said.input_size, "its .yml"
     if size is None:
-        match = re.search(r"_(\d{2,4})(?!\d)", weights.source.stem)
-        side = int(match[1]) if match and int(match[1]) % 32 == 0 and int(match[1]) >= 64 else 320
-        size, size_from = (side, side), "the file's name" if match else "the default"
+        told = [int(n) for n in re.findall(r"_(\d{2,4})(?!\d)", weights.source.stem) if is_side(int(n))]
+        side = told[0] if told else 320
+        size, size_from = (side, side), "the file's name" if told else "the default"
     names, names_from = said.names, "its .yml"
+    if not all(map(is_side, size)):
+        raise ModelError(f"{said.path} asks for input {size[0]}x{size[1]}; sides must be multiples of 32, at least 64")
     if names is not None and len(names) != architecture.classes:
         raise ModelError(
             f"{said.path} names {len(names)} classes, {weights.source} has "
@@ -84,6 +86,11 @@ def read_card(weights: Weights, config: Path | None = None) -> Card:
     return Card(architecture, names, size, rule)
 
 
+def is_side(pixels: int) -> bool:
+    """Whether the network takes inputs of this side."""
+    return pixels >= 64 and pixels % 32 == 0
+
+
 def _own_card(weights: Weights) -> Card:
     card = weights.card
     if card.get("schema") != SCHEMA:
@@ -100,6 +107,10 @@ def _own_card(weights: Weights) -> Card:
         )
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise ModelError(f"{weights.source} does not say what it is ({error}); it is not a whole checkpoint") from error
+    if result.architecture.size not in WIDTHS or not all(map(is_side, result.input_size)):
+        raise ModelError(
+            f"{weights.source} has size {result.architecture.size}, input {result.input_size}; upgrade nanogfl"
+        )
     if result.resize not in RULES or len(result.names) != result.architecture.classes:
         raise ModelError(f"{weights.source} contradicts itself (resize {result.resize}, {len(result.names)} names)")
     return result

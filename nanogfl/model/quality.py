@@ -17,7 +17,7 @@ class QualityPredictor(nn.Module):
 
     Args:
         reg_max: R of the distributions.
-        statistics: ``top4``: the four largest probabilities and their mean, as in the paper (20 values);
+        statistics: ``top4``: the four largest probabilities and the mean of all, as in the paper (20 values);
             ``moments``: maximum, second moment and variance, which need no TopK operator (12 values).
         hidden: width of the hidden layer.
     """
@@ -39,7 +39,7 @@ class QualityPredictor(nn.Module):
         """[..., 4, R + 1] -> [..., 4, statistics a side]."""
         if self.statistics == "top4":
             top = probabilities.topk(4, dim=-1).values
-            return torch.cat([top, top.mean(dim=-1, keepdim=True)], dim=-1)
+            return torch.cat([top, probabilities.mean(dim=-1, keepdim=True)], dim=-1)
         values = bins(self.reg_max, probabilities)
         mean = (probabilities * values).sum(-1)
         variance = (probabilities * values.square()).sum(-1) - mean.square()

@@ -89,7 +89,7 @@ def read_tensors_only(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if zipfile.is_zipfile(path) or path.open("rb").read(1) == b"\x80":
+        if zipfile.is_zipfile(path) or _first_byte(path) == b"\x80":
             raise ModelError(
                 f"{path} holds Python objects beside tensors, which could run code; it was not loaded: "
                 "save its state_dict alone (torch.save(model.state_dict(), ...)) and give that"
@@ -100,6 +100,11 @@ def read_tensors_only(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ModelError(f"{path} is no checkpoint (it holds a {type(content).__name__})")
     return content
+
+
+def _first_byte(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(1)
 
 
 def _ours(content: dict[str, Any], path: Path) -> State:
@@ -145,6 +150,8 @@ def recognise(state: State, path: Path) -> Architecture:
         raise ModelError(f"{path} is no NanoDet-Plus detector (widths {list(widths)}, {len(predict)} head levels)")
     outputs = state[predict[0]].shape[0]
     reg_max = 7
+    if outputs <= 4 * (reg_max + 1):
+        raise ModelError(f"{path} has {outputs} outputs a prior, too few for a class and {4 * (reg_max + 1)} side bins")
     return Architecture(size, outputs - 4 * (reg_max + 1), reg_max, share_levels=len(predict) == 1)  # type: ignore[arg-type]
 
 

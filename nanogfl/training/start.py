@@ -91,9 +91,10 @@ def _load(
     old = former.names if former else None
     kept = transplant(detector, weights, old, names)
     prefix = "guidance."
-    own = {k.removeprefix(prefix): v for k, v in weights.state.items() if k.startswith(prefix)}
+    own = {k: v for k, v in weights.state.items() if k.startswith(prefix)}
     if guidance is not None and own:
-        transplant(guidance, Weights(weights.source, weights.kind, own, weights.card), old, names)
+        wrapped = nn.ModuleDict({"guidance": guidance})
+        transplant(wrapped, Weights(weights.source, weights.kind, own, weights.card), old, names)
     if former is not None:
         made = [name for name in names if name not in kept]
         log.info(

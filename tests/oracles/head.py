@@ -48,11 +48,11 @@ def priors(height: int, width: int, strides: Sequence[int]) -> list[tuple[float,
 
 
 def top4(logits: Row) -> list[float]:
-    """The four largest probabilities of each side and their mean: 20 values."""
+    """The four largest probabilities of each side and the mean of all: 20 values."""
     values: list[float] = []
     for probability in sides(logits):
         largest = sorted(probability, reverse=True)[:4]
-        values += [*largest, sum(largest) / 4]
+        values += [*largest, sum(probability) / len(probability)]
     return values
 
 

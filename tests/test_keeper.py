@@ -1,0 +1,176 @@
+"""nanogfl.training.keeper: averaged weights, the log across a resume, the best so far, files whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from runs import checkpoint, quick, read_rows
+
+from nanogfl.data.readers import read_table
+from nanogfl.data.splits import for_training
+from nanogfl.data.table import Table
+from nanogfl.decode import Layout, decode
+from nanogfl.predictor import load
+from nanogfl.training.keeper import Averaging, Best, Keeper, append_row, decode_all, gather
+from nanogfl.training.schedule import averaging_decay
+from nanogfl.training.task import DetectionTask
+from nanogfl.view import View
+
+NOWHERE = Table(Path(), "coco", ("thing",), ())
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# --- metrics.csv
+
+
+def test_rows_follow_each_other(tmp_path: Path) -> None:
+    for epoch in range(3):
+        append_row(tmp_path / "metrics.csv", {"epoch": epoch, "loss": epoch / 3})
+    assert read(tmp_path / "metrics.csv") == [
+        {"epoch": "0", "loss": "0"},
+        {"epoch": "1", "loss": "0.333333"},
+        {"epoch": "2", "loss": "0.666667"},
+    ]
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.csv"]
+
+
+@pytest.mark.parametrize(
+    ("again", "kept", "reason"),
+    [
+        (2, ["0", "1", "2"], "the epoch that was cut short is done again"),
+        (1, ["0", "1"], "last.ckpt was older than the log: later rows are of a run that no longer is"),
+        (0, ["0"], "from the beginning"),
+        (5, ["0", "1", "2", "5"], "a gap stays visible"),
+    ],
+)
+def test_a_row_after_a_resume_replaces_its_own_and_later_ones(
+    again: int, kept: list[str], reason: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "metrics.csv"
+    for epoch in range(3):
+        append_row(path, {"epoch": epoch, "loss": 1.0})
+    append_row(path, {"epoch": again, "loss": 2.0})
+    found = read(path)
+    assert [row["epoch"] for row in found] == kept, reason
+    assert found[-1]["loss"] == "2"
+
+
+def test_a_column_that_comes_later_is_empty_before(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    append_row(path, {"epoch": 0, "loss": 1.5})
+    append_row(path, {"epoch": 1, "AP": 0.25, "loss": 1.25})
+    assert read(path) == [{"epoch": "0", "loss": "1.5", "AP": ""}, {"epoch": "1", "loss": "1.25", "AP": "0.25"}]
+
+
+def test_a_line_cut_by_a_power_failure_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text("epoch,loss\n0,1\n1")
+    append_row(path, {"epoch": 1, "loss": 2.0})
+    assert read(path) == [{"epoch": "0", "loss": "1"}, {"epoch": "1", "loss": "2"}]
+
+
+# --- averaging
+
+
+def test_averaging_follows_its_recurrence() -> None:
+    callback = Averaging(0.9)
+    module = torch.nn.Linear(1, 1, bias=False)
+    module.weight.data.fill_(1.0)
+    averaged = torch.optim.swa_utils.AveragedModel(module, **callback._kwargs)  # as Lightning makes it
+    expected = None
+    for update, value in enumerate([1.0, 3.0, -2.0, 5.0, 8.0]):
+        module.weight.data.fill_(value)
+        averaged.update_parameters(module)
+        if expected is None:
+            expected = value  # the first update copies
+        else:
+            keep = min(0.9, (1 + update) / (10 + update))
+            assert averaging_decay(0.9, update) == pytest.approx(keep)
+            expected = keep * expected + (1 - keep) * value
+        assert averaged.module.weight.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_is_kept_is_the_average(tiny_run: Path) -> None:
+    last, best = checkpoint(tiny_run / "last.ckpt"), checkpoint(tiny_run / "best.ckpt")
+    averaged, current = last["state_dict"], last["current_model_state"]
+    name = "detector.head.predict.0.weight"
+    assert not torch.equal(averaged[name], current[name])
+    if best["epoch"] == last["epoch"]:
+        assert torch.equal(best["state_dict"][name], averaged[name])
+    assert not torch.equal(best["state_dict"][name], current[name])
+
+
+# --- best.ckpt
+
+
+def test_the_best_checkpoint_holds_what_use_needs_and_no_more(learnt: Path) -> None:
+    best = checkpoint(learnt / "best.ckpt")
+    assert set(best) == {"nanogfl", "epoch", "state_dict"}
+    assert all(key.startswith("detector.") for key in best["state_dict"])
+    validation = best["nanogfl"]["validation"]
+    assert validation["images"] == 6
+    assert validation["AP"] == pytest.approx(float(read_rows(learnt)[best["epoch"]]["AP"]), abs=1e-5)
+    assert sum(entry["boxes"] for entry in validation["per_class"].values()) == 12
+    assert (learnt / "best.ckpt").stat().st_size < (learnt / "last.ckpt").stat().st_size / 2
+
+
+def test_the_best_so_far_survives_a_resume() -> None:
+    keeper = Keeper(Path(), NOWHERE, Best(7, 0.5, 0.75), since_best=3)
+    other = Keeper(Path(), NOWHERE)
+    other.load_state_dict(keeper.state_dict())
+    assert (other.best, other.since_best) == (Best(7, 0.5, 0.75), 3)
+
+
+def test_a_worse_validation_keeps_the_best(learnt: Path, blocks: Path, tmp_path: Path) -> None:
+    # from the learnt weights, a rate that ruins them: what was best after the first epoch stays
+    ruin = ["train.lr=3e-4", "train.warmup=0", "train.average=0", "train.validate_every=1"]
+    run = tmp_path / "run"
+
+    class Ruin(Exception):
+        pass
+
+    quick(blocks, run, input=96, init=str(learnt / "best.ckpt"), epochs=1, set=ruin)
+    good = checkpoint(run / "best.ckpt")
+    quick(blocks, run, epochs=3, resume=True, set=["train.validate_every=1", "augment.contrast=[0.01, 0.011]"])
+    scores = [float(row["AP"]) for row in read_rows(run)]
+    best = checkpoint(run / "best.ckpt")
+    assert best["epoch"] == int(np.argmax(scores))
+    assert best["nanogfl"]["validation"]["AP"] == pytest.approx(max(scores), abs=1e-5)
+    assert best["nanogfl"]["validation"]["AP"] >= good["nanogfl"]["validation"]["AP"]
+
+
+# --- scoring
+
+
+def test_predictions_are_decoded_in_the_tables_order(learnt: Path, blocks: Path) -> None:
+    detector = load(learnt / "best.ckpt")
+    _, table = for_training(read_table(blocks))
+    card, network = detector.card, detector.network
+    views = [View((e.height, e.width), card.input_size, card.resize) for e in table.examples]
+    rng = np.random.default_rng(0)
+    priors = sum((96 // stride) ** 2 for stride in (8, 16, 32)) + 4
+    raws = rng.normal(-2, 2, (len(table), priors, len(card.names) + 32)).astype(np.float32)
+    task: Any = DetectionTask.__new__(DetectionTask)  # only what decoding reads
+    torch.nn.Module.__init__(task)
+    task.card, task.detector = card, network
+    shuffled = [(i, raws[i], (table.examples[i].height, table.examples[i].width)) for i in rng.permutation(len(table))]
+    found = decode_all([(int(i), raw, shape) for i, raw, shape in shuffled], task, table)
+    layout = Layout(card.input_size, network.strides, 7)
+    for raw, view, one in zip(raws, views, found, strict=True):
+        expected = decode(raw, layout, view, card.names)
+        np.testing.assert_array_equal(one.boxes, expected.boxes)
+        np.testing.assert_array_equal(one.scores, expected.scores)
+
+
+def test_one_process_gathers_its_own() -> None:
+    mine = [1, "two"]
+    assert gather(mine) is mine
