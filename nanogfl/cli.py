@@ -67,12 +67,15 @@ def train(
     set_: Annotated[list[str] | None, typer.Option("--set", help="key.path=value; may be repeated.")] = None,
 ) -> None:
     """Train a detector on your pictures."""
+    from nanogfl.training.folder import is_main
     from nanogfl.training.run import train as run
 
     summary = run(
         data, out=out, recipe=recipe, resume=resume, overwrite=overwrite, set=set_ or (), size=size, input=input,
         init=init, epochs=epochs, batch=batch, seed=seed, freeze=freeze,
     )  # fmt: skip
+    if not is_main():
+        return
     best = summary["best"]
     say(f"epochs {summary['epochs']}, {summary['seconds']:.0f} s, {summary['images_per_second']:.1f} pictures/s")
     say(

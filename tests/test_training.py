@@ -31,11 +31,6 @@ CLOCK = ("seconds", "images_per_second")  # the columns that no two runs share
 SMALL = ["--size", "s", "--input", "64", "--batch", "8", "--set", "train.workers=0"]
 
 
-def bug(reason: str) -> pytest.MarkDecorator:
-    """What is right, and not yet so: the mark has to go when the code is right."""
-    return pytest.mark.xfail(strict=True, reason=reason)
-
-
 def rows(run: Path) -> list[dict[str, str]]:
     with (run / "metrics.csv").open(newline="") as file:
         return list(csv.DictReader(file))
@@ -285,7 +280,6 @@ def test_resume_with_more_epochs_goes_on(whole: Path, tiny_set: Path, tmp_path: 
     assert load_recipe(str(out / "config.yaml")).train.epochs == 6
 
 
-@bug("the scheduler's old base_lrs come back from last.ckpt")
 def test_resume_with_another_learning_rate_takes_it(whole: Path, tiny_set: Path, tmp_path: Path) -> None:
     # the advice after a loss that became NaN: lower train.lr and --resume
     out = shutil.copytree(whole, tmp_path / "run")
@@ -313,7 +307,6 @@ def test_overwrite_starts_anew(whole: Path, tiny_set: Path, tiny_train: Train, t
     assert sorted(p.name for p in out.iterdir()) == sorted(LEFT)
 
 
-@bug("the old run is deleted before data and recipe are read")
 @pytest.mark.parametrize(
     ("data", "options"),
     [("nowhere", {}), (None, {"init": "nowhere.ckpt"}), (None, {"set": ["train.lrr=1"]}), (None, {"input": "50"})],
@@ -381,7 +374,6 @@ def test_two_processes_leave_one_run(two: tuple[Path, subprocess.CompletedProces
     assert scores.numbers["AP"] == pytest.approx(summary["best"]["AP"], abs=1e-6)
 
 
-@bug("rank 1 prints its own, untrue summary: best validation AP -1.000")
 def test_only_the_first_of_two_processes_speaks(two: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     assert two[1].stdout.count("best validation AP") == 1
 
@@ -430,7 +422,6 @@ def test_a_loss_of_nan_leaves_the_last_good_checkpoint(
     assert all(math.isfinite(float(v)) for row in rows(out) for v in row.values())
 
 
-@bug("last.ckpt is written without a look at the weights")
 def test_a_gradient_of_nan_in_the_last_step_is_not_kept(
     tiny_set: Path, tmp_path: Path, tiny_train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -475,7 +466,6 @@ def test_hard_sets_train(train: Any, val: Any, tmp_path: Path, tiny_train: Train
     assert finite(checkpoint(tmp_path / "run"))
 
 
-@bug("batch norm over one value: a ValueError that is not explained")
 def test_one_picture_trains_at_the_smallest_input(tmp_path: Path, tiny_train: Train) -> None:
     write_coco(tmp_path / "set", "train", [[BOX]], ["a"])
     data = write_coco(tmp_path / "set", "val", [[BOX]], ["a"])
@@ -485,7 +475,6 @@ def test_one_picture_trains_at_the_smallest_input(tmp_path: Path, tiny_train: Tr
         assert "batch" in str(error) or "input" in str(error)
 
 
-@bug("without a validation there is no best.ckpt")
 @pytest.mark.filterwarnings("ignore:Total length of:UserWarning")
 def test_a_set_of_a_single_picture_trains(tmp_path: Path, tiny_train: Train) -> None:
     data = write_coco(tmp_path / "set", "all", [[BOX]], ["a"])
@@ -493,7 +482,6 @@ def test_a_set_of_a_single_picture_trains(tmp_path: Path, tiny_train: Train) -> 
     assert nanogfl.load(tmp_path / "run" / "best.ckpt").names == ["a"]
 
 
-@bug("AP None counts as 0, so epoch 0 stays the best")
 def test_where_val_has_nothing_to_find_the_best_is_the_trained_one(tmp_path: Path, tiny_train: Train) -> None:
     write_coco(tmp_path / "set", "train", [[BOX], [BOX]], ["a"])
     data = write_coco(tmp_path / "set", "val", [[]], ["a"])
@@ -523,7 +511,6 @@ def test_gradients_accumulate(
     assert float(rows(tmp_path / "run")[-1]["lr"]) == pytest.approx(5e-5)  # the schedule counts steps, not batches
 
 
-@bug("fused AdamW, clipping and mixed precision exclude each other in Lightning")
 def test_bf16_trains_close_to_float(tiny_set: Path, tmp_path: Path, tiny_train: Train) -> None:
     tiny_train(tiny_set, tmp_path / "bf16", "train.precision=bf16")
     tiny_train(tiny_set, tmp_path / "float", "train.precision=32")
@@ -572,7 +559,7 @@ def test_twenty_pictures_are_learnt_by_heart(tmp_path: Path, tiny_train: Train) 
     data = draw_set(tmp_path / "set", train=20, val=2, test=0)
     still = ["flip=0", "scale=[1,1]", "stretch=[1,1]", "translate=0", "brightness=0"]
     still += ["contrast=[1,1]", "saturation=[1,1]"]
-    options = [f"augment.{s}" for s in still] + ["train.lr=0.003", "train.validate_every=60", "train.warmup=10"]
-    tiny_train(data, tmp_path / "run", *options, input=256, batch=5, epochs=60)
+    options = [f"augment.{s}" for s in still] + ["train.lr=0.003", "train.validate_every=120", "train.warmup=10"]
+    tiny_train(data, tmp_path / "run", *options, input=256, batch=5, epochs=120)
     scores = nanogfl.evaluate(tmp_path / "run" / "best.ckpt", data, split="train")
     assert (scores.numbers["AP50"] or 0) > 0.9

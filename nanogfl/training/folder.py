@@ -19,6 +19,13 @@ class Folder:
 
     path: Path
     resume: bool
+    overwrite: bool = False
+
+    def clear(self) -> None:
+        """Remove the run that is to be overwritten: only now, when the new one is ready to start."""
+        if self.overwrite:
+            for name in LEFT:
+                (self.path / name).unlink(missing_ok=True)
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -37,12 +44,9 @@ def open_folder(path: Path, resume: bool, overwrite: bool) -> Folder:
         )
     try:
         path.mkdir(parents=True, exist_ok=True)
-        if overwrite:
-            for name in there:
-                (path / name).unlink()
     except OSError as error:
         raise UsageError(f"--out {path}: {error.strerror}; name a folder that can be written") from error
-    return Folder(path, resume)
+    return Folder(path, resume, overwrite)
 
 
 def finished(folder: Folder, recipe: Recipe) -> bool:

@@ -94,7 +94,7 @@ class Keeper(Callback):
         ap, ap50 = (scores.numbers[k] or 0.0 for k in ("AP", "AP50"))
         self._pending |= {"AP": ap, "AP50": ap50}
         self.since_best += 1
-        if ap > self.best.AP:
+        if ap > self.best.AP or scores.numbers["AP"] is None:  # with nothing to find the last are the best
             self.best, self.since_best = Best(trainer.current_epoch, ap, ap50), 0
             save_detector(pl_module, self.out / "best.ckpt", scores)
 
@@ -149,11 +149,11 @@ def decode_all(predictions: list[Any], task: DetectionTask, table: Table) -> lis
     return [found[i] for i in range(len(table))]
 
 
-def save_detector(task: DetectionTask, path: Path, scores: Scores) -> None:
+def save_detector(task: DetectionTask, path: Path, scores: Scores | None) -> None:
     """Only what use needs: the detector's tensors, its card, and how it scored."""
     content: dict[str, Any] = {}
     task.on_save_checkpoint(content)
-    content["nanogfl"]["validation"] = scores.to_json()
+    content["nanogfl"]["validation"] = None if scores is None else scores.to_json()
     content["epoch"] = task.current_epoch
     content["state_dict"] = {f"detector.{k}": v.detach().cpu() for k, v in task.detector.state_dict().items()}
     partial = path.with_name(path.name + ".partial")

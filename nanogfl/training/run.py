@@ -24,7 +24,7 @@ from nanogfl.jsonfile import write_json
 from nanogfl.predictor import parse_input
 from nanogfl.recipe import Recipe, load_recipe
 from nanogfl.training.folder import Folder, finished, is_main, open_folder, write_config
-from nanogfl.training.keeper import Averaging, Keeper
+from nanogfl.training.keeper import Averaging, Keeper, save_detector
 from nanogfl.training.progress import Progress
 from nanogfl.training.schedule import Plan, plan, with_plan
 from nanogfl.training.start import Start, start
@@ -77,6 +77,7 @@ def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> d
     made = plan(recipe.train, len(training), processes)
     recipe = written_out(recipe, begin, made)
     if is_main():
+        folder.clear()
         write_config(folder / "config.yaml", recipe)
     log.info("%d training and %d validation pictures", len(training), len(validation))
     log.info("%d epochs, %d steps, input %dx%d", made.epochs, made.steps, *begin.card.input_size)
@@ -92,7 +93,7 @@ def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> d
     except SystemExit as error:  # Lightning turns Ctrl-C into an exit
         where = f"stopped in epoch {trainer.current_epoch}"
         raise TrainingError(f"{where}; go on with --resume --out {folder.path}") from error
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, ValueError) as error:
         raise explain(error, folder) from error
     return write_summary(folder, trainer, task, keeper, time.monotonic() - began)
 
@@ -115,7 +116,6 @@ def make_trainer(recipe: Recipe, made: Plan, keeper: Keeper, hardware: dict[str,
         logger=tensorboard(keeper.out),
         check_val_every_n_epoch=made.validate_every,
         accumulate_grad_batches=recipe.train.accumulate,
-        gradient_clip_val=recipe.train.clip,
         num_sanity_val_steps=0,
         log_every_n_steps=10,
         enable_model_summary=False,
@@ -211,6 +211,8 @@ def write_summary(
         "best": dict(vars(keeper.best)),
     }
     if trainer.is_global_zero:
+        if not (folder / "best.ckpt").exists():  # nothing to validate on: the last weights are the best
+            save_detector(task, folder / "best.ckpt", None)
         write_json(folder / "summary.json", summary)
     return summary
 
@@ -222,6 +224,8 @@ def explain(error: Exception, folder: Folder) -> NanogflError:
         return error
     if "out of memory" in text.lower() or "can't allocate memory" in text.lower():
         return TrainingError("out of memory; lower --batch (and raise train.accumulate), or --input")
+    if "more than 1 value per channel" in text:
+        return TrainingError("one picture a step is too little for batch norm at this input; raise --batch or --input")
     if "DataLoader worker" in text:
         return TrainingError(
             f"a loader process died ({text.splitlines()[0]}); go on with --resume, or set train.workers=0"

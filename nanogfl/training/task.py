@@ -36,6 +36,8 @@ class DetectionTask(pl.LightningModule):
         self.register_buffer("priors", priors, persistent=False)
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+        self.names: list[str] = []
+        self.rates: list[float] = []
         self.predictions: list[tuple[int, Any, tuple[int, int]]] = []
         if recipe.train.freeze == "backbone":
             detector.backbone.requires_grad_(False)
@@ -59,7 +61,8 @@ class DetectionTask(pl.LightningModule):
                 again = head_loss(guide, self.priors, targets, assignment, self.weights, self._mean)
                 parts |= {f"guide_{name}": part for name, part in again.items()}
             loss = torch.stack(list(parts.values())).sum()
-        self._refuse_nan(loss, batch)
+        self.names = batch.names
+        self._refuse_nan(loss, "loss")
         shown = {k: v.detach() for k, v in parts.items()}
         self.log_dict(shown, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(batch.names))
         return loss
@@ -88,8 +91,9 @@ class DetectionTask(pl.LightningModule):
                 for (matrix, backbone), parameters in groups.items()
             ],
             lr=train.lr,
-            fused=True,
+            fused=self.recipe.train.precision not in ("16", 16),  # Lightning unscales fp16 gradients itself
         )
+        self.rates = [group["lr"] for group in optimizer.param_groups]
         scheduler = LambdaLR(optimizer, lambda step: learning_rate(step, self.plan, train))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -97,6 +101,21 @@ class DetectionTask(pl.LightningModule):
         """A frozen backbone keeps its batch statistics too."""
         if self.recipe.train.freeze == "backbone":
             self.detector.backbone.eval()
+
+    def on_train_start(self) -> None:
+        """A resumed run takes the recipe's learning rate, not the one that last.ckpt remembers."""
+        schedulers = self.lr_schedulers()
+        assert isinstance(schedulers, LambdaLR)
+        schedulers.base_lrs = list(self.rates)
+
+    def configure_gradient_clipping(
+        self, optimizer: torch.optim.Optimizer, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
+    ) -> None:
+        """Clip, and stop before a gradient that is no number reaches the weights."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.recipe.train.clip)
+        if self.recipe.train.precision not in ("16", 16):  # fp16's scaler skips such a step
+            self._refuse_nan(norm, "gradient")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Recipe, names and shape travel inside the checkpoint."""
@@ -119,10 +138,10 @@ class DetectionTask(pl.LightningModule):
             return total
         return self.trainer.strategy.reduce(total.clone(), reduce_op="mean")  # type: ignore[return-value]
 
-    def _refuse_nan(self, loss: Tensor, batch: Batch) -> None:
-        if not torch.isfinite(loss):
-            files = ", ".join(batch.names[:8]) + (", ..." if len(batch.names) > 8 else "")
+    def _refuse_nan(self, value: Tensor, what: str) -> None:
+        if not torch.isfinite(value):
+            files = ", ".join(self.names[:8]) + (", ..." if len(self.names) > 8 else "")
             raise TrainingError(
-                f"the loss became {float(loss)} at epoch {self.current_epoch} in the batch of {files}; the last good "
-                "checkpoint is untouched: check these pictures, or lower train.lr and --resume"
+                f"the {what} became {float(value)} at epoch {self.current_epoch} in the batch of {files}; "
+                "the last good checkpoint is untouched: check these pictures, or lower train.lr and --resume"
             )

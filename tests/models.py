@@ -1,0 +1,104 @@
+"""Checkpoints with random weights that find boxes, frames to find them in, and whether two found the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from nanogfl.detections import Detections
+from nanogfl.model.checkpoint import Card
+from nanogfl.model.detector import Architecture, Detector
+from nanogfl.pictures import Picture, write_picture
+from nanogfl.view import normalise
+
+NAMES = ("red", "green", "blue")
+
+
+def random_detector(architecture: Architecture, seed: int = 0, background: float = -2.5) -> Detector:
+    """A detector that sees: batch statistics of drawn pictures, affine values as after training, scores that vary."""
+    torch.set_num_threads(1)  # spinning threads take minutes where other work has the cores
+    torch.manual_seed(seed)
+    detector = Detector(architecture).train()
+    norms = [layer for layer in detector.modules() if isinstance(layer, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+        nn.init.uniform_(norm.weight, 0.8, 1.6)
+        nn.init.normal_(norm.bias, 0, 0.3)
+    pictures = np.stack([normalise(scene(128, 192, i).astype(np.float32)) for i in range(4)])
+    classes = architecture.classes
+    with torch.no_grad():
+        detector(torch.from_numpy(pictures))
+        for predict in detector.head.predict:
+            assert isinstance(predict, nn.Conv2d) and predict.bias is not None
+            predict.weight.normal_(0, 0.1)
+            predict.bias.normal_(0, 0.5)
+            predict.bias[:classes] = background
+    return detector.eval()
+
+
+def write_checkpoint(
+    path: Path,
+    architecture: Architecture | None = None,
+    *,
+    input_size: tuple[int, int] = (96, 96),
+    resize: str = "stretch-antialias",
+    temperature: float = 1.0,
+    names: tuple[str, ...] = NAMES,
+    seed: int = 0,
+    background: float = -2.5,
+) -> Path:
+    """What ``nanogfl train`` leaves, but with random weights."""
+    chosen = architecture or Architecture("s", len(names))
+    state = random_detector(chosen, seed, background).state_dict()
+    card = Card(chosen, names, input_size, resize, temperature)
+    content = {"nanogfl": card.to_dict() | {"recipe": {}}, "state_dict": {f"detector.{k}": v for k, v in state.items()}}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(content, path)
+    return path
+
+
+def scene(height: int = 120, width: int = 160, seed: int = 0) -> Picture:
+    """Coloured blocks and discs on a shaded ground."""
+    rng = np.random.default_rng(seed)
+    picture = np.linspace(40, 200, height * width * 3).reshape(height, width, 3).astype(np.uint8)
+    for _ in range(6):
+        colour = tuple(int(v) for v in rng.integers(0, 256, 3))
+        x, y = int(rng.integers(width)), int(rng.integers(height))
+        if rng.random() < 0.5:
+            cv2.circle(picture, (x, y), int(rng.integers(6, 30)), colour, -1)
+        else:
+            cv2.rectangle(picture, (x, y), (x + int(rng.integers(8, 60)), y + int(rng.integers(8, 60))), colour, -1)
+    return picture
+
+
+def write_scene(path: Path, height: int = 120, width: int = 160, seed: int = 0) -> Path:
+    """A scene on disk."""
+    write_picture(path, scene(height, width, seed))
+    return path
+
+
+def partners(a: Detections, b: Detections) -> NDArray[np.intp]:
+    """For each detection of ``a`` the free one of ``b``, of its class, whose box and score are nearest; -1: none."""
+    found = np.full(len(a), -1, np.intp)
+    for i, (box, score, label) in enumerate(zip(a.boxes, a.scores, a.labels, strict=True)):
+        distance = np.abs(b.boxes - box).max(axis=1, initial=0) + 100 * np.abs(b.scores - score)
+        distance[(b.labels != label) | np.isin(np.arange(len(b)), found[:i])] = np.inf
+        if len(b) and np.isfinite(distance.min()):
+            found[i] = distance.argmin()
+    return found
+
+
+def assert_same(a: Detections, b: Detections, box_px: float = 1e-2, score: float = 1e-4) -> None:
+    """The same detections, whatever the order of equal scores."""
+    assert len(a) == len(b) and a.names == b.names
+    order = partners(a, b)
+    assert (order >= 0).all()
+    assert len(a) == 0 or np.abs(a.boxes - b.boxes[order]).max() < box_px
+    assert len(a) == 0 or np.abs(a.scores - b.scores[order]).max() < score
+    if a.side_sigma is not None and b.side_sigma is not None and len(a):
+        assert np.abs(a.side_sigma - b.side_sigma[order]).max() < box_px

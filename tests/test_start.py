@@ -1,0 +1,215 @@
+"""nanogfl.training.start: what a run begins with - fresh, our own, or NanoDet's weights; and what freezing keeps."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from runs import Drawn, block_picture, checkpoint, quick, weights, write_coco
+
+import nanogfl
+from nanogfl.errors import ModelError, NanogflError, UsageError
+from nanogfl.model.weights import read_weights
+from nanogfl.recipe import Recipe, load_recipe
+from nanogfl.training.start import guidance_kind, start
+
+MIXED = ("green", "yellow", "red")  # two of red, green, blue, in another order and place
+
+
+def recipe(*assignments: str, init: object = "none") -> Recipe:
+    return load_recipe(None, assignments, init=str(init))
+
+
+# --- from nothing
+
+
+def test_from_nothing_it_is_size_m_at_320() -> None:
+    begin = start(recipe(), ("a", "b"))
+    assert begin.card.architecture.size == "m"
+    assert begin.card.input_size == (320, 320)
+    assert begin.card.resize == "stretch-antialias"
+    assert begin.card.names == ("a", "b")
+    assert begin.kind == "light"
+    assert begin.guidance is not None
+
+
+@pytest.mark.parametrize(
+    ("assignments", "expected"),
+    [
+        (["input.size=96x160"], (96, 160)),  # height first
+        (["input.size=64"], (64, 64)),
+        (["input.size=[64, 128]"], None),  # a list is no size in a recipe
+        (["input.size=50"], None),  # no multiple of 32
+        (["input.size=32"], None),  # too small
+    ],
+)
+def test_the_input_size_is_taken_or_refused(assignments: list[str], expected: tuple[int, int] | None) -> None:
+    if expected is None:
+        with pytest.raises(UsageError):
+            start(recipe("model.size=s", *assignments), ("a",))
+    else:
+        assert start(recipe("model.size=s", *assignments), ("a",)).card.input_size == expected
+
+
+# --- from our own checkpoint
+
+
+def test_class_rows_go_by_name(learnt: Path, caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    with caplog.at_level(logging.INFO, logger="nanogfl"):
+        begin = start(recipe(init=learnt / "best.ckpt"), MIXED)
+    old, new = weights(learnt / "best.ckpt"), begin.detector.state_dict()
+    for level in range(4):
+        for part in ("weight", "bias"):
+            before, after = old[f"detector.head.predict.{level}.{part}"], new[f"head.predict.{level}.{part}"]
+            assert torch.equal(after[0], before[1])  # green
+            assert torch.equal(after[2], before[0])  # red
+            assert torch.equal(after[3:], before[3:])  # the sides
+            assert not torch.equal(after[1], before[2])  # yellow is no blue
+    shared_keys = [k for k in new if "head.predict" not in k]
+    assert all(torch.equal(new[k], old[f"detector.{k}"]) for k in shared_keys)
+    assert "class rows kept by name: green, red; made anew: yellow" in caplog.text
+
+
+def test_the_same_classes_start_where_the_checkpoint_ended(learnt: Path, blocks: Path) -> None:
+    begin = start(recipe(init=learnt / "best.ckpt"), ("red", "green", "blue"))
+    old = weights(learnt / "best.ckpt")
+    assert all(torch.equal(v, old[f"detector.{k}"]) for k, v in begin.detector.state_dict().items())
+    assert begin.card.input_size == (96, 96)  # the checkpoint's own
+    assert begin.card.architecture.size == "s"
+
+
+def test_fine_tuning_on_other_classes_keeps_what_was_learnt(learnt: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    pictures = [relabel(block_picture(rng, classes=(0, 1)), {0: 2, 1: 0}) for _ in range(8)]
+    data = write_coco(tmp_path / "set", {"train": pictures[:4], "val": pictures[4:]}, names=MIXED)
+    gentle = ["train.lr=1e-6", "train.lr_end=1e-6", "train.average=0"]
+    summary = quick(data, tmp_path / "run", size=None, input=96, batch=4, init=str(learnt / "best.ckpt"), set=gentle)
+    assert summary["classes"] == list(MIXED)
+    assert summary["best"]["AP50"] > 0.2
+
+
+def relabel(drawn: Drawn, to: dict[int, int]) -> Drawn:
+    return drawn._replace(labels=[to[label] for label in drawn.labels])
+
+
+@pytest.mark.parametrize("size", ["m", "l"])
+def test_another_size_than_the_checkpoints_is_refused(size: str, learnt: Path) -> None:
+    with pytest.raises(ModelError, match=rf"size s, not {size}; leave --size away"):
+        start(recipe(f"model.size={size}", init=learnt / "best.ckpt"), ("red",))
+
+
+def test_last_checkpoints_can_be_started_from_too(tiny_run: Path) -> None:
+    last = weights(tiny_run / "last.ckpt")
+    begin = start(recipe(init=tiny_run / "last.ckpt"), tuple(checkpoint(tiny_run / "last.ckpt")["nanogfl"]["names"]))
+    key = "head.predict.1.weight"
+    assert torch.equal(begin.detector.state_dict()[key], last[f"detector.{key}"])  # the averaged ones
+
+
+@pytest.mark.parametrize(
+    ("asked", "trained", "kind"),
+    [
+        ("auto", False, "light"),
+        ("auto", True, "none"),
+        ("light", True, "light"),
+        ("full", True, "full"),
+        ("none", False, "none"),
+    ],
+)
+def test_who_assigns(asked: str, trained: bool, kind: str, learnt: Path) -> None:
+    init = learnt / "best.ckpt" if trained else "none"
+    begin = start(recipe(f"model.guidance={asked}", "model.size=s", init=init), ("red", "green", "blue"))
+    assert begin.kind == kind
+    assert (begin.guidance is None) == (kind == "none")
+    former = begin.card if trained else None
+    assert guidance_kind(recipe(f"model.guidance={asked}"), former) == kind
+
+
+def test_guidance_is_carried_on_from_a_last_checkpoint(tiny_run: Path) -> None:
+    names = tuple(checkpoint(tiny_run / "last.ckpt")["nanogfl"]["names"])
+    begin = start(recipe("model.guidance=light", init=tiny_run / "last.ckpt"), names)
+    assert begin.guidance is not None
+    old = weights(tiny_run / "last.ckpt")
+    assert all(torch.equal(v, old[f"guidance.{k}"]) for k, v in begin.guidance.state_dict().items())
+
+
+# --- from NanoDet's files
+
+
+def test_nanodets_classes_are_found_by_name(shared: Path) -> None:
+    path = shared / "weights" / "nanodet-plus-m_320.ckpt"
+    begin = start(recipe(init=path), ("dog", "unicorn", "person"))
+    old, new = read_weights(path).state, begin.detector.state_dict()
+    assert begin.card.architecture.size == "m"
+    assert begin.card.input_size == (320, 320)
+    rows = old["head.predict.2.weight"]
+    assert torch.equal(new["head.predict.2.weight"][0], rows[16])  # dog
+    assert torch.equal(new["head.predict.2.weight"][2], rows[0])  # person
+    assert torch.equal(new["head.predict.2.weight"][3:], rows[80:])
+    assert torch.equal(new["backbone.stage3.1.branch2.0.weight"], old["backbone.stage3.1.branch2.0.weight"])
+
+
+def test_a_run_from_nanodets_weights(shared: Path, blocks: Path, tmp_path: Path) -> None:
+    path = shared / "reference" / "nanodet_plus_m_10cls.ckpt"
+    summary = quick(blocks, tmp_path / "run", size=None, init=str(path))
+    assert (summary["epochs"], summary["classes"]) == (1, ["red", "green", "blue"])
+    made = load_recipe(str(tmp_path / "run" / "config.yaml"))
+    assert (made.model.size, made.model.guidance) == ("m", "none")
+    with pytest.raises(ModelError, match="size m, not s"):
+        start(recipe("model.size=s", init=path), ("red",))
+
+
+@pytest.mark.parametrize("init", ["nowhere.ckpt", "nanodet-plus-x_320"])
+def test_an_init_that_is_nowhere_is_named(init: str) -> None:
+    with pytest.raises(NanogflError, match=init):
+        start(recipe(init=init), ("a",))
+
+
+def test_an_onnx_is_no_init(learnt_onnx: Path) -> None:
+    with pytest.raises(ModelError, match=learnt_onnx.name):
+        start(recipe(init=learnt_onnx), ("red",))
+
+
+# --- freezing
+
+
+def test_a_frozen_backbone_stays_as_it_was_loaded(learnt: Path, blocks: Path, tmp_path: Path) -> None:
+    fast = ["train.average=0", "train.warmup=0"]
+    options = {"input": 96, "init": str(learnt / "best.ckpt"), "epochs": 2, "set": fast}
+    quick(blocks, tmp_path / "frozen", freeze="backbone", **options)
+    quick(blocks, tmp_path / "free", **options)
+    old = weights(learnt / "best.ckpt")
+    frozen, free = (weights(tmp_path / run / "last.ckpt") for run in ("frozen", "free"))
+    backbone = [k for k in old if k.startswith("detector.backbone.")]
+    assert any("running_var" in k for k in backbone)
+    assert [k for k in backbone if not torch.equal(frozen[k], old[k])] == []
+    assert all(not torch.equal(free[k], old[k]) for k in backbone if k.endswith("running_mean"))
+    rest = [k for k in old if k not in backbone and not k.endswith("num_batches_tracked")]
+    assert [k for k in rest if torch.equal(frozen[k], old[k])] == []
+
+
+def test_a_frozen_backbone_stays_frozen_under_averaging_and_resume(learnt: Path, blocks: Path, tmp_path: Path) -> None:
+    run, init = tmp_path / "run", str(learnt / "best.ckpt")
+    average = ["train.average=0.9"]
+    quick(blocks, run, input=96, init=init, epochs=1, freeze="backbone", set=average)
+    nanogfl.train(blocks, out=run, resume=True, epochs=2)
+    old, last = weights(learnt / "best.ckpt"), checkpoint(run / "last.ckpt")
+    for kind in ("state_dict", "current_model_state"):
+        for key in (k for k in old if k.startswith("detector.backbone.")):
+            torch.testing.assert_close(last[kind][key], old[key], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("factor", "slower"), [(0.0, True), (0.1, True), (1.0, False)])
+def test_the_backbone_may_learn_at_a_rate_of_its_own(
+    factor: float, slower: bool, learnt: Path, blocks: Path, tmp_path: Path
+) -> None:
+    rates = [f"train.backbone_lr={factor}", "train.average=0", "train.warmup=0", "train.weight_decay=0"]
+    quick(blocks, tmp_path / "run", input=96, init=str(learnt / "best.ckpt"), epochs=1, set=rates)
+    old, new = weights(learnt / "best.ckpt"), weights(tmp_path / "run" / "last.ckpt")
+    key = "detector.backbone.stage2.0.branch2.0.weight"
+    moved = (new[key] - old[key]).abs().max().item()
+    assert (moved < 0.0005) == slower  # two steps of Adam at 1e-3
+    assert (moved == 0) == (factor == 0)
