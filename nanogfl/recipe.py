@@ -49,7 +49,7 @@ class InputRecipe:
 
     Attributes:
         size: ``320`` or ``HEIGHTxWIDTH``, multiples of 32, at least 64; None: the checkpoint's, else 320.
-        resize: a rule of nanogfl.view; None: stretch-antialias.
+        resize: a rule of nanogfl.view; None: stretch.
     """
 
     __pydantic_config__ = CLOSED

@@ -46,7 +46,7 @@ def write_checkpoint(
     architecture: Architecture | None = None,
     *,
     input_size: tuple[int, int] = (96, 96),
-    resize: str = "stretch-antialias",
+    resize: str = "stretch",
     temperature: float = 1.0,
     names: tuple[str, ...] = NAMES,
     seed: int = 0,

@@ -19,7 +19,7 @@ from nanogfl.recipe import Recipe
 
 log = logging.getLogger(__name__)
 DEFAULT_INPUT = 320
-DEFAULT_RESIZE = "stretch-antialias"
+DEFAULT_RESIZE = "stretch"
 
 
 @dataclass(frozen=True)
