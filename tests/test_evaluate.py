@@ -195,7 +195,7 @@ def test_the_json_has_the_contracts_keys(
         (("{model}", "{data}", "--split", "dev"), 2, "dev"),
         (("{model}", "{data}", "--input", "33"), 2, "33"),
         (("{onnx}", "{data}", "--input", "128"), None, "128"),
-        (("{model}",), 2, "DATA"),
+        (("{model}",), 2, "argument 'data'"),
     ],
     ids=["no such model", "no such set", "no such split", "no such size", "the size of an ONNX is fixed", "no set"],
 )

@@ -30,7 +30,7 @@ def test_from_nothing_it_is_size_m_at_320() -> None:
     begin = start(recipe(), ("a", "b"))
     assert begin.card.architecture.size == "m"
     assert begin.card.input_size == (320, 320)
-    assert begin.card.resize == "stretch-antialias"
+    assert begin.card.resize == "stretch"
     assert begin.card.names == ("a", "b")
     assert begin.kind == "light"
     assert begin.guidance is not None
