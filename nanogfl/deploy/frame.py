@@ -44,7 +44,7 @@ def write_frame(graph: Graph, size: tuple[int, int], rule: str) -> tuple[str, Ge
         "coordinate_transformation_mode": "asymmetric" if rule == "stretch-corner" else "half_pixel",
     }
     if rule.endswith("antialias"):
-        attributes["antialias"] = 1
+        attributes |= {"antialias": 1, "exclude_outside": 1}
     resized = graph.node("Resize", [pixels, "", "", sizes], attributes=attributes)
     if offset is not None:
         resized = _pad(graph, resized, content, offset, size)
