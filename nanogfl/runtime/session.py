@@ -53,7 +53,7 @@ class OnnxDetector:
         if input_size is not None and input_size != self.input_size:
             asked, own = ("x".join(map(str, size)) for size in (input_size, self.input_size))
             raise UsageError(f"--input {asked}: {path} is made for {own}; export the checkpoint at that size")
-        self._optional = {i.name for i in self.session.get_inputs()}
+        self._optional = {i.name for i in self.session.get_overridable_initializers()}
         self._outputs = [o.name for o in self.session.get_outputs()]
 
     def predict(
