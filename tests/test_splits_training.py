@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +86,7 @@ def test_a_set_without_splits_is_cut_alike_whatever_its_order_and_seed(
 # --- forms
 
 
-def write_yolo(root: Path, splits: dict[str, Sequence[Drawn]]) -> Path:
+def write_yolo(root: Path, splits: Mapping[str, Sequence[Drawn]]) -> Path:
     """images/SPLIT/001.png, labels/SPLIT/001.txt, data.yaml."""
     for split, drawn in splits.items():
         for number, one in enumerate(drawn, 1):
@@ -104,7 +104,7 @@ def write_yolo(root: Path, splits: dict[str, Sequence[Drawn]]) -> Path:
     return root
 
 
-def write_voc(root: Path, splits: dict[str, Sequence[Drawn]]) -> Path:
+def write_voc(root: Path, splits: Mapping[str, Sequence[Drawn]]) -> Path:
     """JPEGImages, Annotations, ImageSets/Main/SPLIT.txt; the names of the files keep the order of the splits."""
     for split, drawn in splits.items():
         stems = [f"{split}_{number:03d}" for number in range(1, len(drawn) + 1)]

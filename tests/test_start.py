@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from oracles.layouts import to_nanodet, torchvision_state
 from runs import Drawn, block_picture, checkpoint, quick, weights, write_coco
 
 import nanogfl
 from nanogfl.errors import ModelError, NanogflError, UsageError
+from nanogfl.model.detector import WIDTHS
 from nanogfl.model.weights import read_weights
 from nanogfl.recipe import Recipe, load_recipe
 from nanogfl.training.start import guidance_kind, start
@@ -162,6 +166,65 @@ def test_a_run_from_nanodets_weights(shared: Path, blocks: Path, tmp_path: Path)
         start(recipe("model.size=s", init=path), ("red",))
 
 
+YML = "data: {val: {input_size: [128, 64], keep_ratio: false}}\nclass_names: [blue, violet, red]\n"
+
+
+@pytest.mark.parametrize("prefix", ["avg_model.", "model.", ""])
+@pytest.mark.parametrize(
+    ("yml", "kept", "size"),
+    [("", {}, (320, 320)), (YML, {"red": 2, "blue": 0}, (64, 128))],
+    ids=["numbered classes have no name in common", "a yml beside it names them, and says width before height"],
+)
+def test_a_file_in_nanodets_layout(
+    yml: str, kept: dict[str, int], size: tuple[int, int], prefix: str, learnt: Path, tmp_path: Path
+) -> None:
+    old = {k.removeprefix("detector."): v for k, v in weights(learnt / "best.ckpt").items()}
+    torch.save({"state_dict": to_nanodet(old, prefix)}, tmp_path / "nano.ckpt")
+    if yml:
+        (tmp_path / "nano.yml").write_text(yml)
+    names = ("red", "green", "blue")
+    begin = start(recipe(init=tmp_path / "nano.ckpt"), names)
+    new = begin.detector.state_dict()
+    for key in old:
+        if not key.startswith("head.predict."):
+            assert torch.equal(new[key], old[key]), key
+            continue
+        assert torch.equal(new[key][3:], old[key][3:]), key  # the sides
+        for here, name in enumerate(names):
+            same = [torch.equal(new[key][here], old[key][there]) for there in range(3)]
+            assert same == [kept.get(name) == there for there in range(3)], (key, name)
+    assert begin.card.input_size == size
+
+
+@pytest.mark.parametrize("size", ["s", "m", "l"])
+def test_an_imagenet_backbone_fills_the_backbone_only(size: str, tmp_path: Path) -> None:
+    path = tmp_path / "shufflenet.pth"
+    published = torchvision_state(WIDTHS[size][0])
+    torch.save(published, path)
+    torch.manual_seed(1)
+    begin = start(recipe(init=path), ("a", "b"))
+    torch.manual_seed(1)
+    fresh = start(recipe(f"model.size={size}"), ("a", "b"))
+    assert (begin.card.architecture.size, begin.kind) == (size, "light")  # a backbone cannot assign
+    for key, tensor in begin.detector.state_dict().items():
+        expected = published[key.removeprefix("backbone.")] if key.startswith("backbone.") else None
+        assert torch.equal(tensor, fresh.detector.state_dict()[key] if expected is None else expected), key
+    other = "m" if size == "s" else "s"
+    with pytest.raises(ModelError, match=rf"backbone of size {size}, not {other}; change --size"):
+        start(recipe(f"model.size={other}", init=path), ("a", "b"))
+
+
+def test_what_is_no_checkpoint_ends_the_command_with_one_line(
+    command: Callable[..., Any], blocks: Path, tmp_path: Path
+) -> None:
+    wrong = tmp_path / "notes.ckpt"
+    wrong.write_text("these are not weights")
+    said = command("train", blocks, "--out", tmp_path / "run", "--init", wrong)
+    assert said.code == 1
+    (line,) = said.err.splitlines()
+    assert line.startswith("error: ") and str(wrong) in line
+
+
 @pytest.mark.parametrize("init", ["nowhere.ckpt", "nanodet-plus-x_320"])
 def test_an_init_that_is_nowhere_is_named(init: str) -> None:
     with pytest.raises(NanogflError, match=init):
@@ -213,3 +276,11 @@ def test_the_backbone_may_learn_at_a_rate_of_its_own(
     moved = (new[key] - old[key]).abs().max().item()
     assert (moved < 0.0005) == slower  # two steps of Adam at 1e-3
     assert (moved == 0) == (factor == 0)
+
+
+@pytest.mark.xfail(strict=True, reason="old * keep + new * (1 - keep) rounds; old + (1 - keep) * (new - old) would not")
+def test_averaging_leaves_a_frozen_backbone_to_the_bit(learnt: Path, blocks: Path, tmp_path: Path) -> None:
+    init = str(learnt / "best.ckpt")
+    quick(blocks, tmp_path / "run", input=96, size=None, init=init, freeze="backbone", set=["train.average=0.9"])
+    old, new = weights(learnt / "best.ckpt"), weights(tmp_path / "run" / "best.ckpt")
+    assert [k for k in old if k.startswith("detector.backbone.") and not torch.equal(old[k], new[k])] == []
