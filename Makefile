@@ -24,7 +24,7 @@ test-all: $(STAMP) ## the slow tests too
 check: $(STAMP) ## format, lint, types, and who may import whom
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 clean: ## remove the environment, builds and caches; runs stay

@@ -34,20 +34,14 @@ FRAMES: dict[str, Picture] = {
     "strip": scene(37, 901, seed=1),
 }
 KEYS = ["schema", "classes", "input_size", "resize", "mean", "std", "strides", "reg_max", "form", "precision", "parity"]
-EDGES = pytest.mark.xfail(
-    strict=False,
-    reason="onnxruntime adds what the antialias filter has outside the frame to its edge (exclude_outside=0), "
-    "nanogfl.view leaves it out",
-)
-THRESHOLDS = pytest.mark.xfail(strict=False, reason="get_inputs() does not list the inputs that have defaults")
-FIXED = pytest.mark.xfail(strict=False, reason="of the fixed thresholds only the score is applied on top")
+FIXED = pytest.mark.xfail(strict=True, reason="of the fixed thresholds only the score is applied on top")
 NO_AREA = pytest.mark.xfail(
-    strict=False,
+    strict=True,
     raises=ExportError,
     reason="boxes in the grey border have no area in the frame, so no IoU matches them",
 )
 QUALITY = pytest.mark.xfail(
-    strict=False, raises=ExportError, reason="the file's class_logits lack the quality, the network's raw has it"
+    strict=True, raises=ExportError, reason="the file's class_logits lack the quality, the network's raw has it"
 )
 
 
@@ -81,7 +75,7 @@ def exported(checkpoint: Path, pictures: Path, tmp_path_factory: pytest.TempPath
 
 SMALL = Architecture("s", 3)
 SAME = [
-    *(pytest.param(SMALL, (96, 96), r, Form("frame"), id=r, marks=EDGES if "anti" in r else ()) for r in RULES),
+    *(pytest.param(SMALL, (96, 96), r, Form("frame"), id=r) for r in RULES),
     pytest.param(SMALL, (96, 160), "letterbox", Form("frame", sigma=True), id="wide, letterbox, sigma"),
     pytest.param(SMALL, (160, 96), "letterbox", Form("tensor", sigma=True), id="high, tensor, sigma"),
     pytest.param(SMALL, (96, 160), "letterbox-antialias", Form("tensor"), id="tensor, antialias outside the file"),
@@ -186,7 +180,7 @@ def bare(path: Path) -> Callable[..., dict[str, Any]]:
     """The file as an app runs it."""
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names = [o.name for o in session.get_outputs()]
-    return lambda image, **asked: dict(zip(names, session.run(None, {"image": image, **asked}), strict=False))
+    return lambda image, **asked: dict(zip(names, session.run(None, {"image": image, **asked}), strict=True))
 
 
 def as_detections(outputs: dict[str, Any]) -> Detections:
@@ -237,16 +231,13 @@ def test_fixed_thresholds_are_no_inputs(tmp_path: Path) -> None:
     assert (file.predict(scene(), 0.3).scores > 0.3).all()  # a higher one is applied on top
 
 
-@pytest.mark.parametrize(
-    "fixed", [pytest.param(True, marks=FIXED, id="fixed"), pytest.param(False, marks=THRESHOLDS, id="asked")]
-)
+@pytest.mark.parametrize("fixed", [pytest.param(True, marks=FIXED, id="fixed"), pytest.param(False, id="asked")])
 def test_predict_asks_the_file_for_what_it_was_asked(tmp_path: Path, fixed: bool) -> None:
     torch, file = pair(tmp_path, SMALL, Form("frame", fixed=fixed))
     for score, boxes in ((0.05, 100), (0.2, 100), (0.2, 4)):
         assert_same(file.predict(scene(), score, max_boxes=boxes), torch.predict(scene(), score, max_boxes=boxes))
 
 
-@THRESHOLDS
 @pytest.mark.parametrize(("score", "iou", "boxes"), [(0.01, 0.6, 100), (0.05, 0.2, 100), (0.05, 0.9, 300)])
 def test_predict_passes_thresholds_on(
     exported: deploy_run.Exported, checkpoint: Path, score: float, iou: float, boxes: int
@@ -311,7 +302,7 @@ def test_without_data_it_is_proven_on_drawn_pictures(checkpoint: Path, tmp_path:
     [
         pytest.param(Architecture("s", 3, quality="top4"), "stretch", id="quality top4", marks=QUALITY),
         pytest.param(Architecture("s", 3, quality="moments"), "stretch", id="quality moments", marks=QUALITY),
-        pytest.param(SMALL, "stretch-antialias", id="antialias", marks=EDGES),
+        pytest.param(SMALL, "stretch-antialias", id="antialias"),
         pytest.param(SMALL, "letterbox", id="letterbox", marks=NO_AREA),
     ],
 )

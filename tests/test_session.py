@@ -1,0 +1,135 @@
+"""nanogfl.runtime.session: files of ours open, whatever else is given is refused in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from models import NAMES, scene, write_checkpoint, write_scene
+from onnx import TensorProto, helper
+
+import nanogfl
+from nanogfl.deploy.build import Form, build
+from nanogfl.errors import DataError, ModelError, UsageError
+from nanogfl.predictor import TorchDetector
+from nanogfl.runtime.session import OnnxDetector, count_nodes, open_session
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of the frame form, 64x96."""
+    folder = tmp_path_factory.mktemp("session")
+    detector = nanogfl.load(write_checkpoint(folder / "best.ckpt", input_size=(64, 96)))
+    assert isinstance(detector, TorchDetector)
+    path = folder / "model.onnx"
+    path.write_bytes(build(detector, Form("frame")).SerializeToString())
+    return path
+
+
+def foreign(operator: str = "Identity") -> bytes:
+    """A model that copies its input."""
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("a", "b")]
+    graph = helper.make_graph([helper.make_node(operator, ["a"], ["b"])], "copy", ends[:1], ends[1:])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8).SerializeToString()
+
+
+def with_metadata(path: Path, key: str, value: str) -> bytes:
+    """The file with another value of one key."""
+    made = onnx.load(str(path))
+    next(entry for entry in made.metadata_props if entry.key == f"nanogfl.{key}").value = value
+    return made.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        pytest.param(lambda p: None, "there is no file", id="missing"),
+        pytest.param(lambda p: b"", "is no ONNX model that onnxruntime", id="empty"),
+        pytest.param(lambda p: b"no model", "is no ONNX model that onnxruntime", id="garbage"),
+        pytest.param(lambda p: p.read_bytes()[:5000], "is no ONNX model that onnxruntime", id="cut early"),
+        pytest.param(lambda p: p.read_bytes()[:-20000], "is no ONNX model that onnxruntime", id="cut late"),
+        pytest.param(lambda p: foreign("Teleport"), "is no ONNX model that onnxruntime", id="unknown operator"),
+        pytest.param(lambda p: foreign(), "is an ONNX, but not one of ours", id="not ours"),
+        pytest.param(lambda p: with_metadata(p, "schema", "2"), "has schema 2", id="newer schema"),
+        pytest.param(lambda p: with_metadata(p, "classes", "{"), "does not say what it is", id="broken metadata"),
+    ],
+)
+def test_what_is_no_file_of_ours_is_one_line(
+    model: Path, tmp_path: Path, content: Callable[[Path], bytes | None], words: str
+) -> None:
+    path, data = tmp_path / "given.onnx", content(model)
+    if data is not None:
+        path.write_bytes(data)
+    with pytest.raises(ModelError) as error:
+        nanogfl.load(path)
+    assert words in str(error.value) and str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").mkdir()
+    with pytest.raises(ModelError, match="there is no file"):
+        nanogfl.load(tmp_path / "a.onnx")
+
+
+def test_the_input_size_is_fixed(model: Path) -> None:
+    assert nanogfl.load(model, input="64x96").input_size == (64, 96)
+    with pytest.raises(UsageError, match=r"--input 96x96: .*model\.onnx is made for 64x96; export the checkpoint at"):
+        nanogfl.load(model, input=96)
+
+
+def test_describe(model: Path) -> None:
+    said = nanogfl.load(model).describe()
+    assert said["file"] == str(model) and said["bytes"] == model.stat().st_size
+    assert said["kind"] == "ONNX, form frame, fp32"
+    assert said["classes"] == list(NAMES) and said["input_size"] == [64, 96] and said["resize"] == "stretch"
+    assert said["strides"] == [8, 16, 32, 64] and said["reg_max"] == 7
+    assert said["inputs"]["image"] == "tensor(uint8) ['height', 'width', 3]"
+    assert list(said["outputs"]) == ["boxes", "scores", "labels"]
+
+
+def test_a_file_has_no_torch_module(model: Path) -> None:
+    detector = nanogfl.load(str(model), threads=1)
+    assert isinstance(detector, OnnxDetector) and detector.network is None and detector.names == list(NAMES)
+
+
+def test_a_path_and_its_array_give_the_same(model: Path, tmp_path: Path) -> None:
+    detector = nanogfl.load(model)
+    of_path = detector.predict(write_scene(tmp_path / "a.png"), 0.05)
+    of_array = detector.predict(scene(), 0.05)
+    assert len(of_path) > 5
+    np.testing.assert_array_equal(of_path.boxes, of_array.boxes)
+    np.testing.assert_array_equal(of_path.scores, of_array.scores)
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        pytest.param(scene().astype(np.float32), id="float"),
+        pytest.param(scene()[..., 0], id="grey"),
+        pytest.param(scene()[:0], id="no rows"),
+        pytest.param(np.zeros((8, 8, 4), np.uint8), id="transparency"),
+        pytest.param("nowhere.png", id="missing"),
+    ],
+)
+def test_what_is_no_picture_is_a_data_error(model: Path, picture: np.ndarray | str) -> None:
+    with pytest.raises(DataError):
+        nanogfl.load(model).predict(picture)
+
+
+def test_a_part_of_a_picture_need_not_be_contiguous(model: Path) -> None:
+    detector, part = nanogfl.load(model), scene()[10:90:2, ::-1]
+    assert not part.flags.c_contiguous
+    np.testing.assert_array_equal(detector.predict(part, 0.05).boxes, detector.predict(part.copy(), 0.05).boxes)
+
+
+def test_a_session_of_bytes_names_the_model() -> None:
+    assert open_session(foreign()).get_inputs()[0].name == "a"
+    with pytest.raises(ModelError, match="the model is no ONNX model"):
+        open_session(b"no model")
+
+
+def test_count_nodes() -> None:
+    assert count_nodes(onnx.load_model_from_string(foreign())) == {"Identity": 1}
