@@ -115,9 +115,9 @@ def predict(
     config: Config = None,
 ) -> None:
     """Detect in pictures and videos."""
-    from nanogfl.jsonfile import write_json
     from nanogfl.predictor import load
     from nanogfl.runtime.predict import Found, predict_sources
+    from nanogfl.wholefile import write_json
 
     quiet = json_file is None and draw is None
 

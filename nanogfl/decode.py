@@ -63,7 +63,7 @@ def decode(
     limits = thresholds or Thresholds()
     classes = raw.shape[1] - 4 * (layout.reg_max + 1)
     prior, label = np.nonzero(raw[:, :classes] > _logit(limits.score))
-    score = _sigmoid(raw[prior, label])
+    score = sigmoid(raw[prior, label])
     above = score > limits.score
     prior, label, score = prior[above], label[above], score[above]
 
@@ -102,7 +102,8 @@ def nms(boxes: Array, scores: Array, labels: NDArray[np.integer], limits: Thresh
     return np.array(kept, np.intp)
 
 
-def _sigmoid(x: Array) -> Array:
+def sigmoid(x: Array) -> Array:
+    """Elementwise, float32, without overflow."""
     return (1 / (1 + np.exp(-x.astype(np.float32).clip(-80, 80)))).astype(np.float32)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanogfl.errors import DataError
+from nanogfl.wholefile import whole_file
 
 Picture = NDArray[np.uint8]
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
@@ -60,6 +61,5 @@ def write_picture(path: Path, picture: Picture) -> None:
         _, data = cv2.imencode(path.suffix or ".png", picture)
     except cv2.error as error:
         raise DataError(f"cannot write a picture as {path.name}: unknown suffix; use .png or .jpg") from error
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(data.tobytes())
-    partial.replace(path)
+    with whole_file(path) as partial:
+        partial.write_bytes(data.tobytes())

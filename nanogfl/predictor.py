@@ -13,7 +13,7 @@ from nanogfl.decode import Layout, Thresholds, decode
 from nanogfl.detections import Detections
 from nanogfl.errors import ModelError, UsageError
 from nanogfl.pictures import as_picture
-from nanogfl.view import View, normalise
+from nanogfl.view import View, is_side, normalise
 
 if TYPE_CHECKING:
     from torch import nn
@@ -89,7 +89,7 @@ def parse_input(value: str | int | tuple[int, int]) -> tuple[int, int]:
         height, width = (int(side) for side in (sides if len(sides) == 2 else [*sides, *sides]))
     except ValueError:
         raise UsageError(f"--input {value}: not a size; give 320, or HEIGHTxWIDTH such as 256x416") from None
-    if min(height, width) < 64 or height % 32 or width % 32:
+    if not (is_side(height) and is_side(width)):
         raise UsageError(
             f"--input {value}: sides must be multiples of 32, at least 64; try {_near(height)}x{_near(width)}"
         )
@@ -138,6 +138,8 @@ class TorchDetector:
 
     def describe(self) -> dict[str, Any]:
         """What ``nanogfl info`` shows."""
+        from nanogfl.model.detector import count_parameters
+
         a = self.card.architecture
         return {
             "file": str(self.source),
@@ -149,7 +151,7 @@ class TorchDetector:
             "strides": list(self.network.strides),
             "reg_max": a.reg_max,
             "quality": a.quality,
-            "parameters": sum(p.numel() for p in self.network.parameters()),
+            "parameters": count_parameters(self.network),
         }
 
 

@@ -10,13 +10,14 @@ from pathlib import Path
 from nanogfl.data import synthetic
 from nanogfl.data.readers import read_table
 from nanogfl.data.splits import select
+from nanogfl.data.table import Table
 from nanogfl.deploy.run import export
 from nanogfl.evaluation.run import evaluate
-from nanogfl.jsonfile import write_json
 from nanogfl.pictures import Picture, read_picture, write_picture
 from nanogfl.predictor import load
 from nanogfl.runtime.draw import draw_detections, draw_sheet
 from nanogfl.training.run import train
+from nanogfl.wholefile import write_json
 
 SHOWN = 12
 
@@ -41,22 +42,23 @@ def run(out: Path, seed: int, say: Callable[[str], None]) -> None:
     made = export(run_folder / "best.ckpt", out=onnx, data=data)
     say(f"    {made.megabytes:.1f} MB; equal to the checkpoint: {made.parity.to_text()}")
     say("4/5 evaluating the exported file on pictures it has not seen")
-    scores = evaluate(onnx, data, split="test")
+    table = select(read_table(data), "test")
+    scores = evaluate(onnx, table, split="all")
     write_json(out / "metrics.json", scores.to_json())
     say(scores.to_table())
     sheet = out / "found.png"
-    write_picture(sheet, draw_found(onnx, data))
+    write_picture(sheet, draw_found(onnx, table))
     say(f"5/5 predicting with it: {sheet}")
     say(f"\ndone in {time.monotonic() - began:.0f} s: {out}/ holds found.png, model.onnx, metrics.json, run/best.ckpt")
     say("next, with your own pictures (COCO, Pascal VOC or YOLO):")
     say("  nanogfl train PICTURES --out runs/mine --init nanodet-plus-m_320")
 
 
-def draw_found(model: Path, data: Path) -> Picture:
+def draw_found(model: Path, table: Table) -> Picture:
     """A sheet of test pictures with the boxes that the file finds."""
     predictor = load(model)
     pictures = []
-    for example in select(read_table(data), "test").examples[:SHOWN]:
+    for example in table.examples[:SHOWN]:
         picture = read_picture(example.path)
         pictures.append(draw_detections(picture, predictor.predict(picture, 0.35)))
     return draw_sheet(pictures, columns=4, cell=320)

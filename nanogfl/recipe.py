@@ -155,6 +155,11 @@ class TrainRecipe:
     nodes: int = 1
     sync_batch_norm: bool = False
 
+    @property
+    def fp16(self) -> bool:
+        """Whether gradients are scaled; YAML gives 16 as a number."""
+        return str(self.precision) == "16"
+
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "accumulate", "nodes", "validate_every"):
             value = getattr(self, name)

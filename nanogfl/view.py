@@ -100,6 +100,11 @@ class View:
         return lengths / np.array([sx, sy, sx, sy], lengths.dtype)
 
 
+def is_side(pixels: int) -> bool:
+    """Whether the network takes inputs with a side of this many px."""
+    return pixels >= 64 and pixels % 32 == 0
+
+
 def normalise(image: Array) -> Array:
     """Float [H, W, 3] BGR 0 to 255 -> [3, H, W], zero mean and unit deviation (ImageNet's)."""
     return np.ascontiguousarray(((image - np.array(MEAN, np.float32)) / np.array(STD, np.float32)).transpose(2, 0, 1))

@@ -10,10 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+import nanogfl
+from nanogfl.deploy.build import Form, build
 from nanogfl.detections import Detections
 from nanogfl.model.checkpoint import Card
 from nanogfl.model.detector import Architecture, Detector
 from nanogfl.pictures import Picture, write_picture
+from nanogfl.predictor import TorchDetector
 from nanogfl.view import normalise
 
 NAMES = ("red", "green", "blue")
@@ -102,3 +105,10 @@ def assert_same(a: Detections, b: Detections, box_px: float = 1e-2, score: float
     np.testing.assert_allclose(a.scores, b.scores[order], rtol=0, atol=score)
     if a.side_sigma is not None and b.side_sigma is not None:
         np.testing.assert_allclose(a.side_sigma, b.side_sigma[order], rtol=0, atol=box_px)
+
+
+def write_models(folder: Path, input_size: tuple[int, int]) -> None:
+    """best.ckpt, and model.onnx made of it without the proof."""
+    detector = nanogfl.load(write_checkpoint(folder / "best.ckpt", input_size=input_size))
+    assert isinstance(detector, TorchDetector)
+    (folder / "model.onnx").write_bytes(build(detector, Form()).SerializeToString())

@@ -14,14 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
-from models import NAMES, write_checkpoint, write_scene
+from models import NAMES, write_models, write_scene
 from runs import block_picture, write_coco
 
-import nanogfl
 from nanogfl.cli import app, main
-from nanogfl.deploy.build import Form, build
 from nanogfl.errors import ModelError, UsageError
-from nanogfl.predictor import TorchDetector
 
 GROUP: Any = typer.main.get_command(app)
 VERBS = sorted(GROUP.commands)
@@ -32,9 +29,7 @@ TRAIN_ONLY = ["torch", "pytorch_lightning", "onnx", "yaml", "pycocotools", "PIL"
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """best.ckpt, model.onnx, a.png, and a set of three pictures; nobody writes here."""
     folder = tmp_path_factory.mktemp("cli")
-    detector = nanogfl.load(write_checkpoint(folder / "best.ckpt", input_size=(64, 64)))
-    assert isinstance(detector, TorchDetector)
-    (folder / "model.onnx").write_bytes(build(detector, Form()).SerializeToString())
+    write_models(folder, (64, 64))
     write_scene(folder / "a.png")
     rng = np.random.default_rng(0)
     write_coco(folder / "set", {"": [block_picture(rng) for _ in range(3)]})

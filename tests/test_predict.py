@@ -11,13 +11,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from models import NAMES, scene, write_checkpoint, write_scene
+from models import NAMES, scene, write_models, write_scene
 
 import nanogfl
-from nanogfl.deploy.build import Form, build
 from nanogfl.errors import DataError, UsageError
 from nanogfl.pictures import read_picture, write_picture
-from nanogfl.predictor import Predictor, TorchDetector
+from nanogfl.predictor import Predictor
 from nanogfl.runtime.predict import Found, predict_sources
 
 SCORE = 0.1
@@ -27,9 +26,7 @@ SCORE = 0.1
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with best.ckpt, and model.onnx made of it."""
     folder = tmp_path_factory.mktemp("predict")
-    detector = nanogfl.load(write_checkpoint(folder / "best.ckpt", input_size=(64, 96)))
-    assert isinstance(detector, TorchDetector)
-    (folder / "model.onnx").write_bytes(build(detector, Form()).SerializeToString())
+    write_models(folder, (64, 96))
     return folder
 
 

@@ -23,6 +23,7 @@ from nanogfl import boxes as geometry
 from nanogfl.data.table import SPLITS
 from nanogfl.errors import UsageError
 from nanogfl.pictures import Picture, write_picture
+from nanogfl.wholefile import whole_file
 
 Points = NDArray[np.floating]
 Colour = NDArray[np.floating]
@@ -468,6 +469,5 @@ def _write_coco(path: Path, images: list[dict[str, object]], annotations: list[d
     categories = [{"id": i, "name": name} for i, name in enumerate(NAMES, start=1)]
     whole = {"images": images, "annotations": annotations, "categories": categories}
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(whole), encoding="utf-8")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(whole), encoding="utf-8")

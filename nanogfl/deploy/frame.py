@@ -66,10 +66,10 @@ def _letterbox(graph: Graph, shape: str, size: tuple[int, int]) -> tuple[str, st
     two, one = graph.constant(2, np.int64), graph.constant(1, np.int64)
     other = graph.node("Gather", [shape, graph.constant([1, 0], np.int64)])  # W, H
     # (2 * H * wide + W) // (2 * W), and the same for the width
-    top = graph.node("Add", [graph.node("Mul", [graph.node("Mul", [shape, turned]), two]), other])
+    products = graph.node("Mul", [shape, turned])
+    top = graph.node("Add", [graph.node("Mul", [products, two]), other])
     scaled = graph.node("Max", [graph.node("Div", [top, graph.node("Mul", [other, two])]), one])
     # the side that fills the input: the height where wide * H > high * W
-    products = graph.node("Mul", [shape, turned])
     height, width = graph.node("Split", [products], outputs=2, attributes={"axis": 0, "num_outputs": 2})
     tall = graph.node("Greater", [height, width])
     fills = graph.node("Concat", [tall, graph.node("Not", [tall])], attributes={"axis": 0})
@@ -173,7 +173,7 @@ def _flatten(graph: Graph, maps: list[str], name: str) -> str:
 def _boxes(graph: Graph, probability: str, priors: np.ndarray, size: tuple[int, int], reg_max: int) -> str:
     """Side probabilities [B, 4, R + 1, P] -> boxes [B, P, 4] clipped to the input."""
     sign = np.array([-1, -1, 1, 1], np.float32).reshape(1, 4, 1, 1)
-    bins = np.arange(reg_max + 1, dtype=np.float32).reshape(1, 1, -1, 1)
+    bins = _bins(reg_max)
     side = _expect(graph, probability, sign * bins)
     stride = graph.constant(priors[:, 2].reshape(1, 1, -1))
     corner = graph.constant(np.ascontiguousarray(priors[:, [0, 1, 0, 1]].T)[None])
@@ -182,6 +182,11 @@ def _boxes(graph: Graph, probability: str, priors: np.ndarray, size: tuple[int, 
     low = graph.node("Max", [moved, graph.constant(0, np.float32)])
     clipped = graph.node("Min", [low, graph.constant(limit)])
     return graph.node("Transpose", [clipped], name="input_boxes", attributes={"perm": [0, 2, 1]})
+
+
+def _bins(reg_max: int) -> np.ndarray:
+    """The values 0..R of the bins, to be multiplied with [B, 4, R + 1, P]."""
+    return np.arange(reg_max + 1, dtype=np.float32).reshape(1, 1, -1, 1)
 
 
 def _expect(graph: Graph, probability: str, values: np.ndarray) -> str:
@@ -210,7 +215,7 @@ def _write_sigma(
 ) -> None:
     """Standard deviation of each side in frame px, only of the boxes that leave."""
     chosen = graph.node("Gather", [probability, prior], attributes={"axis": 3})
-    bins = np.arange(reg_max + 1, dtype=np.float32).reshape(1, 1, -1, 1)
+    bins = _bins(reg_max)
     mean, square = _expect(graph, chosen, bins), _expect(graph, chosen, bins**2)
     variance = graph.node("Sub", [square, graph.node("Mul", [mean, mean])])
     deviation = graph.node("Sqrt", [graph.node("Max", [variance, graph.constant(0, np.float32)])])
@@ -242,7 +247,7 @@ def write_quality(graph: Graph, quality: QualityPredictor, probability: str) -> 
 
 def _moments(graph: Graph, probability: str, reg_max: int) -> str:
     axis = graph.constant([2], np.int64)
-    bins = np.arange(reg_max + 1, dtype=np.float32).reshape(1, 1, -1, 1)
+    bins = _bins(reg_max)
     largest = graph.node("ReduceMax", [probability, axis])
     second = graph.node("ReduceSum", [graph.node("Mul", [probability, probability]), axis])
     mean, square = (

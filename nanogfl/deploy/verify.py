@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from nanogfl.decode import Thresholds
+from nanogfl.boxes import iou
+from nanogfl.decode import Thresholds, sigmoid
 from nanogfl.detections import Detections
 from nanogfl.errors import DataError, UsageError
 from nanogfl.pictures import Picture, read_picture
@@ -88,8 +89,6 @@ def compare(a: Predictor, b: Predictor, pictures: Iterable[tuple[str, Picture]],
 
 def _match(parity: Parity, name: str, a: Detections, b: Detections, limits: Thresholds) -> None:
     """Greedy by IoU within a class, best scores first."""
-    from nanogfl.boxes import iou
-
     overlap = iou(a.boxes, b.boxes) * (a.labels[:, None] == b.labels[None])
     free = np.ones(len(b), bool)
     lonely: list[float] = []
@@ -131,10 +130,10 @@ class RawPair:
     def difference(self, picture: Picture) -> float:
         """Largest difference of any logit's sigmoid or side logit."""
         first, second = self._raw(self.a, picture), self._raw(self.b, picture)
-        classes = first.shape[1] - 32
+        classes = len(self.a.names)
         return float(
             max(
-                np.abs(_sigmoid(first[:, :classes]) - _sigmoid(second[:, :classes])).max(initial=0),
+                np.abs(sigmoid(first[:, :classes]) - sigmoid(second[:, :classes])).max(initial=0),
                 np.abs(first[:, classes:] - second[:, classes:]).max(initial=0) / 10,
             )
         )
@@ -167,10 +166,6 @@ def _with_logits(model: OnnxDetector) -> Any:
         raise UsageError(f"{model.path} does not name its raw outputs; export it again")
     proto.graph.output.extend(onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in names)
     return open_session(proto.SerializeToString())
-
-
-def _sigmoid(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    return (1 / (1 + np.exp(-x))).astype(np.float32)
 
 
 def given_pictures(paths: Sequence[Path]) -> Iterator[tuple[str, Picture]]:

@@ -17,9 +17,9 @@ from nanogfl.decode import Thresholds
 from nanogfl.detections import Detections
 from nanogfl.errors import DataError
 from nanogfl.evaluation.coco import Scores, score
-from nanogfl.jsonfile import write_json
 from nanogfl.pictures import Picture, read_picture
 from nanogfl.predictor import Predictor, TorchDetector, load
+from nanogfl.wholefile import write_json
 
 log = logging.getLogger(__name__)
 EVALUATION = Thresholds(score=0.05, iou=0.6, max_boxes=100)  # NanoDet's own

@@ -12,7 +12,7 @@ from nanogfl.errors import ModelError, RecipeError
 from nanogfl.model.coco_names import COCO_NAMES
 from nanogfl.model.detector import WIDTHS, Architecture
 from nanogfl.model.weights import Weights, recognise
-from nanogfl.view import RULES
+from nanogfl.view import RULES, is_side
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
@@ -84,11 +84,6 @@ def read_card(weights: Weights, config: Path | None = None) -> Card:
         rule,
     )
     return Card(architecture, names, size, rule)
-
-
-def is_side(pixels: int) -> bool:
-    """Whether the network takes inputs of this side."""
-    return pixels >= 64 and pixels % 32 == 0
 
 
 def _own_card(weights: Weights) -> Card:

@@ -140,12 +140,8 @@ def from_nanodet(state: State, path: Path) -> State:
 def recognise(state: State, path: Path) -> Architecture:
     """Read the architecture from the tensors of a detector in our layout."""
     predict = sorted(k for k in state if re.fullmatch(r"head\.predict\.\d\.weight", k))
-    widths = tuple(
-        state[f"backbone.stage{i}.0.branch2.5.weight"].shape[0] * 2
-        for i in (2, 3, 4)
-        if f"backbone.stage{i}.0.branch2.5.weight" in state
-    )
-    size = next((s for s, (stages, _) in WIDTHS.items() if stages[1:] == widths), None)
+    widths = backbone_widths(state)
+    size = size_of(widths)
     if size is None or not predict or "neck.extra_in.0.weight" not in state:
         raise ModelError(f"{path} is no NanoDet-Plus detector (widths {list(widths)}, {len(predict)} head levels)")
     outputs = state[predict[0]].shape[0]
@@ -153,6 +149,17 @@ def recognise(state: State, path: Path) -> Architecture:
     if outputs <= 4 * (reg_max + 1):
         raise ModelError(f"{path} has {outputs} outputs a prior, too few for a class and {4 * (reg_max + 1)} side bins")
     return Architecture(size, outputs - 4 * (reg_max + 1), reg_max, share_levels=len(predict) == 1)  # type: ignore[arg-type]
+
+
+def backbone_widths(state: State) -> tuple[int, ...]:
+    """Channels of the three stages, as many as there are in the tensors."""
+    keys = [f"backbone.stage{i}.0.branch2.5.weight" for i in (2, 3, 4)]
+    return tuple(2 * state[key].shape[0] for key in keys if key in state)
+
+
+def size_of(widths: tuple[int, ...]) -> str | None:
+    """The size whose stages have these channels, or None."""
+    return next((size for size, (stages, _) in WIDTHS.items() if stages[1:] == widths), None)
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:

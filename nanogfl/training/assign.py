@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nanogfl.training.losses import area
+
 INFINITY = 1e8
 
 
@@ -115,11 +117,14 @@ def inside(priors: Tensor, gt_boxes: Tensor, margin: float = 0.0) -> Tensor:
 
 def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
     """IoU of boxes [B, P, 4] with boxes [B, M, 4]: [B, P, M]."""
-    low = torch.max(a[:, :, None, :2], b[:, None, :, :2])
-    high = torch.min(a[:, :, None, 2:], b[:, None, :, 2:])
-    intersection = (high - low).clamp(min=0).prod(dim=-1)
-    area_a, area_b = ((x[..., 2] - x[..., 0]) * (x[..., 3] - x[..., 1]) for x in (a, b))
-    return intersection / (area_a[:, :, None] + area_b[:, None] - intersection).clamp(min=1e-6)
+    return box_iou(a[:, :, None], b[:, None])
+
+
+def box_iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU of boxes [..., 4] with boxes [..., 4], broadcast against each other: [...]."""
+    inner = (torch.min(a[..., 2:], b[..., 2:]) - torch.max(a[..., :2], b[..., :2])).clamp(min=0)
+    intersection = inner.prod(dim=-1)
+    return intersection / (area(a) + area(b) - intersection).clamp(min=1e-6)
 
 
 def _resolve(match: Tensor, best: Tensor, iou: Tensor) -> tuple[Tensor, Tensor]:

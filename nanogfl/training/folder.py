@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nanogfl.errors import UsageError
 from nanogfl.recipe import Recipe, to_dict
+from nanogfl.wholefile import whole_file
 
 LEFT = ("best.ckpt", "last.ckpt", "config.yaml", "metrics.csv", "summary.json")
 
@@ -64,9 +65,8 @@ def write_config(path: Path, recipe: Recipe) -> None:
     """The resolved recipe, as YAML."""
     import yaml
 
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(yaml.safe_dump(to_dict(recipe), sort_keys=False), encoding="utf-8")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        partial.write_text(yaml.safe_dump(to_dict(recipe), sort_keys=False), encoding="utf-8")
 
 
 def is_main() -> bool:

@@ -22,6 +22,7 @@ from nanogfl.evaluation.coco import Scores, score
 from nanogfl.training.schedule import averaging_decay
 from nanogfl.training.task import DetectionTask
 from nanogfl.view import View
+from nanogfl.wholefile import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ class Keeper(Callback):
         """Score; the averaged weights are still in place here, so the best ones are kept from here."""
         assert isinstance(pl_module, DetectionTask)
         predictions, pl_module.predictions = gather(pl_module.predictions), []
-        if trainer.sanity_checking or not trainer.is_global_zero:
+        if not trainer.is_global_zero:
             return
         scores = score(self.table, decode_all(predictions, pl_module, self.table))
         ap, ap50 = (scores.numbers[k] or 0.0 for k in ("AP", "AP50"))
@@ -156,9 +157,8 @@ def save_detector(task: DetectionTask, path: Path, scores: Scores | None) -> Non
     content["nanogfl"]["validation"] = None if scores is None else scores.to_json()
     content["epoch"] = task.current_epoch
     content["state_dict"] = {f"detector.{k}": v.detach().cpu() for k, v in task.detector.state_dict().items()}
-    partial = path.with_name(path.name + ".partial")
-    torch.save(content, partial)
-    partial.replace(path)
+    with whole_file(path) as partial:
+        torch.save(content, partial)
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
@@ -168,9 +168,7 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
         with path.open(newline="") as file:
             rows = [r for r in csv.DictReader(file) if r.get("epoch", "").isdigit() and int(r["epoch"]) < row["epoch"]]
     columns = list(dict.fromkeys(key for r in [*rows, row] for key in r))
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", newline="") as file:
+    with whole_file(path) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows([*rows, {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()}])
-    partial.replace(path)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nanogfl.model.distribution import REG_MAX, distances_to_boxes, integral
 from nanogfl.recipe import LossRecipe
-from nanogfl.training.assign import atss, dynamic_soft_label, inside
+from nanogfl.training.assign import atss, box_iou, dynamic_soft_label, inside
 from nanogfl.training.losses import distribution_focal_loss, giou_loss, quality_focal_loss
 
 Parts = dict[str, Tensor]
@@ -127,7 +127,4 @@ def _iou_with_own(boxes: Tensor, gt_boxes: Tensor, index: Tensor) -> Tensor:
     if gt_boxes.shape[1] == 0:
         return boxes.new_zeros(index.shape)
     own = gt_boxes.gather(1, index.clamp(min=0)[..., None].expand(-1, -1, 4))
-    low, high = torch.max(boxes[..., :2], own[..., :2]), torch.min(boxes[..., 2:], own[..., 2:])
-    intersection = (high - low).clamp(min=0).prod(dim=-1)
-    union = sum((b[..., 2] - b[..., 0]) * (b[..., 3] - b[..., 1]) for b in (boxes, own)) - intersection
-    return intersection / union.clamp(min=1e-6) * (index >= 0)
+    return box_iou(boxes, own) * (index >= 0)

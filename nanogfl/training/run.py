@@ -19,8 +19,8 @@ from nanogfl.data.loader import EpochOrder, EvenBatches, TrainingSet, training_l
 from nanogfl.data.readers import read_table
 from nanogfl.data.splits import for_training
 from nanogfl.data.table import Table
-from nanogfl.errors import NanogflError, TrainingError, UsageError
-from nanogfl.jsonfile import write_json
+from nanogfl.errors import TrainingError, UsageError
+from nanogfl.model.detector import count_parameters
 from nanogfl.predictor import parse_input
 from nanogfl.recipe import Recipe, load_recipe
 from nanogfl.training.folder import Folder, finished, is_main, open_folder, write_config
@@ -29,6 +29,7 @@ from nanogfl.training.progress import Progress
 from nanogfl.training.schedule import Plan, plan, with_plan
 from nanogfl.training.start import Start, start
 from nanogfl.training.task import DetectionTask
+from nanogfl.wholefile import write_json
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +156,7 @@ def devices(recipe: Recipe) -> tuple[dict[str, Any], int]:
         "bf16": "bf16-mixed",
         "16": "16-mixed",
     }
-    if str(train.precision) == "16" and not cuda:
+    if train.fp16 and not cuda:
         raise UsageError("train.precision=16 needs a GPU; use bf16 or 32 on a CPU")
     options = {
         "accelerator": "gpu" if cuda else "cpu",
@@ -207,7 +208,7 @@ def write_summary(
         "seconds": round(seconds, 2),
         "images_per_second": round(keeper.images_per_second, 2),
         "classes": list(task.card.names),
-        "parameters": sum(p.numel() for p in task.detector.parameters()),
+        "parameters": count_parameters(task.detector),
         "best": dict(vars(keeper.best)),
     }
     if trainer.is_global_zero:
@@ -217,11 +218,9 @@ def write_summary(
     return summary
 
 
-def explain(error: Exception, folder: Folder) -> NanogflError:
+def explain(error: Exception, folder: Folder) -> TrainingError:
     """The usual accidents of a training, each with its advice."""
     text = str(error)
-    if isinstance(error, NanogflError):
-        return error
     if "out of memory" in text.lower() or "can't allocate memory" in text.lower():
         return TrainingError("out of memory; lower --batch (and raise train.accumulate), or --input")
     if "more than 1 value per channel" in text:

@@ -12,8 +12,9 @@ from nanogfl.errors import ModelError
 from nanogfl.model import zoo
 from nanogfl.model.checkpoint import Card, read_card
 from nanogfl.model.detector import Architecture, Detector, initialise, make_guidance
+from nanogfl.model.distribution import REG_MAX
 from nanogfl.model.guidance import Guidance
-from nanogfl.model.weights import Weights, read_weights, transplant
+from nanogfl.model.weights import Weights, backbone_widths, read_weights, size_of, transplant
 from nanogfl.predictor import parse_input
 from nanogfl.recipe import Recipe
 
@@ -38,7 +39,7 @@ def start(recipe: Recipe, names: tuple[str, ...]) -> Start:
     former = None if weights is None or weights.kind == "imagenet" else read_card(weights)
     size = _size(recipe, weights, former)
     model = recipe.model
-    reg_max = former.architecture.reg_max if former else 7
+    reg_max = former.architecture.reg_max if former else REG_MAX
     architecture = Architecture(size, len(names), reg_max, model.share_levels, model.quality)  # type: ignore[arg-type]
     kind = guidance_kind(recipe, former)
     detector, guidance = Detector(architecture), make_guidance(kind, architecture)
@@ -75,8 +76,7 @@ def _size(recipe: Recipe, weights: Weights | None, former: Card | None) -> str:
             raise ModelError(f"--init {recipe.init} is a detector of size {own}, not {asked}; leave --size away")
         return own
     if weights is not None:
-        width = weights.state["backbone.stage2.0.branch2.5.weight"].shape[0]
-        own = {24: "s", 58: "m", 88: "l"}.get(width)
+        own = size_of(backbone_widths(weights.state))
         if own is None or asked not in (None, own):
             raise ModelError(
                 f"--init {recipe.init} is a backbone of size {own or 'unknown'}, not {asked}; change --size"

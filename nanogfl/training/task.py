@@ -91,7 +91,7 @@ class DetectionTask(pl.LightningModule):
                 for (matrix, backbone), parameters in groups.items()
             ],
             lr=train.lr,
-            fused=self.recipe.train.precision not in ("16", 16),  # Lightning unscales fp16 gradients itself
+            fused=not train.fp16,  # Lightning unscales fp16 gradients itself
         )
         self.rates = [group["lr"] for group in optimizer.param_groups]
         scheduler = LambdaLR(optimizer, lambda step: learning_rate(step, self.plan, train))
@@ -114,7 +114,7 @@ class DetectionTask(pl.LightningModule):
         """Clip, and stop before a gradient that is no number reaches the weights."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.recipe.train.clip)
-        if self.recipe.train.precision not in ("16", 16):  # fp16's scaler skips such a step
+        if not self.recipe.train.fp16:  # fp16's scaler skips such a step
             self._refuse_nan(norm, "gradient")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
