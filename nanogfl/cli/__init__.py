@@ -1,0 +1,92 @@
+"""The command line: options in, calls to the package, one line for every error."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+from nanogfl.cli import learn, ship, use  # the verbs, which add themselves to the app
+from nanogfl.cli.app import app
+from nanogfl.errors import NanogflError
+
+__all__ = ["app", "learn", "main", "ship", "use"]
+
+
+class _OneLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        text = record.getMessage()
+        return f"warning: {text}" if record.levelno >= logging.WARNING else text
+
+
+def _quiet(debug: bool) -> None:
+    """Our own notes to stderr; other libraries only speak under --debug."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine())
+    own = logging.getLogger("nanogfl")
+    own.addHandler(handler)
+    own.setLevel(logging.DEBUG if debug else logging.INFO)
+    own.propagate = False
+    if not debug:
+        warnings.simplefilter("ignore")
+        for name in (
+            "pytorch_lightning",
+            "lightning",
+            "lightning.pytorch",
+            "lightning_fabric",
+            "torch.distributed",
+        ):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and leave with its exit code: 0 done, 1 the work or the data failed, 2 usage."""
+    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    debug = "--debug" in given
+    _quiet(debug)
+    try:
+        code = _run([a for a in given if a != "--debug"])
+    except Exception as error:
+        if debug:
+            raise
+        code, message = _explain(error)
+        if message:
+            sys.stderr.write(f"error: {message}\n")
+    except KeyboardInterrupt:
+        sys.stderr.write("error: interrupted; nothing half-written was left\n")
+        code = 1
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    result: Any = typer.main.get_command(app).main(arguments, prog_name="nanogfl", standalone_mode=False)
+    return result if isinstance(result, int) else 0
+
+
+def _explain(error: Exception) -> tuple[int, str]:
+    """Exit code and the one line for an error."""
+    if isinstance(error, NanogflError):
+        return error.exit_code, str(error)
+    if isinstance(error, typer.Abort):
+        return 1, "interrupted; nothing half-written was left"
+    usage = getattr(error, "format_message", None)
+    if usage is not None:  # typer's usage errors, whose class moves between its versions
+        context = getattr(error, "ctx", None)
+        where = context.command_path if context else "nanogfl"
+        return 2, " ".join(f"{usage()} See: {where} --help".split())
+    if isinstance(error, ModuleNotFoundError):
+        return 1, f"{error.name} is not installed, and this command needs it: pip install 'nanogfl[train]'"
+    if isinstance(error, BrokenPipeError):
+        return 1, ""
+    if isinstance(error, OSError):
+        return 1, f"{error.filename or 'a file'}: {error.strerror or error}; check the path and the free space"
+    text = " ".join(str(error).split())[:300]
+    return 1, f"unexpected {type(error).__name__}: {text}; run it again with --debug and report what it shows"

@@ -1,0 +1,82 @@
+"""Verbs that train and measure: quickstart, train, eval."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nanogfl.cli.app import Config, Data, Input, Json, Model, app, say
+
+
+@app.command(epilog="Example: nanogfl quickstart --out quickstart")
+def quickstart(
+    out: Annotated[Path, typer.Option("--out", help="Folder for everything it makes.")] = Path("quickstart"),
+    seed: Annotated[int, typer.Option("--seed", help="Of the drawn pictures and the training.")] = 0,
+) -> None:
+    """Draw a small set, train on it for about two minutes, export, and show the boxes found."""
+    from nanogfl.quickstart import run
+
+    run(out, seed, say)
+
+
+@app.command(epilog="Example: nanogfl train pictures/ --out runs/cells --init nanodet-plus-m_416 --epochs 100")
+def train(
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", help="Folder for checkpoints, log and summary.")],
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="Recipe: a name that ships with nanogfl, or a YAML file.")
+    ] = None,
+    size: Annotated[str | None, typer.Option("--size", help="s | m | l; m is NanoDet-Plus-m, l its 1.5x.")] = None,
+    input: Input = None,  # noqa: A002
+    init: Annotated[
+        str | None, typer.Option("--init", help="Start from a checkpoint, a published name, imagenet, or none.")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", help="Passes over the pictures; follows from their number.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option("--batch", help="Pictures a step.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of everything random.")] = None,
+    freeze: Annotated[
+        str | None, typer.Option("--freeze", help="backbone: keep it as loaded, for very small sets.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew where a run lies in --out.")] = False,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key.path=value; may be repeated.")] = None,
+) -> None:
+    """Train a detector on your pictures."""
+    from nanogfl.training.folder import is_main
+    from nanogfl.training.run import train as run
+
+    summary = run(
+        data, out=out, recipe=recipe, resume=resume, overwrite=overwrite, set=set_ or (), size=size, input=input,
+        init=init, epochs=epochs, batch=batch, seed=seed, freeze=freeze,
+    )  # fmt: skip
+    if not is_main():
+        return
+    best = summary["best"]
+    say(f"epochs {summary['epochs']}, {summary['seconds']:.0f} s, {summary['images_per_second']:.1f} pictures/s")
+    say(
+        f"best validation AP {best['AP']:.3f}, AP50 {best['AP50']:.3f} (epoch {best['epoch'] + 1}): {out / 'best.ckpt'}"
+    )
+    say(f"next: nanogfl export {out / 'best.ckpt'} --out {out / 'model.onnx'}")
+
+
+@app.command("eval", epilog="Example: nanogfl eval runs/cells/best.ckpt pictures/ --split test --json scores.json")
+def evaluate(
+    model: Model,
+    data: Data,
+    split: Annotated[
+        str | None, typer.Option("--split", help="train | val | test | all; test where there is one.")
+    ] = None,
+    input: Input = None,  # noqa: A002
+    config: Config = None,
+    score: Annotated[float, typer.Option("--score", help="Candidates above this score.")] = 0.05,
+    json_file: Json = None,
+) -> None:
+    """Measure average precision (pycocotools' twelve numbers, and AP a class)."""
+    from nanogfl.evaluation.run import evaluate as run
+
+    scores = run(model, data, split=split, input=input, config=config, score_threshold=score, json_file=json_file)
+    say(scores.to_table())
