@@ -280,8 +280,11 @@ def test_initialise_leaves_the_predicting_layers_and_wakes_the_others() -> None:
     reduce = detector.neck.reduce[2]
     assert isinstance(reduce, nn.Sequential)
     pointwise = reduce[0]
-    assert isinstance(pointwise, nn.Conv2d)  # fan out 72, gain² 2 / (1 + .1²)
-    assert pointwise.weight.std().item() == pytest.approx((2 / 1.01 / 72) ** 0.5, rel=0.05)
+    assert isinstance(pointwise, nn.Conv2d)  # 192 inputs
+    assert pointwise.weight.std().item() == pytest.approx(0.1 * (2 / 192) ** 0.5, rel=0.05)
+    depthwise = detector.head.towers[0][0][0]  # type: ignore[index]
+    assert isinstance(depthwise, nn.Conv2d)  # 5 x 5, one input each
+    assert depthwise.weight.std().item() == pytest.approx(0.1 * (2 / 25) ** 0.5, rel=0.1)
 
 
 def test_training_mode_gives_every_parameter_a_gradient() -> None:
