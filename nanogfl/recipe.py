@@ -110,7 +110,7 @@ class TrainRecipe:
         epochs: passes over the training pictures.
         batch: pictures a step and process.
         accumulate: steps whose gradients are added up.
-        lr: highest learning rate, of AdamW.
+        lr: highest learning rate, of AdamW; None: .001 from a trained detector, .002 from other weights or none.
         lr_end: learning rate at the end of the cosine.
         backbone_lr: factor on lr for the backbone, where it starts from trained weights.
         weight_decay: of AdamW; not for norms and biases.
@@ -135,7 +135,7 @@ class TrainRecipe:
     epochs: int | None = None
     batch: int = 16
     accumulate: int = 1
-    lr: float = 1e-3
+    lr: float | None = None
     lr_end: float = 5e-5
     backbone_lr: float = 1.0
     weight_decay: float = 0.05
@@ -166,8 +166,9 @@ class TrainRecipe:
             if value is not None and value < 1:
                 raise ValueError(f"train.{name} must be at least 1, not {value}")
         for name in ("lr", "lr_end", "clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"train.{name} must be above 0, not {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"train.{name} must be above 0, not {value}")
         _refuse_outside("train", self, dict.fromkeys(("weight_decay", "backbone_lr", "detach_guidance"), math.inf))
         _refuse_outside("train", self, {"seed": 2**32 - 1})
         for name in ("warmup", "patience", "workers", "devices", "plain_epochs"):

@@ -130,7 +130,7 @@ def test_after_the_warm_up_the_rate_falls_to_its_end(recipe: TrainRecipe) -> Non
     factors, warmup = curve(recipe), plan(recipe, 205).warmup
     after = factors[warmup:]
     assert after[0] == pytest.approx(1)
-    assert after[-1] * recipe.lr == pytest.approx(recipe.lr_end)
+    assert after[-1] * (recipe.lr or 2e-3) == pytest.approx(recipe.lr_end)
     assert all(a >= b for a, b in pairwise(after))
     assert max(factors) == pytest.approx(1)
     assert min(factors) > 0, "the first step too trains"
@@ -139,13 +139,13 @@ def test_after_the_warm_up_the_rate_falls_to_its_end(recipe: TrainRecipe) -> Non
 def test_the_cosine_is_half_way_in_the_middle() -> None:
     recipe = TrainRecipe(epochs=8, batch=8, warmup=0)
     middle = curve(recipe)[100]
-    assert middle == pytest.approx((1 + recipe.lr_end / recipe.lr) / 2)
+    assert middle == pytest.approx((1 + recipe.lr_end / 2e-3) / 2)
 
 
 def test_beyond_the_plan_the_rate_stays_at_its_end() -> None:
     recipe = TrainRecipe(epochs=2, batch=8)
     made = plan(recipe, 205)
-    assert learning_rate(made.steps * 3, made, recipe) * recipe.lr == pytest.approx(recipe.lr_end)
+    assert learning_rate(made.steps * 3, made, recipe) * made.lr == pytest.approx(recipe.lr_end)
 
 
 def test_a_run_shorter_than_its_warm_up_only_rises() -> None:
@@ -178,3 +178,10 @@ def test_the_plan_written_out_makes_the_same_plan_again() -> None:
         assert plan(written.train, pictures) == made
         assert plan(written.train, pictures * 10).epochs == made.epochs, "and holds when the data grows"
         assert written.loss == Recipe().loss
+
+
+def test_the_rate_follows_from_the_start_unless_given() -> None:
+    rates = [plan(TrainRecipe(), 205, trained=trained).lr for trained in (True, False)]
+    assert rates == [1e-3, 2e-3]
+    assert plan(TrainRecipe(lr=5e-4), 205).lr == 5e-4
+    assert with_plan(Recipe(), plan(TrainRecipe(), 205)).train.lr == 2e-3  # written out for config.yaml

@@ -75,7 +75,7 @@ def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> d
     pl.seed_everything(recipe.train.seed, workers=True, verbose=False)
     begin = start(recipe, training.names)
     hardware, processes = devices(recipe)
-    made = plan(recipe.train, len(training), processes)
+    made = plan(recipe.train, len(training), processes, begin.trained)
     recipe = written_out(recipe, begin, made)
     if is_main():
         folder.clear()

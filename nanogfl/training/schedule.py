@@ -19,6 +19,7 @@ class Plan:
     Attributes:
         epochs: passes over the training pictures.
         steps_per_epoch: optimizer steps in one.
+        lr: highest learning rate.
         warmup: steps until the highest learning rate.
         average: decay of the averaged weights, 0 for none.
         validate_every: epochs between validations; a divisor of ``epochs``.
@@ -27,6 +28,7 @@ class Plan:
 
     epochs: int
     steps_per_epoch: int
+    lr: float
     warmup: int
     average: float
     validate_every: int
@@ -38,8 +40,8 @@ class Plan:
         return self.epochs * self.steps_per_epoch
 
 
-def plan(recipe: TrainRecipe, pictures: int, processes: int = 1) -> Plan:
-    """The plan of a run over this many training pictures."""
+def plan(recipe: TrainRecipe, pictures: int, processes: int = 1, trained: bool = False) -> Plan:
+    """The plan of a run over this many training pictures, from a trained detector or from less."""
     given = recipe.epochs
     epochs = given if given is not None else default_epochs(pictures)
     batches = max(1, pictures // (recipe.batch * processes))
@@ -49,7 +51,8 @@ def plan(recipe: TrainRecipe, pictures: int, processes: int = 1) -> Plan:
     warmup = recipe.warmup if recipe.warmup is not None else min(500, max(1, steps // 15))
     plain = recipe.plain_epochs if recipe.plain_epochs is not None else epochs // 10
     every = _divisor(epochs, recipe.validate_every or math.ceil(epochs / 25))
-    return Plan(epochs, steps_per_epoch, warmup, average, every, epochs - plain)
+    lr = recipe.lr if recipe.lr is not None else default_rate(trained)
+    return Plan(epochs, steps_per_epoch, lr, warmup, average, every, epochs - plain)
 
 
 def default_epochs(pictures: int) -> int:
@@ -61,6 +64,11 @@ def default_epochs(pictures: int) -> int:
             part = math.log(pictures / few) / math.log(many / few)
             return 5 * round((high + part * (low - high)) / 5)
     return PASSES[-1][1]
+
+
+def default_rate(trained: bool) -> float:
+    """NanoDet-Plus' rate for what is to be kept in the main, twice as much for what has to be found."""
+    return 1e-3 if trained else 2e-3
 
 
 def default_average(steps: int) -> float:
@@ -78,7 +86,7 @@ def learning_rate(step: int, plan: Plan, recipe: TrainRecipe) -> float:
     if step < plan.warmup:
         return (step + 1) / plan.warmup
     part = (step - plan.warmup) / max(1, plan.steps - plan.warmup)
-    low = recipe.lr_end / recipe.lr
+    low = recipe.lr_end / plan.lr
     return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, part)))
 
 
@@ -87,6 +95,7 @@ def with_plan(recipe: Recipe, made: Plan) -> Recipe:
     train = replace(
         recipe.train,
         epochs=made.epochs,
+        lr=made.lr,
         warmup=made.warmup,
         average=made.average,
         validate_every=made.validate_every,

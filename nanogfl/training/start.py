@@ -25,12 +25,13 @@ DEFAULT_RESIZE = "stretch"
 
 @dataclass(frozen=True)
 class Start:
-    """A detector, the guidance that trains with it (and of which kind), and the card."""
+    """A detector, the guidance that trains with it and its kind, the card, and whether it could detect before."""
 
     detector: Detector
     guidance: nn.Module | None
     kind: Guidance
     card: Card
+    trained: bool
 
 
 def start(recipe: Recipe, names: tuple[str, ...]) -> Start:
@@ -53,7 +54,7 @@ def start(recipe: Recipe, names: tuple[str, ...]) -> Start:
     card = Card(
         architecture, names, parse_input(default if asked is None else asked), recipe.input.resize or DEFAULT_RESIZE
     )
-    return Start(detector, guidance, kind, card)
+    return Start(detector, guidance, kind, card, former is not None)
 
 
 def guidance_kind(recipe: Recipe, former: Card | None) -> Guidance:

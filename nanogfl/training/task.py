@@ -86,11 +86,11 @@ class DetectionTask(pl.LightningModule):
                 {
                     "params": parameters,
                     "weight_decay": train.weight_decay if matrix else 0.0,
-                    "lr": train.lr * (train.backbone_lr if backbone else 1.0),
+                    "lr": self.plan.lr * (train.backbone_lr if backbone else 1.0),
                 }
                 for (matrix, backbone), parameters in groups.items()
             ],
-            lr=train.lr,
+            lr=self.plan.lr,
             fused=not train.fp16,  # Lightning unscales fp16 gradients itself
         )
         self.rates = [group["lr"] for group in optimizer.param_groups]
