@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from nanogfl import boxes as box_math
 from nanogfl.detections import Detections
+from nanogfl.errors import UsageError
 from nanogfl.view import View
 
 Array = NDArray[np.float32]
@@ -29,6 +30,14 @@ class Thresholds:
     score: float = 0.05
     iou: float = 0.6
     max_boxes: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("score", "iou"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:  # not a number is refused too
+                raise UsageError(f"{name} {value}: give a number from 0 to 1")
+        if self.max_boxes < 0:
+            raise UsageError(f"max_boxes {self.max_boxes}: give a number from 0")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import cv2
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from nanogfl.errors import DataError
 from nanogfl.wholefile import whole_file
 
+EXTRA_SAMPLES = 338  # TIFF's tag: what the channels after the colours are (1: alpha, multiplied in; 2: alpha)
 Picture = NDArray[np.uint8]
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
@@ -34,12 +36,31 @@ def read_picture(path: str | Path) -> Picture:
 def decode_picture(data: NDArray[np.uint8], name: str) -> Picture:
     """Decode the bytes of one picture; ``name`` is for the error message."""
     try:
-        picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+        picture = cv2.imdecode(_without_alpha(data), cv2.IMREAD_COLOR) if data.size else None
     except cv2.error:  # too many pixels, or a broken header
         picture = None
     if picture is None:
         raise DataError(f"cannot decode the picture {name}: it is damaged or not a picture; replace or remove it")
     return np.asarray(picture, np.uint8)
+
+
+def _without_alpha(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A TIFF whose extra channel says that colours are already multiplied by it; else libtiff would do that."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4].tobytes())
+    if order is None:
+        return data
+    content = data.tobytes()
+    try:
+        (first,) = struct.unpack_from(f"{order}I", content, 4)
+        (entries,) = struct.unpack_from(f"{order}H", content, first)
+        for at in range(first + 2, first + 2 + 12 * entries, 12):
+            if struct.unpack_from(f"{order}HHIH", content, at) == (EXTRA_SAMPLES, 3, 1, 2):
+                changed = bytearray(content)
+                struct.pack_into(f"{order}H", changed, at + 8, 1)
+                return np.frombuffer(bytes(changed), np.uint8)
+    except struct.error:  # cut short; imdecode will say so
+        pass
+    return data
 
 
 def as_picture(source: str | Path | NDArray[np.uint8]) -> Picture:

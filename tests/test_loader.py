@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from nanogfl.data.loader import (
     Batch,
     EpochOrder,
     EvenBatches,
+    batches_an_epoch,
     TrainingSet,
     collate,
     plainer,
@@ -79,13 +81,18 @@ def test_the_order_can_be_walked_twice() -> None:
 @pytest.mark.parametrize(
     ("count", "batch", "processes", "steps", "sizes", "reason"),
     [
-        (205, 8, 1, 25, {8, 9}, "the left-over five are spread"),
+        (205, 8, 1, 26, {7, 8}, "one more than would fit, and none of a few"),
         (200, 8, 1, 25, {8}, "even anyway"),
-        (205, 8, 2, 12, {8, 9}, "two processes: 24 parts"),
+        (205, 8, 2, 13, {7, 8}, "two processes: 26 parts"),
         (7, 16, 1, 1, {7}, "fewer pictures than a batch: one smaller batch"),
         (5, 8, 4, 1, {1, 2}, "fewer than a batch for each process"),
         (4, 16, 4, 1, {1}, "one picture a process"),
-        (15, 8, 1, 1, {15}, "less than two batches make one, not a full one and a rest"),
+        (31, 16, 1, 2, {15, 16}, "no batch is larger than the recipe's, for that is what memory holds"),
+        (17, 16, 1, 2, {8, 9}, "no rest of one"),
+        (5, 2, 1, 2, {2, 3}, "but where a rest of one cannot be spread, a batch takes it"),
+        (3, 2, 1, 1, {3}, "the same"),
+        (5, 8, 2, 1, {2, 3}, "two processes"),
+        (5, 2, 2, 1, {2, 3}, "two processes, and a rest"),
         (9, 1, 1, 9, {1}, "batches of one"),
     ],
 )
@@ -106,6 +113,15 @@ def test_ranks_share_an_epoch_without_gap_or_overlap(count: int, processes: int)
         assert all(part for rank in ranks for part in rank), "no step is empty"
         assert len(ranks[0]) == len(list(ranks[0]))
         assert len(ranks[0]) == plan(TrainRecipe(batch=batch), count, processes).steps_per_epoch
+
+
+def test_no_batch_is_too_large_nor_alone() -> None:
+    for batch in (2, 3, 8, 16, 96):
+        for count in (*range(2, 130), 205, 118_287):
+            steps = batches_an_epoch(count, batch)
+            assert count / steps >= 2, "no batch norm sees a single picture"
+            assert math.ceil(count / steps) <= max(batch, 3 if batch == 2 else 0)
+            assert steps >= count // batch, "and no fewer steps than needed"
 
 
 def test_the_epoch_reaches_the_batches() -> None:

@@ -47,11 +47,14 @@ def corner_names(picture: NDArray[np.uint8]) -> list[str]:
         (8, (64, 48), "green white blue red"),
     ],
 )
-def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, shape: tuple[int, int], corners: str) -> None:
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+def test_exif_orientation_is_applied(
+    tmp_path: Path, suffix: str, orientation: int, shape: tuple[int, int], corners: str
+) -> None:
     image = Image.fromarray(quarters())
     exif = image.getexif()
     exif[ORIENTATION] = orientation
-    path = tmp_path / "turned.jpg"
+    path = tmp_path / f"turned{suffix}"
     image.save(path, exif=exif, quality=95)
     picture = read_picture(path)
     assert picture.shape == (*shape, 3)
@@ -90,16 +93,37 @@ def test_sixteen_bits_are_scaled_to_eight(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "suffix",
+    ("name", "options"),
     [
-        ".png",
-        pytest.param(".tif", marks=pytest.mark.xfail(strict=True, reason="OpenCV multiplies a TIFF by its alpha")),
+        ("glass.png", {}),
+        ("glass.webp", {"lossless": True, "exact": True}),
+        ("glass.tif", {}),
+        ("packed.tif", {"compression": "tiff_lzw"}),
+        ("turned.tif", {"tiffinfo": {ORIENTATION: 6}}),
     ],
 )
-def test_transparency_is_dropped_and_not_blended(tmp_path: Path, suffix: str) -> None:
-    image = np.dstack([np.full((4, 6), 200, np.uint8)] * 3 + [GREYS])
-    Image.fromarray(image).save(tmp_path / f"glass{suffix}")
-    assert np.unique(read_picture(tmp_path / f"glass{suffix}")).tolist() == [200]
+def test_transparency_is_dropped_and_not_blended(tmp_path: Path, name: str, options: dict[str, object]) -> None:
+    image = np.dstack([np.full((4, 6), level, np.uint8) for level in (200, 100, 50)] + [GREYS])
+    Image.fromarray(image).save(tmp_path / name, **options)
+    picture = read_picture(tmp_path / name)
+    assert picture.shape == ((6, 4, 3) if name == "turned.tif" else (4, 6, 3))
+    assert np.unique(picture.reshape(-1, 3), axis=0).tolist() == [[50, 100, 200]]
+
+
+def test_a_palette_with_a_transparent_colour_keeps_its_colours(tmp_path: Path) -> None:
+    colours = np.repeat([[[200, 100, 50], [10, 20, 30]]], 4, axis=0).astype(np.uint8)
+    Image.fromarray(colours).quantize(4).save(tmp_path / "palette.png", transparency=0)
+    np.testing.assert_array_equal(read_picture(tmp_path / "palette.png"), colours[..., ::-1])
+
+
+@pytest.mark.parametrize("cut", [5, 9, 60, 150])
+def test_a_tiff_cut_short_is_named(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "cut.tif"
+    Image.fromarray(np.dstack([quarters(), quarters()[..., 0]])).save(path)
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(DataError) as error:
+        read_picture(path)
+    assert one_line(error, path)
 
 
 def test_names_of_any_script_are_read_and_written(tmp_path: Path) -> None:

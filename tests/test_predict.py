@@ -79,7 +79,7 @@ def test_json_is_the_contract(models: Path, folder: Path, command: Callable[...,
     expected = nanogfl.load(models / model).predict("in/a.png", SCORE)
     assert len(record["detections"]) == len(expected) >= 5
     for i, found in enumerate(record["detections"]):
-        assert set(found) - {"side_sigma"} == {"class", "label", "score", "box"}
+        assert set(found) == {"class", "label", "score", "box"}
         assert found["class"] == NAMES[found["label"]] and found["label"] == expected.labels[i]
         assert found["score"] == pytest.approx(float(expected.scores[i]), abs=1e-5)
         assert found["box"] == pytest.approx(expected.boxes[i].tolist(), abs=1e-3)
@@ -87,10 +87,32 @@ def test_json_is_the_contract(models: Path, folder: Path, command: Callable[...,
     assert scores == sorted(scores, reverse=True) and min(scores) > SCORE
 
 
-@pytest.mark.xfail(strict=True, reason="a checkpoint's records hold side_sigma, those of its plain ONNX do not")
 def test_records_have_the_keys_of_the_contract_alone(models: Path, folder: Path, command: Callable[..., Any]) -> None:
     (record,) = run(command, models / "best.ckpt", "in/a.png")
     assert {tuple(sorted(found)) for found in record["detections"]} == {("box", "class", "label", "score")}
+
+
+def test_sigma_is_in_the_records_where_it_is_asked_for(models: Path, folder: Path, command: Callable[..., Any]) -> None:
+    (record,) = run(command, models / "best.ckpt", "in/a.png", "--sigma")
+    expected = nanogfl.load(models / "best.ckpt").predict("in/a.png", SCORE).side_sigma
+    assert expected is not None
+    for found, sigma in zip(record["detections"], expected, strict=True):
+        assert found["side_sigma"] == pytest.approx(sigma.tolist(), abs=1e-3) and min(found["side_sigma"]) > 0
+
+
+def test_a_file_without_sigma_says_so(models: Path, folder: Path, command: Callable[..., Any]) -> None:
+    said = command("predict", models / "model.onnx", "in", "--sigma", "--json", "found.json")
+    assert said.code == 2 and said.out == "" and not Path("found.json").exists()
+    assert said.err.startswith("error: --sigma: ") and said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("score", ["7", "-0.1", "nan", "inf"])
+def test_a_score_is_from_0_to_1(models: Path, folder: Path, command: Callable[..., Any], score: str) -> None:
+    for model, verb, source in (("model.onnx", "predict", "in"), ("best.ckpt", "predict", "in"), ("best.ckpt", "eval", "no")):
+        said = command(verb, models / model, source, "--score", score)
+        assert said.code == 2 and said.out == "" and "score" in said.err and said.err.count("\n") == 1
+    with pytest.raises(UsageError, match="from 0 to 1"):
+        nanogfl.load(models / "best.ckpt").predict("in/a.png", float(score))
 
 
 def test_checkpoint_and_file_find_the_same(models: Path, folder: Path, command: Callable[..., Any]) -> None:

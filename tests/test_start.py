@@ -278,7 +278,6 @@ def test_the_backbone_may_learn_at_a_rate_of_its_own(
     assert (moved == 0) == (factor == 0)
 
 
-@pytest.mark.xfail(strict=True, reason="old * keep + new * (1 - keep) rounds; old + (1 - keep) * (new - old) would not")
 def test_averaging_leaves_a_frozen_backbone_to_the_bit(learnt: Path, blocks: Path, tmp_path: Path) -> None:
     init = str(learnt / "best.ckpt")
     quick(blocks, tmp_path / "run", input=96, size=None, init=init, freeze="backbone", set=["train.average=0.9"])

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 
 from nanogfl.cli import learn, ship, use  # the verbs, which add themselves to the app
 from nanogfl.cli.app import app
 from nanogfl.errors import NanogflError
+from nanogfl.training.folder import is_main
 
 __all__ = ["app", "learn", "main", "ship", "use"]
 
@@ -25,23 +28,19 @@ class _OneLine(logging.Formatter):
 
 
 def _quiet(debug: bool) -> None:
-    """Our own notes to stderr; other libraries only speak under --debug."""
+    """Our own notes to stderr, from the first process of a run; other libraries only speak under --debug."""
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine())
     own = logging.getLogger("nanogfl")
-    own.addHandler(handler)
-    own.setLevel(logging.DEBUG if debug else logging.INFO)
+    own.handlers[:] = [h for h in own.handlers if not isinstance(h.formatter, _OneLine)] + [handler]
+    own.setLevel(logging.DEBUG if debug else logging.INFO if is_main() else logging.ERROR)
     own.propagate = False
     if not debug:
         warnings.simplefilter("ignore")
-        for name in (
-            "pytorch_lightning",
-            "lightning",
-            "lightning.pytorch",
-            "lightning_fabric",
-            "torch.distributed",
-        ):
-            logging.getLogger(name).setLevel(logging.ERROR)
+        warnings.showwarning = lambda *_, **__: None  # some libraries switch theirs on again
+        if not logging.getLogger().handlers:  # where there is one, Lightning brings none of its own
+            logging.getLogger().addHandler(logging.NullHandler())
+        logging.getLogger("torch").setLevel(logging.ERROR)
         os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
@@ -60,23 +59,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if message:
             sys.stderr.write(f"error: {message}\n")
     except KeyboardInterrupt:
-        sys.stderr.write("error: interrupted; nothing half-written was left\n")
+        if is_main():
+            sys.stderr.write("error: interrupted; nothing half-written was left\n")
         code = 1
     sys.stdout.flush()
     sys.exit(code)
 
 
 def _run(arguments: list[str]) -> int:
-    result: Any = typer.main.get_command(app).main(arguments, prog_name="nanogfl", standalone_mode=False)
-    return result if isinstance(result, int) else 0
+    """Typer's own ``main`` would make a silent exit code of Ctrl-C."""
+    command: Any = typer.main.get_command(app)
+    former = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with command.make_context("nanogfl", arguments) as context:
+            command.invoke(context)
+    except typer.Exit as left:  # --help
+        return left.exit_code
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, former)
+    return 0
+
+
+def _interrupt(*_: object) -> NoReturn:
+    """A polite kill is Ctrl-C."""
+    raise KeyboardInterrupt
 
 
 def _explain(error: Exception) -> tuple[int, str]:
     """Exit code and the one line for an error."""
     if isinstance(error, NanogflError):
         return error.exit_code, str(error)
-    if isinstance(error, typer.Abort):
-        return 1, "interrupted; nothing half-written was left"
     usage = getattr(error, "format_message", None)
     if usage is not None:  # typer's usage errors, whose class moves between its versions
         context = getattr(error, "ctx", None)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nanogfl.cli.app import Config, Data, Input, Json, Model, app, say
+from nanogfl.cli.app import Config, Data, Input, Json, Model, Score, app, say
 
 
 @app.command(epilog="Example: nanogfl quickstart --out quickstart")
@@ -72,7 +72,7 @@ def evaluate(
     ] = None,
     input: Input = None,  # noqa: A002
     config: Config = None,
-    score: Annotated[float, typer.Option("--score", help="Candidates above this score.")] = 0.05,
+    score: Score = 0.05,
     json_file: Json = None,
 ) -> None:
     """Measure average precision (pycocotools' twelve numbers, and AP a class)."""

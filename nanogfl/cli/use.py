@@ -7,16 +7,17 @@ from typing import Annotated
 
 import typer
 
-from nanogfl.cli.app import Config, Input, Json, Model, app, say
+from nanogfl.cli.app import Config, Input, Json, Model, Score, app, say
 
 
 @app.command(epilog="Example: nanogfl predict model.onnx pictures/*.jpg --draw drawn/ --json found.json")
 def predict(
     model: Model,
     source: Annotated[list[str], typer.Argument(help="Pictures, folders, globs, videos.")],
-    score: Annotated[float, typer.Option("--score", help="Lowest score that is shown.")] = 0.3,
+    score: Score = 0.3,
     classes: Annotated[str | None, typer.Option("--classes", help="Only these, separated by commas.")] = None,
     json_file: Json = None,
+    sigma: Annotated[bool, typer.Option("--sigma", help="Records hold the deviation of each side in px, too.")] = False,
     draw: Annotated[Path | None, typer.Option("--draw", help="Folder for pictures with the boxes drawn.")] = None,
     input: Input = None,  # noqa: A002
     config: Config = None,
@@ -37,8 +38,9 @@ def predict(
 
     chosen = [c.strip() for c in classes.split(",") if c.strip()] if classes else None
     records = predict_sources(
-        load(model, input=input, config=config), source, score=score, classes=chosen, draw=draw, progress=progress
-    )
+        load(model, input=input, config=config), source,
+        score=score, classes=chosen, sigma=sigma, draw=draw, progress=progress,
+    )  # fmt: skip
     if json_file:
         write_json(json_file, records)
     total = sum(len(r["detections"]) for r in records)

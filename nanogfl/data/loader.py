@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -72,8 +73,14 @@ class EpochOrder(Sampler[tuple[int, int]]):
         return ((self.epoch, int(index)) for index in order)
 
 
+def batches_an_epoch(pictures: int, batch: int, processes: int = 1) -> int:
+    """How many batches of at most this size each process takes; larger ones only where one would be left too small."""
+    count, least = math.ceil(pictures / (batch * processes)), min(2, batch) * processes  # batch norm needs two
+    return max(1, min(count, pictures // least))
+
+
 class EvenBatches(BatchSampler):
-    """The order cut into batches of nearly equal size, so that no picture is dropped, repeated or left nearly alone.
+    """The order cut into batches of nearly equal size, so that no picture is dropped, repeated or left alone.
 
     With several processes each takes its own part of every step.
     """
@@ -85,13 +92,13 @@ class EvenBatches(BatchSampler):
             raise DataError(f"{len(order)} training pictures for {processes} processes; use fewer devices")
 
     def __len__(self) -> int:
-        return max(1, len(self.sampler) // (self.batch_size * self.processes))
+        return batches_an_epoch(len(self.sampler), self.batch_size, self.processes)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = list(self.sampler)
-        parts = np.linspace(0, len(order), len(self) * self.processes + 1).astype(int)
-        for start in range(self.rank, len(parts) - 1, self.processes):
-            yield order[parts[start] : parts[start + 1]]
+        count = len(self) * self.processes
+        for part in range(self.rank, count, self.processes):
+            yield order[part * len(order) // count : (part + 1) * len(order) // count]
 
 
 class TrainingSet(Dataset[Sample]):

@@ -49,13 +49,13 @@ def evaluate(
     Raises:
         DataError: nothing to evaluate, or no class in common.
     """
+    limits = Thresholds(score_threshold, EVALUATION.iou, EVALUATION.max_boxes)
     table = data if isinstance(data, Table) else read_table(data)
     split = split or evaluation_split(table)
     table = select(table, split)
     predictor = load(model, input=input, config=config) if isinstance(model, str | Path) else model
     table = in_model_order(table, predictor.names)
     log.info("evaluating on %d pictures (%s)", len(table), split)
-    limits = Thresholds(score_threshold, EVALUATION.iou, EVALUATION.max_boxes)
     scores = score(table, list(predict_all(predictor, table.examples, limits)))
     if json_file:
         write_json(Path(json_file), scores.to_json())

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from nanogfl.decode import Thresholds
 from nanogfl.detections import Detections, class_indices
-from nanogfl.errors import DataError
+from nanogfl.errors import DataError, UsageError
 from nanogfl.pictures import Picture, write_picture
 from nanogfl.runtime.draw import draw_detections
 from nanogfl.runtime.frames import Frame, VideoSink, expand, frame_rate, frames, is_video, write_video
@@ -51,6 +52,7 @@ def predict_sources(
     *,
     score: float = 0.3,
     classes: Sequence[str] | None = None,
+    sigma: bool = False,
     draw: Path | None = None,
     progress: Callable[[Found], None] | None = None,
 ) -> list[dict[str, Any]]:
@@ -61,6 +63,7 @@ def predict_sources(
         sources: pictures, folders, globs, videos.
         score: lowest score.
         classes: only these.
+        sigma: records hold ``side_sigma`` too.
         draw: folder for the same pictures and videos with boxes.
         progress: called after each frame.
 
@@ -69,7 +72,9 @@ def predict_sources(
 
     Raises:
         DataError: a source is missing, or none of them could be read.
+        UsageError: no such score or class, or the model gives no sigma.
     """
+    Thresholds(score)  # said before anything is read
     if classes is not None:
         class_indices(classes, predictor.names)
     files = expand(sources)
@@ -77,7 +82,10 @@ def predict_sources(
     records: list[dict[str, Any]] = []
     broken: list[DataError] = []
     for file in files:
-        found_in_file = _predict_file(predictor, file, score, classes, targets.get(file))
+        found_in_file = (
+            Found(frame, _asked(predictor.predict(frame.picture, score), classes, sigma)) for frame in frames(file)
+        )
+        found_in_file = _drawn(found_in_file, file, targets.get(file))
         broken += _collect(found_in_file, records, progress)
     if broken and not records:
         raise (
@@ -102,13 +110,21 @@ def _collect(
     return []
 
 
-def _predict_file(
-    predictor: Predicts, file: Path, score: float, classes: Sequence[str] | None, target: Path | None
-) -> Iterator[Found]:
+def _asked(detections: Detections, classes: Sequence[str] | None, sigma: bool) -> Detections:
+    """Only these classes, and the deviation of the sides only where it is wanted."""
+    if not sigma:
+        return replace(detections, side_sigma=None).of_classes(classes)
+    if detections.side_sigma is None:
+        raise UsageError("--sigma: this file does not give it; export it again with --sigma, or give the checkpoint")
+    return detections.of_classes(classes)
+
+
+def _drawn(frames_of_file: Iterator[Found], file: Path, target: Path | None) -> Iterator[Found]:
+    """The same, each drawn on the way where there is a target."""
     with ExitStack() as stack:
         sink: VideoSink | None = None
-        for frame in frames(file):
-            found = Found(frame, predictor.predict(frame.picture, score).of_classes(classes))
+        for found in frames_of_file:
+            frame = found.frame
             if target is not None:
                 drawn = draw_detections(frame.picture, found.detections)
                 if not is_video(file):

@@ -1,4 +1,4 @@
-"""A run's folder: what it holds, whether it may be used, and what is written into it."""
+"""A run's folder: what it holds, whether it may be used, and what a run that starts writes into it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanogfl.errors import UsageError
-from nanogfl.recipe import Recipe, to_dict
+from nanogfl.recipe import Recipe, load_recipe, to_dict
 from nanogfl.wholefile import whole_file
 
 LEFT = ("best.ckpt", "last.ckpt", "config.yaml", "metrics.csv", "summary.json")
@@ -22,11 +22,18 @@ class Folder:
     resume: bool
     overwrite: bool = False
 
-    def clear(self) -> None:
-        """Remove the run that is to be overwritten: only now, when the new one is ready to start."""
-        if self.overwrite:
-            for name in LEFT:
-                (self.path / name).unlink(missing_ok=True)
+    def begin(self, recipe: Recipe) -> None:
+        """Called when the first step is about to be trained, and not before: a run that was refused changes nothing.
+
+        A run that is to be overwritten goes; summary.json is there only once a run has ended.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--out {self.path}: {error.strerror}; name a folder that can be written") from error
+        for name in LEFT if self.overwrite else ("summary.json",):
+            (self.path / name).unlink(missing_ok=True)
+        write_config(self.path / "config.yaml", recipe)
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -43,22 +50,25 @@ def open_folder(path: Path, resume: bool, overwrite: bool) -> Folder:
         raise UsageError(
             f"--out {path} holds a run ({', '.join(there)}); add --resume or --overwrite, or name another folder"
         )
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--out {path}: {error.strerror}; name a folder that can be written") from error
+    nearest = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+        why = "cannot be written" if nearest.is_dir() else "is no folder"
+        raise UsageError(f"--out {path}: {nearest} {why}; name a folder that can be written")
     return Folder(path, resume, overwrite)
 
 
 def finished(folder: Folder, recipe: Recipe) -> bool:
-    """Whether the run in this folder has done all epochs that the recipe asks for."""
-    summary = folder / "summary.json"
-    if not summary.is_file() or not (folder / "best.ckpt").is_file():
+    """Whether the run in this folder has ended, and the recipe asks for no more epochs and no other patience."""
+    summary, config = folder / "summary.json", folder / "config.yaml"
+    if not all(path.is_file() for path in (summary, config, folder / "best.ckpt")):
         return False
     try:
-        return json.loads(summary.read_text())["epochs"] >= (recipe.train.epochs or 0)
+        done = json.loads(summary.read_text())["epochs"]
     except (ValueError, KeyError, TypeError):
         return False
+    asked, planned = recipe.train, load_recipe(str(config)).train
+    stopped_early = (asked.epochs or 0) <= (planned.epochs or 0) and asked.patience == planned.patience
+    return done >= (asked.epochs or 0) or stopped_early
 
 
 def write_config(path: Path, recipe: Recipe) -> None:

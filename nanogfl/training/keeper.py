@@ -1,4 +1,4 @@
-"""What a run leaves: scores of every validation, best.ckpt, metrics.csv; written whole or not at all."""
+"""What a run leaves: scores of every validation, best.ckpt, last.ckpt, metrics.csv; written whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback, WeightAveraging
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from nanogfl.data.table import Table
 from nanogfl.decode import Layout, decode
 from nanogfl.detections import Detections
 from nanogfl.evaluation.coco import Scores, score
+from nanogfl.training.folder import Folder
 from nanogfl.training.schedule import averaging_decay
-from nanogfl.training.task import DetectionTask
+from nanogfl.training.task import DetectionTask, gather
 from nanogfl.view import View
 from nanogfl.wholefile import whole_file
 
@@ -33,9 +34,18 @@ class Averaging(WeightAveraging):
     def __init__(self, decay: float) -> None:
         def average(old: Tensor, new: Tensor, updates: Tensor | int) -> Tensor:
             keep = averaging_decay(decay, int(updates))
-            return old * keep + new * (1 - keep) if old.is_floating_point() else new
+            return old.lerp(new, 1 - keep) if old.is_floating_point() else new  # equal values stay to the bit
 
         super().__init__(avg_fn=average)
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Lightning's own way leads through the folder for temporary files, from where nothing can be renamed."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write beside the target, then rename."""
+        with whole_file(Path(path)) as partial:
+            torch.save(checkpoint, partial)
 
 
 @dataclass
@@ -49,14 +59,15 @@ class Best:
 
 @dataclass
 class Keeper(Callback):
-    """Scores validations, keeps the best weights, writes one line an epoch.
+    """Scores validations, keeps the best weights and the last state, writes one line an epoch.
 
     Attributes:
         out: the run's folder.
         table: the validation set in the model's class order.
+        images_per_second: of this epoch so far, over all processes.
     """
 
-    out: Path
+    out: Folder
     table: Table
     best: Best = field(default_factory=Best)
     since_best: int = 0
@@ -72,6 +83,15 @@ class Keeper(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """From last.ckpt."""
         self.best, self.since_best = Best(**state_dict["best"]), state_dict["since_best"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Everything fits and was restored; only now the folder is touched."""
+        assert isinstance(pl_module, DetectionTask)
+        if trainer.is_global_zero:
+            self.out.begin(pl_module.recipe)
+        patience = pl_module.recipe.train.patience
+        if patience and self.since_best >= patience:  # it had stopped early, and was asked to go on
+            self.since_best = 0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the epoch's clock."""
@@ -111,9 +131,12 @@ class Keeper(Callback):
             trainer.should_stop = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """One line to metrics.csv and to the log."""
-        if not trainer.is_global_zero:
-            return
+        """One line to metrics.csv and to the log, then the state to go on from."""
+        if trainer.is_global_zero:
+            self._write_row(trainer)
+        trainer.save_checkpoint(self.out / "last.ckpt", weights_only=False)
+
+    def _write_row(self, trainer: pl.Trainer) -> None:
         measured = {
             k.removesuffix("_epoch"): float(v) for k, v in trainer.callback_metrics.items() if k.endswith("_epoch")
         }
@@ -128,15 +151,6 @@ class Keeper(Callback):
         append_row(self.out / "metrics.csv", row)
         said = " ".join(f"{k} {v:.4g}" for k, v in row.items() if k not in ("epoch", "step"))
         log.info("epoch %d/%s: %s", trainer.current_epoch + 1, trainer.max_epochs, said)
-
-
-def gather(mine: list[Any]) -> list[Any]:
-    """The lists of all processes in one."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return mine
-    everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, mine)
-    return [item for part in everyone for item in part]
 
 
 def decode_all(predictions: list[Any], task: DetectionTask, table: Table) -> list[Detections]:
@@ -162,11 +176,12 @@ def save_detector(task: DetectionTask, path: Path, scores: Scores | None) -> Non
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Add a row; an older row of the same or a later epoch (before a resume) is replaced."""
+    """Add a row; an older row of the same or a later epoch (before a resume) is replaced, a cut one left out."""
     rows: list[dict[str, Any]] = []
     if path.is_file():
-        with path.open(newline="") as file:
-            rows = [r for r in csv.DictReader(file) if r.get("epoch", "").isdigit() and int(r["epoch"]) < row["epoch"]]
+        text = path.read_text(encoding="utf-8", errors="replace").replace("\0", "")
+        whole = [r for r in csv.DictReader(text.splitlines()) if None not in r and None not in r.values()]
+        rows = [r for r in whole if r.get("epoch", "").isdigit() and int(r["epoch"]) < row["epoch"]]
     columns = list(dict.fromkeys(key for r in [*rows, row] for key in r))
     with whole_file(path) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
 
 from nanogfl.data.loader import EpochOrder, EvenBatches, TrainingSet, training_loader, view_loader
 from nanogfl.data.readers import read_table
@@ -23,9 +22,10 @@ from nanogfl.errors import TrainingError, UsageError
 from nanogfl.model.detector import count_parameters
 from nanogfl.predictor import parse_input
 from nanogfl.recipe import Recipe, load_recipe
-from nanogfl.training.folder import Folder, finished, is_main, open_folder, write_config
-from nanogfl.training.keeper import Averaging, Keeper, save_detector
+from nanogfl.training.folder import Folder, finished, open_folder
+from nanogfl.training.keeper import Averaging, Keeper, WholeCheckpoints, save_detector
 from nanogfl.training.progress import Progress
+from nanogfl.training.resume import Signals, former_state, going_on, interrupted
 from nanogfl.training.schedule import Plan, plan, with_plan
 from nanogfl.training.start import Start, start
 from nanogfl.training.task import DetectionTask
@@ -73,27 +73,27 @@ def train(
 def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> dict[str, Any]:
     """Run a recipe on two tables; returns what summary.json holds."""
     pl.seed_everything(recipe.train.seed, workers=True, verbose=False)
-    begin = start(recipe, training.names)
     hardware, processes = devices(recipe)
+    last = former_state(folder)
+    if last is not None:
+        recipe = going_on(recipe, last, training.names)
+    begin = start(recipe if last is None else replace(recipe, init="none"), training.names)
     made = plan(recipe.train, len(training), processes, begin.trained)
     recipe = written_out(recipe, begin, made)
-    if is_main():
-        folder.clear()
-        write_config(folder / "config.yaml", recipe)
     log.info("%d training and %d validation pictures", len(training), len(validation))
     log.info("%d epochs, %d steps, input %dx%d", made.epochs, made.steps, *begin.card.input_size)
     task = DetectionTask(begin.detector, begin.guidance, begin.card, recipe, made)
     task.detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    keeper = Keeper(folder.path, validation)
+    keeper = Keeper(folder, validation)
     trainer = make_trainer(recipe, made, keeper, hardware)
     loaders = make_loaders(recipe, made, training, validation, task, trainer)
-    last = folder / "last.ckpt"
     began = time.monotonic()
     try:
-        trainer.fit(task, *loaders, ckpt_path=last if folder.resume and last.is_file() else None, weights_only=True)
+        trainer.fit(task, *loaders, ckpt_path=last, weights_only=True)
     except SystemExit as error:  # Lightning turns Ctrl-C into an exit
-        where = f"stopped in epoch {trainer.current_epoch}"
-        raise TrainingError(f"{where}; go on with --resume --out {folder.path}") from error
+        if trainer.global_rank:
+            raise  # the first process speaks
+        raise TrainingError(interrupted(folder, trainer.current_epoch)) from error
     except (RuntimeError, OSError, ValueError) as error:
         raise explain(error, folder) from error
     return write_summary(folder, trainer, task, keeper, time.monotonic() - began)
@@ -109,12 +109,13 @@ def written_out(recipe: Recipe, begin: Start, made: Plan) -> Recipe:
 
 def make_trainer(recipe: Recipe, made: Plan, keeper: Keeper, hardware: dict[str, Any]) -> pl.Trainer:
     """Lightning's trainer; the keeper stands before the averaging, so that it sees the averaged weights."""
-    last = ModelCheckpoint(keeper.out, "last", save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False)
     averaging = [Averaging(made.average)] if made.average else []
     return pl.Trainer(
         max_epochs=made.epochs,
-        callbacks=[keeper, *averaging, last, Progress()],
-        logger=tensorboard(keeper.out),
+        callbacks=[Signals(), keeper, *averaging, Progress(keeper)],
+        plugins=[WholeCheckpoints()],
+        logger=tensorboard(keeper.out.path),
+        enable_checkpointing=False,
         check_val_every_n_epoch=made.validate_every,
         accumulate_grad_batches=recipe.train.accumulate,
         num_sanity_val_steps=0,
@@ -149,6 +150,8 @@ def devices(recipe: Recipe) -> tuple[dict[str, Any], int]:
     train = recipe.train
     cuda = torch.cuda.is_available()
     count = train.devices or (torch.cuda.device_count() if cuda else 1)
+    if train.sync_batch_norm and not cuda:
+        raise UsageError("train.sync_batch_norm=true needs GPUs; leave it away on a CPU")
     bf16 = cuda and torch.cuda.is_bf16_supported()
     precision = {
         "auto": "bf16-mixed" if bf16 else "32-true",

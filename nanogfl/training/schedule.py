@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from nanogfl.data.loader import batches_an_epoch
 from nanogfl.recipe import Recipe, TrainRecipe
 
 # Passes that a set needs shrink with its size; between these the number is interpolated in the logarithm.
@@ -44,8 +45,7 @@ def plan(recipe: TrainRecipe, pictures: int, processes: int = 1, trained: bool =
     """The plan of a run over this many training pictures, from a trained detector or from less."""
     given = recipe.epochs
     epochs = given if given is not None else default_epochs(pictures)
-    batches = max(1, pictures // (recipe.batch * processes))
-    steps_per_epoch = math.ceil(batches / recipe.accumulate)
+    steps_per_epoch = math.ceil(batches_an_epoch(pictures, recipe.batch, processes) / recipe.accumulate)
     steps = epochs * steps_per_epoch
     average = recipe.average if recipe.average is not None else default_average(steps)
     warmup = recipe.warmup if recipe.warmup is not None else min(500, max(1, steps // 15))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -37,7 +38,7 @@ class DetectionTask(pl.LightningModule):
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
         self.names: list[str] = []
-        self.rates: list[float] = []
+        self.rates: list[dict[str, float]] = []
         self.predictions: list[tuple[int, Any, tuple[int, int]]] = []
         if recipe.train.freeze == "backbone":
             detector.backbone.requires_grad_(False)
@@ -93,7 +94,7 @@ class DetectionTask(pl.LightningModule):
             lr=self.plan.lr,
             fused=not train.fp16,  # Lightning unscales fp16 gradients itself
         )
-        self.rates = [group["lr"] for group in optimizer.param_groups]
+        self.rates = [{key: group[key] for key in ("lr", "weight_decay")} for group in optimizer.param_groups]
         scheduler = LambdaLR(optimizer, lambda step: learning_rate(step, self.plan, train))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -103,10 +104,13 @@ class DetectionTask(pl.LightningModule):
             self.detector.backbone.eval()
 
     def on_train_start(self) -> None:
-        """A resumed run takes the recipe's learning rate, not the one that last.ckpt remembers."""
-        schedulers = self.lr_schedulers()
-        assert isinstance(schedulers, LambdaLR)
-        schedulers.base_lrs = list(self.rates)
+        """A resumed run takes the recipe's rates and decay from its first step on, not those that last.ckpt remembers."""
+        scheduler = self.lr_schedulers()
+        assert isinstance(scheduler, LambdaLR)
+        scheduler.base_lrs = [rates["lr"] for rates in self.rates]
+        factor = learning_rate(scheduler.last_epoch, self.plan, self.recipe.train)
+        for group, rates in zip(scheduler.optimizer.param_groups, self.rates, strict=True):
+            group |= rates | {"lr": rates["lr"] * factor}
 
     def configure_gradient_clipping(
         self, optimizer: torch.optim.Optimizer, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
@@ -139,9 +143,24 @@ class DetectionTask(pl.LightningModule):
         return self.trainer.strategy.reduce(total.clone(), reduce_op="mean")  # type: ignore[return-value]
 
     def _refuse_nan(self, value: Tensor, what: str) -> None:
-        if not torch.isfinite(value):
-            files = ", ".join(self.names[:8]) + (", ..." if len(self.names) > 8 else "")
-            raise TrainingError(
-                f"the {what} became {float(value)} at epoch {self.current_epoch} in the batch of {files}; "
-                "the last good checkpoint is untouched: check these pictures, or lower train.lr and --resume"
-            )
+        """Where one process has no number, all stop together, before the weights are touched."""
+        mean = self._mean(value.detach())
+        if torch.isfinite(mean):
+            return
+        names = gather([] if torch.isfinite(value) else self.names)
+        if self.global_rank:
+            raise SystemExit(1)  # the first process says it for all
+        files = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        raise TrainingError(
+            f"the {what} became {float(mean)} at epoch {self.current_epoch} in the batch of {files}; "
+            "the last good checkpoint is untouched: check these pictures, or lower train.lr and --resume"
+        )
+
+
+def gather(mine: list[Any]) -> list[Any]:
+    """The lists of all processes in one."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return mine
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, mine)
+    return [item for part in everyone for item in part]

@@ -1,0 +1,75 @@
+"""Stopping and going on: what a resumed run takes from last.ckpt, what it refuses, and what an interrupted one says."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+
+from nanogfl.errors import UsageError
+from nanogfl.model.checkpoint import read_card
+from nanogfl.model.weights import read_weights
+from nanogfl.recipe import Recipe, from_dict
+from nanogfl.training.folder import Folder
+
+
+class Signals(Callback):
+    """Keeps the SIGTERM handler of the program: Lightning's speaks to the other processes while they are at work."""
+
+    def __init__(self) -> None:
+        self.before = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Called after Lightning has put its own in place."""
+        if callable(self.before):
+            signal.signal(signal.SIGTERM, self.before)
+
+
+def former_state(folder: Folder) -> Path | None:
+    """The last.ckpt that this run goes on from, if any."""
+    last = folder / "last.ckpt"
+    return last if folder.resume and last.is_file() else None
+
+
+def going_on(recipe: Recipe, last: Path, names: tuple[str, ...]) -> Recipe:
+    """The recipe of a resumed run; what it leaves open is as it was.
+
+    Raises:
+        UsageError: what cannot change in a run has changed.
+    """
+    weights = read_weights(last)
+    card, was = read_card(weights), from_dict(weights.card.get("recipe", {}), str(last))
+    model = replace(recipe.model, size=recipe.model.size or card.architecture.size)
+    if model.guidance == "auto":
+        model = replace(model, guidance=was.model.guidance)
+    for key, asked, former in [
+        *((f"model.{key}", value, getattr(was.model, key)) for key, value in vars(model).items()),
+        ("train.freeze", recipe.train.freeze, was.train.freeze),
+    ]:
+        _refuse_change(last, key, asked, former)
+    _refuse_change(last, "the data's classes", ", ".join(names), ", ".join(card.names))
+    seen = replace(
+        recipe.input,
+        size="x".join(map(str, card.input_size)) if recipe.input.size is None else recipe.input.size,
+        resize=recipe.input.resize or card.resize,
+    )
+    return replace(recipe, model=model, input=seen)
+
+
+def _refuse_change(last: Path, what: str, asked: Any, former: Any) -> None:
+    if asked != former:
+        raise UsageError(
+            f"--resume: {what} cannot change within a run: {last} has {former}, asked for is {asked}; "
+            "give what it was, or train into another folder"
+        )
+
+
+def interrupted(folder: Folder, epoch: int) -> str:
+    """The line that says how to go on after Ctrl-C."""
+    if not (folder / "config.yaml").is_file():
+        return "interrupted; nothing was trained or written yet: give the command again"
+    return f"interrupted; epoch {epoch + 1} was not finished: go on with --resume --out {folder.path}"
