@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,15 +12,18 @@ from numpy.typing import NDArray
 
 from nanogfl.decode import Layout, Thresholds, decode
 from nanogfl.detections import Detections
-from nanogfl.errors import ModelError, UsageError
+from nanogfl.errors import ModelError, RecipeError, UsageError
 from nanogfl.pictures import as_picture
-from nanogfl.view import View, is_side, normalise
+from nanogfl.view import MAX_SIDE, View, is_side, normalise
 
 if TYPE_CHECKING:
     from torch import nn
 
     from nanogfl.model.checkpoint import Card
     from nanogfl.model.detector import Detector
+
+
+log = logging.getLogger(__name__)
 
 
 class Predictor(Protocol):
@@ -71,15 +75,19 @@ def load(
     """
     path = Path(source)
     size = None if input is None else parse_input(input)
+    if config is not None and not Path(config).is_file():
+        raise RecipeError(f"--config {config}: No such file; check the path")
     if path.suffix == ".onnx":
         from nanogfl.runtime.session import OnnxDetector
 
+        if config is not None:
+            log.warning("--config %s is not used: %s says itself what it is", config, path.name)
         return OnnxDetector(path, size, threads)
     return _load_checkpoint(str(source), size, Path(config) if config else None)
 
 
 def parse_input(value: str | int | tuple[int, int]) -> tuple[int, int]:
-    """``320``, ``"320"``, ``"256x416"`` (H x W) or (H, W) to (H, W); multiples of 32, at least 64.
+    """``320``, ``"320"``, ``"256x416"`` (H x W) or (H, W) to (H, W); multiples of 32 from 64 on.
 
     Raises:
         UsageError: anything else.
@@ -91,13 +99,13 @@ def parse_input(value: str | int | tuple[int, int]) -> tuple[int, int]:
         raise UsageError(f"--input {value}: not a size; give 320, or HEIGHTxWIDTH such as 256x416") from None
     if not (is_side(height) and is_side(width)):
         raise UsageError(
-            f"--input {value}: sides must be multiples of 32, at least 64; try {_near(height)}x{_near(width)}"
+            f"--input {value}: sides must be multiples of 32, 64 to {MAX_SIDE}; try {_near(height)}x{_near(width)}"
         )
     return height, width
 
 
 def _near(side: int) -> int:
-    return max(64, round(side / 32) * 32)
+    return min(MAX_SIDE, max(64, (side + 16) // 32 * 32))
 
 
 class TorchDetector:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from nanogfl.errors import RecipeError, nearest
 
 Pair = tuple[float, float]
+MANY, PROCESSES = 1_000_000, 256  # beyond these a number is a slip, and no machine would ever be done
 YES_OR_NO = frozenset({"share_levels", "sync_batch_norm"})
 CLOSED = {"extra": "forbid"}  # pydantic: a key that nobody reads is an error
 
@@ -22,6 +23,13 @@ def _refuse_outside(section: str, record: Any, limits: Mapping[str, float]) -> N
         if not (0 <= value <= limit and math.isfinite(value)):
             most = "" if math.isinf(limit) else f" to {limit:g}"
             raise ValueError(f"{section}.{name} must be a number from 0{most}, not {value}")
+
+
+def _refuse_count(name: str, value: int | None, least: int, most: int) -> None:
+    """Refuse a whole number outside its limits; None follows from the data."""
+    if value is not None and not least <= value <= most:
+        bound = f"at least {least}" if value < least else f"at most {most}"
+        raise ValueError(f"{name} must be {bound}, not {value}")
 
 
 @dataclass(frozen=True)
@@ -98,6 +106,8 @@ class AugmentRecipe:
             low, high = getattr(self, name)
             if not 0 < low <= high < math.inf:
                 raise ValueError(f"augment.{name} must be [from, to] with 0 < from <= to")
+            if low < 0.01 or high > 100:
+                raise ValueError(f"augment.{name} must lie within 0.01 to 100, not {low:g} to {high:g}")
         limits = {"translate": 1, "brightness": 1, "rotate": 180, "shear": 60, "perspective": 0.5}
         _refuse_outside("augment", self, limits)
 
@@ -162,19 +172,17 @@ class TrainRecipe:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "accumulate", "nodes", "validate_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"train.{name} must be at least 1, not {value}")
+            _refuse_count(f"train.{name}", getattr(self, name), 1, MANY)
+        for name in ("warmup", "patience", "plain_epochs"):
+            _refuse_count(f"train.{name}", getattr(self, name), 0, MANY)
+        for name in ("workers", "devices"):
+            _refuse_count(f"train.{name}", getattr(self, name), 0, PROCESSES)
         for name in ("lr", "lr_end", "clip"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"train.{name} must be above 0, not {value}")
         _refuse_outside("train", self, dict.fromkeys(("weight_decay", "backbone_lr", "detach_guidance"), math.inf))
         _refuse_outside("train", self, {"seed": 2**32 - 1})
-        for name in ("warmup", "patience", "workers", "devices", "plain_epochs"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ValueError(f"train.{name} must not be negative, not {value}")
         if self.average is not None and not 0 <= self.average < 1:
             raise ValueError(f"train.average must be from 0 to below 1, not {self.average}")
 
@@ -200,8 +208,7 @@ class LossRecipe:
 
     def __post_init__(self) -> None:
         _refuse_outside("loss", self, dict.fromkeys(("qfl", "giou", "dfl", "beta"), math.inf))
-        if self.topk is not None and self.topk < 1:
-            raise ValueError(f"loss.topk must be at least 1, not {self.topk}")
+        _refuse_count("loss.topk", self.topk, 1, MANY)
 
 
 @dataclass(frozen=True)

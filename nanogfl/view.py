@@ -23,6 +23,7 @@ from nanogfl import boxes as box_math
 
 RULES = ("stretch", "stretch-antialias", "stretch-corner", "letterbox", "letterbox-antialias")
 GREY = 114.0
+MAX_SIDE = 4096  # of an input, in px; beyond it no machine has the memory
 MEAN = (103.53, 116.28, 123.675)
 STD = (57.375, 57.12, 58.395)
 Array = NDArray[np.float32]
@@ -102,7 +103,7 @@ class View:
 
 def is_side(pixels: int) -> bool:
     """Whether the network takes inputs with a side of this many px."""
-    return pixels >= 64 and pixels % 32 == 0
+    return 64 <= pixels <= MAX_SIDE and pixels % 32 == 0
 
 
 def normalise(image: Array) -> Array:

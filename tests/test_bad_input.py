@@ -129,7 +129,6 @@ def test_one_line_and_a_code(
     assert not (given / "pwned").exists(), "code in a pickle ran"
 
 
-@pytest.mark.xfail(strict=True, reason="--config is looked at for NanoDet's files only")
 def test_a_config_that_is_missing_is_said_for_every_checkpoint(given: Path, command: Callable[..., Any]) -> None:
     assert command("info", given / "good.ckpt", "--config", given / "no.yml").code == 2
 

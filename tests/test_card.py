@@ -66,6 +66,14 @@ def test_keys_of_others_do_not_matter() -> None:
         (good(strides=""), "does not say what it is (ValueError"),
         (good(reg_max="seven"), "does not say what it is (ValueError"),
         (good(parity="{"), "does not say what it is (JSONDecodeError"),
+        (good(parity="[1, 2]"), "does not say what it is (ValueError"),
+        (good(parity="3"), "does not say what it is (ValueError"),
+        (good(parity="[" * 10**5), "does not say what it is (RecursionError"),
+        (good(input_size="-96,160"), "does not say what it is (ValueError: input -96x160"),
+        (good(input_size=f"96,{2**40}"), "does not say what it is (ValueError: input 96x"),
+        (good(strides="8,0"), "does not say what it is (ValueError"),
+        (good(reg_max="-1"), "does not say what it is (ValueError"),
+        (good(classes='"ab"'), "does not know"),
         (good(resize="crop"), "does not know (resize crop, form frame)"),
         (good(form="video"), "does not know (resize letterbox, form video)"),
     ],
@@ -84,9 +92,3 @@ def test_a_missing_key_is_named(key: str) -> None:
     del said[f"nanogfl.{key}"]
     with pytest.raises(ModelError, match=rf"does not say what it is \(KeyError: 'nanogfl\.{key}'\); export it again"):
         read_card(said, PATH)
-
-
-@pytest.mark.xfail(strict=True, reason="a parity that is no mapping is kept, and describe() fails on it")
-def test_a_parity_that_is_no_mapping_is_refused() -> None:
-    with pytest.raises(ModelError):
-        read_card(good(parity="[1, 2]"), PATH)

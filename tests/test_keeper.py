@@ -17,7 +17,7 @@ from nanogfl.data.splits import for_training
 from nanogfl.data.table import Table
 from nanogfl.decode import Layout, decode
 from nanogfl.predictor import load
-from nanogfl.training.keeper import Averaging, Best, Keeper, append_row, decode_all, gather
+from nanogfl.training.keeper import Averaging, Best, Keeper, WholeCheckpoints, append_row, decode_all, gather
 from nanogfl.training.schedule import averaging_decay
 from nanogfl.training.task import DetectionTask
 from nanogfl.view import View
@@ -79,7 +79,53 @@ def test_a_line_cut_by_a_power_failure_is_left_out(tmp_path: Path) -> None:
     assert read(path) == [{"epoch": "0", "loss": "1"}, {"epoch": "1", "loss": "2"}]
 
 
+@pytest.mark.parametrize(
+    ("torn", "kept"),
+    [
+        ("epoch,loss,AP\n0,1,2\n1,3\n", ["0", "2"]),
+        ("epoch,loss,AP\n0,1,2\n1,3,4\n1", ["0", "1", "2"]),
+        ("epoch,loss,AP\n0,1,2\n\0\0\0\0\0\0", ["0", "2"]),
+        ("epoch,lo", ["2"]),
+        ("", ["2"]),
+        ("epoch,loss,AP\n0,1,2,3,4\n", ["2"]),
+    ],
+)
+def test_whatever_the_last_line_looks_like_the_whole_ones_stay(torn: str, kept: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text(torn)
+    append_row(path, {"epoch": 2, "loss": 2.0, "AP": 0.5})
+    assert [row["epoch"] for row in read(path)] == kept
+    assert read(path)[-1] == {"epoch": "2", "loss": "2", "AP": "0.5"}
+
+
+# --- last.ckpt
+
+
+def test_a_checkpoint_takes_its_place_only_when_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "last.ckpt"
+    WholeCheckpoints().save_checkpoint({"epoch": 1}, path)
+
+    def half(content: object, partial: Path) -> None:
+        assert partial.parent == tmp_path, "beside the target, from where it can be renamed"
+        assert checkpoint(path) == {"epoch": 1}, "the former is still there"
+        partial.write_bytes(b"PK half of a")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(KeyboardInterrupt):
+        WholeCheckpoints().save_checkpoint({"epoch": 2}, path)
+    assert checkpoint(path) == {"epoch": 1} and [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
 # --- averaging
+
+
+@pytest.mark.parametrize("decay", [0.3, 0.9, 0.9998])
+def test_averaging_leaves_what_does_not_move(decay: float) -> None:
+    average = Averaging(decay)._kwargs["avg_fn"]
+    values = torch.randn(10_000, generator=torch.Generator().manual_seed(0))
+    for updates in (0, 3, 10**6):
+        assert torch.equal(average(values, values.clone(), updates), values)
 
 
 def test_averaging_follows_its_recurrence() -> None:

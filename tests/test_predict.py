@@ -108,7 +108,11 @@ def test_a_file_without_sigma_says_so(models: Path, folder: Path, command: Calla
 
 @pytest.mark.parametrize("score", ["7", "-0.1", "nan", "inf"])
 def test_a_score_is_from_0_to_1(models: Path, folder: Path, command: Callable[..., Any], score: str) -> None:
-    for model, verb, source in (("model.onnx", "predict", "in"), ("best.ckpt", "predict", "in"), ("best.ckpt", "eval", "no")):
+    for model, verb, source in (
+        ("model.onnx", "predict", "in"),
+        ("best.ckpt", "predict", "in"),
+        ("best.ckpt", "eval", "no"),
+    ):
         said = command(verb, models / model, source, "--score", score)
         assert said.code == 2 and said.out == "" and "score" in said.err and said.err.count("\n") == 1
     with pytest.raises(UsageError, match="from 0 to 1"):

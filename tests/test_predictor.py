@@ -65,10 +65,11 @@ def test_a_pair_of_anything_but_whole_numbers_is_a_usage_error(value: Any) -> No
         ("320x300", "320x288", "width not a multiple of 32: 300 lies between 288 and 320, nearer to 288"),
         ("0x320", "64x320", "no height"),
         ((320, 417), "320x416", "a pair"),
+        (10**9, "4096x4096", "no machine has the memory"),
     ],
 )
 def test_sides_that_do_not_fit_get_the_nearest_that_do(value: Any, advice: str, reason: str) -> None:
     with pytest.raises(UsageError) as error:
         parse_input(value)
-    assert str(error.value) == f"--input {value}: sides must be multiples of 32, at least 64; try {advice}", reason
+    assert str(error.value) == f"--input {value}: sides must be multiples of 32, 64 to 4096; try {advice}", reason
     assert "x".join(map(str, parse_input(advice))) == advice

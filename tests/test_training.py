@@ -287,6 +287,64 @@ def test_resume_with_another_learning_rate_takes_it(whole: Path, tiny_set: Path,
     assert [float(r["lr"]) for r in rows(out)[4:]] == pytest.approx([1e-4, 1e-4])
 
 
+def test_the_first_step_of_a_resumed_run_has_the_new_rate_and_decay(
+    whole: Path, tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, seen = DetectionTask.training_step, []
+
+    def step(task: DetectionTask, batch: Any, number: int) -> torch.Tensor:
+        seen.append({(g["lr"], g["weight_decay"]) for g in task.trainer.optimizers[0].param_groups})
+        return original(task, batch, number)
+
+    monkeypatch.setattr(DetectionTask, "training_step", step)
+    out = shutil.copytree(whole, tmp_path / "run")
+    assignments = ["train.lr=1e-4", "train.lr_end=1e-4", "train.weight_decay=0.125"]
+    nanogfl.train(tiny_set, out=out, resume=True, epochs=5, set=assignments)
+    assert seen == [{(pytest.approx(1e-4), 0.0), (pytest.approx(1e-4), 0.125)}] * 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"set": ["train.freeze=backbone"]}, r"train\.freeze .* has none, asked for is backbone"),
+        ({"set": ["model.share_levels=true"]}, r"model\.share_levels .* has False, asked for is True"),
+        ({"set": ["model.guidance=full"]}, r"model\.guidance .* has light, asked for is full"),
+        ({"size": "l"}, r"model\.size .* has s, asked for is l"),
+    ],
+)
+def test_what_cannot_change_within_a_run_is_refused(
+    changes: dict[str, Any], said: str, whole: Path, tiny_set: Path
+) -> None:
+    before = contents(whole)
+    with pytest.raises(UsageError, match=said):
+        nanogfl.train(tiny_set, out=whole, resume=True, epochs=6, **changes)
+    assert contents(whole) == before
+
+
+def test_a_run_goes_on_without_what_it_was_started_from(tiny_set: Path, tmp_path: Path, tiny_train: Train) -> None:
+    tiny_train(tiny_set, tmp_path / "first")
+    init = shutil.copy(tmp_path / "first" / "best.ckpt", tmp_path / "init.ckpt")
+    tiny_train(tiny_set, tmp_path / "run", init=str(init))
+    Path(init).unlink()
+    assert nanogfl.train(tiny_set, out=tmp_path / "run", resume=True, epochs=2)["epochs"] == 2
+    assert load_recipe(str(tmp_path / "run" / "config.yaml")).init == str(init), "where it came from is kept"
+
+
+@pytest.mark.parametrize("taken", ["file", "file/below"])
+def test_an_out_that_cannot_be_a_folder_is_said_before_the_data_is_read(taken: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("here already")
+    with pytest.raises(UsageError, match=r"--out .* is no folder; name a folder that can be written"):
+        nanogfl.train("nowhere", out=tmp_path / taken)
+
+
+def test_a_broken_picture_is_said_before_anything_is_written(tiny_set: Path, tmp_path: Path, tiny_train: Train) -> None:
+    data = shutil.copytree(tiny_set, tmp_path / "set")
+    next((data / "images").rglob("train/*.*")).write_bytes(b"no picture")
+    with pytest.raises(NanogflError, match="picture"):
+        tiny_train(data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_that_holds_a_run_is_refused(whole: Path, tiny_set: Path, capfd: pytest.CaptureFixture) -> None:
     before = contents(whole)
     assert main("train", tiny_set, "--out", whole, "--epochs", 1, *SMALL) == 2
@@ -508,6 +566,13 @@ def test_early_stop_by_patience(tmp_path: Path, tiny_train: Train) -> None:
     summary = tiny_train(data, tmp_path / "run", "train.patience=2", "train.validate_every=1", epochs=9)
     assert summary["epochs"] == len(rows(tmp_path / "run")) == 3
     assert summary["best"] == {"epoch": 0, "AP": 0.0, "AP50": 0.0}
+    before = contents(tmp_path / "run")
+    assert nanogfl.train(data, out=tmp_path / "run", resume=True) == summary, "it is finished, and says so"
+    assert contents(tmp_path / "run") == before
+    again = nanogfl.train(data, out=tmp_path / "run", resume=True, set=["train.patience=3"])
+    assert again["epochs"] == 4, "one more validation without a better one makes three"
+    longer = nanogfl.train(data, out=tmp_path / "run", resume=True, epochs=12)
+    assert longer["epochs"] == 7, "asked for more, it is given its patience anew"
 
 
 @pytest.mark.parametrize(
@@ -531,6 +596,14 @@ def test_bf16_trains_close_to_float(tiny_set: Path, tmp_path: Path, tiny_train: 
     assert low["qfl"] != high["qfl"]
     state = checkpoint(tmp_path / "bf16", "best.ckpt")["state_dict"]
     assert {t.dtype for t in state.values() if t.is_floating_point()} == {torch.float32}
+
+
+def test_statistics_over_all_processes_need_gpus(tiny_set: Path, tmp_path: Path, tiny_train: Train) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(UsageError, match=r"train\.sync_batch_norm=true needs GPUs"):
+        tiny_train(tiny_set, tmp_path / "run", "train.sync_batch_norm=true", "train.devices=2")
+    assert not (tmp_path / "run").exists()
 
 
 def test_half_precision_on_a_cpu_is_refused(tiny_set: Path, tmp_path: Path, tiny_train: Train) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import os
 import pickle
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import torch
 from oracles.layouts import State, nanodet_key, to_nanodet, torchvision_state
 from torch import Tensor, nn
 
+import nanogfl
 from nanogfl.errors import ModelError, NanogflError, RecipeError
 from nanogfl.model.checkpoint import Card, read_card
 from nanogfl.model.coco_names import COCO_NAMES
@@ -156,6 +158,24 @@ BAD_CARDS: list[tuple[dict[str, Any], str]] = [
     ({"input_size": None}, "not a whole checkpoint"),
     ({"architecture": {"width": 3}}, "width"),
     ({"temperature": "warm"}, "warm"),
+    ({"temperature": math.nan}, "temperature nan"),
+    ({"temperature": math.inf}, "temperature inf"),
+    ({"temperature": -1.0}, "temperature -1"),
+    ({"temperature": torch.ones(2)}, "not a whole checkpoint"),
+    ({"schema": "1"}, "schema 1.*upgrade"),
+    ({"schema": torch.ones(2)}, "schema.*upgrade"),
+    ({"names": "cat"}, "must be a list, not str"),
+    ({"names": [["cat"], "dog", "owl"]}, "must be a list"),
+    ({"names": torch.zeros(3)}, "must be a list, not Tensor"),
+    ({"input_size": [math.inf, 320]}, "not a whole checkpoint"),
+    ({"input_size": "320x320"}, "not a whole checkpoint|has size"),
+    ({"architecture": None}, "not a whole checkpoint"),
+    ({"architecture": {"size": "s", "classes": 3.0}}, "classes 3.0"),
+    ({"architecture": {"size": "s", "classes": -3}}, "classes -3"),
+    ({"architecture": {"size": ["s"], "classes": 3}}, "size"),
+    ({"architecture": {"size": "s", "classes": 3, "quality": "best"}}, "quality best"),
+    ({"architecture": {"size": "s", "classes": 3, "reg_max": 10**9}}, "a head of"),
+    ({"architecture": {"size": "s", "classes": 4}, "names": ["a", "b", "c", "d"]}, "a head of"),
 ]
 
 
@@ -168,8 +188,12 @@ def test_a_card_that_does_not_hold_is_refused(
 
 
 @pytest.mark.parametrize(
-    "changes", [{"input_size": [300, 320]}, {"input_size": [32, 32]}, {"architecture": {"size": "xl", "classes": 3}}]
-)
+    "changes",
+    [
+        {"input_size": [300, 320]}, {"input_size": [32, 32]}, {"input_size": [-320, 320]}, {"input_size": [320, 2**40]},
+        {"architecture": {"size": "xl", "classes": 3}},
+    ],
+)  # fmt: skip
 def test_a_card_that_no_network_can_have_is_refused(tmp_path: Path, small: Detector, changes: dict[str, Any]) -> None:
     weights = read_weights(own_file(tmp_path, small, **changes))
     refused(lambda: read_card(weights), "has size")
@@ -210,11 +234,32 @@ def test_transplant_keeps_rows_by_name_and_everything_else(new: tuple[str, ...],
             assert torch.equal(tensor[row], expected), (key, name)
 
 
-def test_transplant_into_one_shared_branch_takes_the_first_level() -> None:
+def test_transplant_into_one_shared_branch_takes_the_first_level(caplog: pytest.LogCaptureFixture) -> None:
     weights = trained(NAMES)
     detector = Detector(Architecture("s", 3, share_levels=True))
-    transplant(detector, weights, NAMES, NAMES)
+    with caplog.at_level("INFO", logger="nanogfl"):
+        assert transplant(detector, weights, NAMES, NAMES) == list(NAMES)
     assert torch.equal(detector.state_dict()["head.predict.0.weight"], weights.state["head.predict.0.weight"])
+    assert "of 4 branches of the head the first is taken" in caplog.text
+
+
+def test_transplant_of_one_shared_branch_fills_every_level(caplog: pytest.LogCaptureFixture) -> None:
+    weights, new = trained(NAMES, share_levels=True), ("owl", "fox")
+    detector = Detector(Architecture("s", 2))
+    with caplog.at_level("INFO", logger="nanogfl"):
+        assert transplant(detector, weights, NAMES, new) == ["owl"]
+    state = detector.state_dict()
+    for level in range(4):
+        tower = f"head.towers.{level}.1.0.weight"
+        assert torch.equal(state[tower], weights.state["head.towers.0.1.0.weight"])
+        for kind in ("weight", "bias"):
+            old, made = weights.state[f"head.predict.0.{kind}"], state[f"head.predict.{level}.{kind}"]
+            assert torch.equal(made[2:], old[3:]) and torch.equal(made[0], old[NAMES.index("owl")])
+    assert "its one branch of the head is taken for each of 4 levels" in caplog.text
+
+
+def test_transplant_of_rows_that_are_not_the_names_is_refused() -> None:
+    refused(lambda: transplant(Detector(Architecture("s", 2)), trained(NAMES), ("a", "b"), ("a", "b")), "35 rows for 2")
 
 
 def test_transplant_keeps_a_quality_predictor_of_the_same_kind_only() -> None:
@@ -484,6 +529,40 @@ def test_a_head_without_classes_is_refused(tmp_path: Path, small: Detector, colu
     state = {k: v[:columns] if "gfl_cls" in k else v for k, v in state.items()}
     path = saved(tmp_path / "x.ckpt", {"state_dict": state})
     refused(lambda: read_card(read_weights(path)), "outputs")
+
+
+ODD: list[tuple[str, Callable[[Tensor], object], str]] = [
+    ("a number without axes", lambda t: torch.tensor(1.0), ""),
+    ("sparse", lambda t: t.to_sparse(), "no plain tensor"),
+    ("complex", lambda t: t.to(torch.complex64), "no plain tensor"),
+    ("one value repeated without end", lambda t: torch.zeros(1).expand(10**12), "no plain tensor"),
+    ("another shape", lambda t: t[:1], ""),
+    ("no number", lambda t: t.new_full(t.shape, math.nan), "no numbers"),
+    ("infinite", lambda t: t.new_full(t.shape, math.inf), "no numbers"),
+    ("text", lambda t: "weights", ""),
+    ("nothing", lambda t: None, ""),
+    ("empty", lambda t: t[:0], ""),
+]
+
+
+@pytest.mark.parametrize("layout", ["ours", "nanodet"])
+@pytest.mark.parametrize(
+    "key", ["backbone.conv1.0.weight", "backbone.stage3.0.branch2.5.weight", "head.predict.0.bias"]
+)
+@pytest.mark.parametrize(("change", "message"), [o[1:] for o in ODD], ids=[o[0] for o in ODD])
+def test_odd_tensors_are_refused(
+    tmp_path: Path, small: Detector, layout: str, key: str, change: Callable[[Tensor], object], message: str
+) -> None:
+    if layout == "ours":
+        path = own_file(tmp_path, small)
+        key = f"detector.{key}"
+    else:
+        path = nanodet_file(tmp_path, small)
+        key = next(k for k in torch.load(path)["state_dict"] if k.endswith(key.replace("head.predict", "gfl_cls")))
+    content = torch.load(path)
+    content["state_dict"][key] = change(content["state_dict"][key])
+    torch.save(content, path)
+    refused(lambda: nanogfl.load(path), message)
 
 
 def test_load_state_is_strict_and_leaves_the_module_alone(small: Detector) -> None:

@@ -13,7 +13,9 @@ from nanogfl.cli.app import Config, Data, Input, Json, Model, Score, app, say
 @app.command(epilog="Example: nanogfl quickstart --out quickstart")
 def quickstart(
     out: Annotated[Path, typer.Option("--out", help="Folder for everything it makes.")] = Path("quickstart"),
-    seed: Annotated[int, typer.Option("--seed", help="Of the drawn pictures and the training.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", help="Of the drawn pictures and the training.", min=0, max=2**32 - 1)
+    ] = 0,
 ) -> None:
     """Draw a small set, train on it for about two minutes, export, and show the boxes found."""
     from nanogfl.quickstart import run

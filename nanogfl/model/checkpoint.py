@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from nanogfl.errors import ModelError, RecipeError
 from nanogfl.model.coco_names import COCO_NAMES
-from nanogfl.model.detector import WIDTHS, Architecture
+from nanogfl.model.detector import WIDTHS, Architecture, Quality
 from nanogfl.model.weights import Weights, recognise
-from nanogfl.view import RULES, is_side
+from nanogfl.view import MAX_SIDE, RULES, is_side
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
@@ -53,6 +54,8 @@ def read_card(weights: Weights, config: Path | None = None) -> Card:
     if weights.kind == "imagenet":
         raise ModelError(f"{weights.source} is a backbone only; use it with: nanogfl train --init {weights.source}")
     if weights.kind == "nanogfl":
+        if config is not None:
+            log.warning("--config %s is not used: %s says itself what it is", config, weights.source.name)
         return _own_card(weights)
     architecture = recognise(weights.state, weights.source)
     said = _nanodet_config(weights.source, config)
@@ -63,7 +66,9 @@ def read_card(weights: Weights, config: Path | None = None) -> Card:
         size, size_from = (side, side), "the file's name" if told else "the default"
     names, names_from = said.names, "its .yml"
     if not all(map(is_side, size)):
-        raise ModelError(f"{said.path} asks for input {size[0]}x{size[1]}; sides must be multiples of 32, at least 64")
+        raise ModelError(
+            f"{said.path} asks for input {size[0]}x{size[1]}; sides must be multiples of 32, 64 to {MAX_SIDE}"
+        )
     if names is not None and len(names) != architecture.classes:
         raise ModelError(
             f"{said.path} names {len(names)} classes, {weights.source} has "
@@ -88,19 +93,19 @@ def read_card(weights: Weights, config: Path | None = None) -> Card:
 
 def _own_card(weights: Weights) -> Card:
     card = weights.card
-    if card.get("schema") != SCHEMA:
-        raise ModelError(
-            f"{weights.source} has schema {card.get('schema')}, this nanogfl reads {SCHEMA}; upgrade nanogfl"
-        )
+    schema = card.get("schema")
+    if not isinstance(schema, int) or schema != SCHEMA:
+        raise ModelError(f"{weights.source} has schema {schema}, this nanogfl reads {SCHEMA}; upgrade nanogfl")
     try:
         result = Card(
             Architecture(**card["architecture"]),
-            tuple(card["names"]),
+            _listed(card["names"]),
             (int(card["input_size"][0]), int(card["input_size"][1])),
-            card["resize"],
+            str(card["resize"]),
             float(card.get("temperature", 1.0)),
         )
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+        _refuse_odd(result)
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError, RuntimeError) as error:
         raise ModelError(f"{weights.source} does not say what it is ({error}); it is not a whole checkpoint") from error
     if result.architecture.size not in WIDTHS or not all(map(is_side, result.input_size)):
         raise ModelError(
@@ -108,7 +113,29 @@ def _own_card(weights: Weights) -> Card:
         )
     if result.resize not in RULES or len(result.names) != result.architecture.classes:
         raise ModelError(f"{weights.source} contradicts itself (resize {result.resize}, {len(result.names)} names)")
+    rows, bias = result.architecture.outputs, weights.state.get("head.predict.0.bias")
+    if bias is not None and tuple(bias.shape) != (rows,):
+        raise ModelError(f"{weights.source} contradicts itself (a head of {list(bias.shape)} rows, not {rows})")
     return result
+
+
+def _refuse_odd(card: Card) -> None:
+    """Values of a type or size that no checkpoint of ours holds."""
+    a = card.architecture
+    for name, value in (("classes", a.classes), ("reg_max", a.reg_max)):
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{name} {value}")
+    if type(a.size) is not str or type(a.share_levels) is not bool or a.quality not in get_args(Quality):
+        raise ValueError(f"size {a.size}, share_levels {a.share_levels}, quality {a.quality}")
+    if not 0 < card.temperature < math.inf:
+        raise ValueError(f"temperature {card.temperature}")
+
+
+def _listed(names: Any) -> tuple[str, ...]:
+    """Class names; one text is not a list of its letters."""
+    if not isinstance(names, list | tuple) or not all(isinstance(n, str | int | float) for n in names):
+        raise ValueError(f"class names must be a list, not {type(names).__name__}")
+    return tuple(map(str, names))
 
 
 @dataclass(frozen=True)
@@ -133,12 +160,19 @@ def _nanodet_config(checkpoint: Path, config: Path | None) -> _NanoDetConfig:
         val = content["data"]["val"]
         width, height = (int(v) for v in val["input_size"])  # NanoDet writes [w, h]
         names = content.get("class_names")
-        return _NanoDetConfig(
-            path, (height, width), tuple(map(str, names)) if names else None, bool(val.get("keep_ratio", False))
-        )
+        listed = _listed(names) if names else None
+        return _NanoDetConfig(path, (height, width), listed, bool(val.get("keep_ratio", False)))
     except OSError as error:
         raise RecipeError(f"--config {path}: {error.strerror}; check the path") from error
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError, UnicodeDecodeError) as error:
+    except (
+        yaml.YAMLError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         raise RecipeError(
             f"{path} is no NanoDet configuration ({type(error).__name__}: {error}); see --config"
         ) from error

@@ -45,6 +45,11 @@ class Architecture:
     share_levels: bool = False
     quality: Quality = "none"
 
+    @property
+    def outputs(self) -> int:
+        """Logits a prior: classes, then four sides of R + 1 bins."""
+        return self.classes + 4 * (self.reg_max + 1)
+
 
 class Detector(nn.Module):
     """Pictures in, logits out; decode is no part of it."""

@@ -76,7 +76,7 @@ def read_weights(path: Path) -> Weights:
     tensors = content.get("state_dict", content)
     if not isinstance(tensors, dict):
         raise ModelError(f"{path} holds no weights under state_dict; give a detector checkpoint")
-    state = {k: v for k, v in tensors.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    state = _plain(tensors, path)
     if any(k.startswith("conv5.") for k in state) and "stage2.0.branch1.0.weight" in state:
         return Weights(path, "imagenet", {f"backbone.{k}": v for k, v in state.items() if k[:3] in ("con", "sta")})
     return Weights(path, "nanodet", from_nanodet(state, path))
@@ -111,9 +111,19 @@ def _ours(content: dict[str, Any], path: Path) -> State:
     state = content.get("state_dict")
     if not isinstance(state, dict):
         raise ModelError(f"{path} holds no state_dict; it is not complete: train again or use last.ckpt")
-    prefix = "detector."
-    kept = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
-    return kept | {k: v for k, v in state.items() if k.startswith("guidance.")}
+    prefix, plain = "detector.", _plain(state, path)
+    kept = {k[len(prefix) :]: v for k, v in plain.items() if k.startswith(prefix)}
+    return kept | {k: v for k, v in plain.items() if k.startswith("guidance.")}
+
+
+def _plain(tensors: Mapping[Any, Any], path: Path) -> State:
+    """The tensors among the values, all dense, real and of as many values as the file holds for them."""
+    state = {k: v for k, v in tensors.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    for key, value in state.items():
+        odd = value.layout != torch.strided or value.is_quantized or value.is_complex() or value.is_meta
+        if odd or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ModelError(f"{path} holds {key}, which is no plain tensor (sparse, quantized, ...); save it dense")
+    return state
 
 
 def from_nanodet(state: State, path: Path) -> State:
@@ -127,7 +137,7 @@ def from_nanodet(state: State, path: Path) -> State:
     renamed: State = {}
     scales = sorted((k, v) for k, v in chosen.items() if re.match(r"aux_head\.scales\.\d\.scale", k))
     if scales:
-        renamed["guidance.head.scales"] = torch.stack([v.reshape(()) for _, v in scales])
+        renamed["guidance.head.scales"] = torch.cat([v.flatten() for _, v in scales])
     for key, tensor in chosen.items():
         if "distribution_project" in key or key.startswith("aux_head.scales"):
             continue
@@ -144,7 +154,7 @@ def recognise(state: State, path: Path) -> Architecture:
     size = size_of(widths)
     if size is None or not predict or "neck.extra_in.0.weight" not in state:
         raise ModelError(f"{path} is no NanoDet-Plus detector (widths {list(widths)}, {len(predict)} head levels)")
-    outputs = state[predict[0]].shape[0]
+    outputs = _rows(state[predict[0]])
     reg_max = 7
     if outputs <= 4 * (reg_max + 1):
         raise ModelError(f"{path} has {outputs} outputs a prior, too few for a class and {4 * (reg_max + 1)} side bins")
@@ -154,7 +164,11 @@ def recognise(state: State, path: Path) -> Architecture:
 def backbone_widths(state: State) -> tuple[int, ...]:
     """Channels of the three stages, as many as there are in the tensors."""
     keys = [f"backbone.stage{i}.0.branch2.5.weight" for i in (2, 3, 4)]
-    return tuple(2 * state[key].shape[0] for key in keys if key in state)
+    return tuple(2 * _rows(state[key]) for key in keys if key in state)
+
+
+def _rows(tensor: Tensor) -> int:
+    return tensor.shape[0] if tensor.ndim else 0
 
 
 def size_of(widths: tuple[int, ...]) -> str | None:
@@ -171,6 +185,9 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], source: Path) -> 
         first = (missing or wrong)[0]
         what = "lacks" if missing else "has another shape of"
         raise ModelError(f"{source} {what} {first} (and {len(missing) + len(wrong) - 1} more); is it this size?")
+    spoilt = next((k for k in own if k in state and not torch.isfinite(state[k]).all()), None)
+    if spoilt is not None:
+        raise ModelError(f"{source} holds values in {spoilt} that are no numbers; use an earlier checkpoint")
     module.load_state_dict({k: state[k] for k in own if k in state}, strict=False)
 
 
@@ -185,13 +202,16 @@ def transplant(
     own, kept = module.state_dict(), list[str]()
     rows = [(i, list(old_names).index(n)) for i, n in enumerate(new_names) if n in old_names] if old_names else []
     loaded: State = {}
+    state = _for_levels(weights, own)
     for key, target in own.items():
-        source = weights.state.get(key)
-        if source is None:
+        source = state.get(key)
+        if source is None or source.ndim != target.ndim:
             continue
         if source.shape == target.shape and not is_class_layer(key):
             loaded[key] = source
         elif is_class_layer(key) and source.shape[1:] == target.shape[1:]:
+            if old_names and source.shape[0] != len(old_names) + target.shape[0] - len(new_names):
+                raise ModelError(f"{weights.source}: {key} has {source.shape[0]} rows for {len(old_names)} classes")
             loaded[key] = _by_class(target, source, rows, len(new_names), len(old_names or ()) or None)
     if any(is_class_layer(k) for k in loaded):
         kept = [new_names[i] for i, _ in rows]
@@ -201,6 +221,22 @@ def transplant(
     )
     log.info("%s: %d tensors loaded, %d made anew", weights.source.name, len(loaded), fresh)
     return kept
+
+
+def _for_levels(weights: Weights, own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The tensors for a head with another number of branches: one is copied to each level; of several the first counts.
+
+    Branches of several levels were trained apart, so that their mean would be none of them.
+    """
+    branches = [sum(bool(re.fullmatch(r"head\.predict\.\d\.weight", k)) for k in s) for s in (weights.state, own)]
+    if branches[0] == branches[1] or not all(branches):
+        return weights.state
+    if branches[0] > 1:
+        log.info("%s: of %d branches of the head the first is taken", weights.source.name, branches[0])
+        return weights.state
+    log.info("%s: its one branch of the head is taken for each of %d levels", weights.source.name, branches[1])
+    first = {key: re.sub(r"^(head\.(?:towers|predict))\.\d\.", r"\1.0.", key) for key in own}
+    return {key: weights.state[source] for key, source in first.items() if source in weights.state}
 
 
 def is_class_layer(key: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nanogfl.errors import ModelError
-from nanogfl.view import MEAN, RULES, STD
+from nanogfl.view import MEAN, RULES, STD, is_side
 
 SCHEMA = "1"
 FORMS = ("frame", "tensor", "core")
@@ -83,7 +83,14 @@ def read_card(metadata: Mapping[str, str], path: Path) -> FileCard:
             int(metadata["nanogfl.reg_max"]),
             json.loads(metadata["nanogfl.parity"]),
         )
-    except (KeyError, ValueError, TypeError) as error:
+        if (
+            not isinstance(card.parity, dict)
+            or min(card.strides) < 1
+            or card.reg_max < 1
+            or not all(map(is_side, (height, width)))
+        ):
+            raise ValueError(f"input {height}x{width}, strides {card.strides}, reg_max {card.reg_max}, {card.parity}")
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise ModelError(
             f"{path} does not say what it is ({type(error).__name__}: {error}); export it again"
         ) from error

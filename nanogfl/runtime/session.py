@@ -107,6 +107,8 @@ class OnnxDetector:
 
     def _read(self, outputs: dict[str, NDArray[Any]], limits: Thresholds) -> Detections:
         """Outputs of a file that decodes; thresholds that are fixed in the file are applied on top."""
+        if outputs["labels"].max(initial=0) >= len(self.names):
+            raise ModelError(f"{self.path} finds more classes than the {len(self.names)} it names; export it again")
         found = Detections(
             outputs["boxes"], outputs["scores"], outputs["labels"], self.names, outputs.get("side_sigma")
         )

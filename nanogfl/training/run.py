@@ -150,6 +150,8 @@ def devices(recipe: Recipe) -> tuple[dict[str, Any], int]:
     train = recipe.train
     cuda = torch.cuda.is_available()
     count = train.devices or (torch.cuda.device_count() if cuda else 1)
+    if cuda and count > torch.cuda.device_count():
+        raise UsageError(f"train.devices={count}: this machine has {torch.cuda.device_count()} GPUs; give 0 for all")
     if train.sync_batch_norm and not cuda:
         raise UsageError("train.sync_batch_norm=true needs GPUs; leave it away on a CPU")
     bf16 = cuda and torch.cuda.is_bf16_supported()

@@ -104,7 +104,7 @@ class DetectionTask(pl.LightningModule):
             self.detector.backbone.eval()
 
     def on_train_start(self) -> None:
-        """A resumed run takes the recipe's rates and decay from its first step on, not those that last.ckpt remembers."""
+        """A resumed run takes the recipe's rates and decay at once, not those that last.ckpt remembers."""
         scheduler = self.lr_schedulers()
         assert isinstance(scheduler, LambdaLR)
         scheduler.base_lrs = [rates["lr"] for rates in self.rates]

@@ -1,0 +1,161 @@
+"""Ctrl-C, a polite kill and a rude one, sent to real processes: one line, no half file, and a run that goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from runs import read_rows
+
+LEFT = ["best.ckpt", "config.yaml", "last.ckpt", "metrics.csv"]
+SMALL = ["--size", "s", "--input", 64, "--batch", 4]
+START = "import sys\nfrom nanogfl.cli import main\nmain(sys.argv[1:])"
+PATIENCE_S = 240  # other programs may keep the cores busy
+
+
+class Command:
+    """``nanogfl ARGUMENTS`` in a process group of its own, as a terminal has it; ``before`` is Python that runs first."""
+
+    def __init__(self, folder: Path, *arguments: object, before: str = "") -> None:
+        program = folder / "program.py"  # a file, so that a second process of a run can be started from it
+        program.write_text(f"{before}\n{START}")
+        self.said = folder / "said.txt"
+        with self.said.open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, str(program), *map(str, arguments)], stdout=out, stderr=out, start_new_session=True
+            )
+
+    def wait_for(self, path: Path) -> None:
+        """Until a file is there."""
+        end = time.monotonic() + PATIENCE_S
+        while not path.exists():
+            assert self.process.poll() is None and time.monotonic() < end, self.said.read_text()
+            time.sleep(0.05)
+
+    def end(self, number: signal.Signals, group: bool = False) -> tuple[int, str]:
+        """Exit code and all that was said, after a signal to the process, or to its group as a terminal does."""
+        (os.killpg if group else os.kill)(self.process.pid, number)
+        code = self.process.wait(PATIENCE_S)
+        return code, self.said.read_text()
+
+
+def only_error(said: str) -> str:
+    """The one line of an error, and nothing from the libraries below."""
+    lines = said.splitlines()
+    (error,) = [line for line in lines if line.startswith("error: ")]
+    assert "Traceback" not in said and "Exception" not in said
+    assert error == lines[-1], said
+    return error
+
+
+def goes_on(out: Path, data: Path, epochs: int) -> None:
+    """Assert that a run was left clean and comes to its end when it is resumed."""
+    assert sorted(path.name for path in out.iterdir()) == LEFT
+    torch.load(out / "last.ckpt", weights_only=True)
+    command = [sys.executable, "-c", START, "train", str(data), "--out", str(out), "--resume", "--epochs", str(epochs)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((out / "summary.json").read_text())["epochs"] == epochs
+    assert [row["epoch"] for row in read_rows(out)] == [str(epoch) for epoch in range(epochs)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_verb_that_is_interrupted_says_one_line(tmp_path: Path, number: signal.Signals) -> None:
+    here = tmp_path / "here"
+    slow = (
+        "import pathlib, time, nanogfl.predictor\n"
+        f"def load(*_, **__):\n    pathlib.Path({str(here)!r}).touch()\n    time.sleep(60)\n"
+        "nanogfl.predictor.load = load"
+    )
+    command = Command(tmp_path, "info", "model.onnx", before=slow)
+    command.wait_for(here)
+    assert command.end(number) == (1, "error: interrupted; nothing half-written was left\n")
+
+
+def test_a_training_that_is_terminated_goes_on(tiny_set: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = Command(tmp_path, "train", tiny_set, "--out", out, *SMALL, "--epochs", 500, "--set", "train.workers=0")
+    command.wait_for(out / "last.ckpt")
+    code, said = command.end(signal.SIGTERM)
+    error = only_error(said)
+    assert code == 1 and error.startswith("error: interrupted; epoch ")
+    assert error.endswith(f" was not finished: go on with --resume --out {out}")
+    assert "GPU" not in said and "Tip" not in said and "Trainer" not in said, "Lightning is silent"
+    goes_on(out, tiny_set, epochs=len(read_rows(out)) + 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("extra", [["train.workers=2"], ["train.devices=2", "train.workers=0"]], ids=["loaders", "two"])
+@pytest.mark.parametrize("group", [True, False], ids=["terminal", "process"])
+def test_all_processes_of_a_training_end_together(
+    tiny_set: Path, tmp_path: Path, number: signal.Signals, extra: list[str], group: bool
+) -> None:
+    out = tmp_path / "run"
+    options = [option for assignment in extra for option in ("--set", assignment)]
+    command = Command(tmp_path, "train", tiny_set, "--out", out, *SMALL, "--epochs", 500, *options)
+    command.wait_for(out / "last.ckpt")
+    code, said = command.end(number, group)
+    assert code == 1 and only_error(said).startswith("error: interrupted; epoch ")
+    time.sleep(1)
+    with pytest.raises(ProcessLookupError):  # nobody is left
+        os.killpg(command.process.pid, 0)
+    goes_on(out, tiny_set, epochs=len(read_rows(out)) + 1)
+
+
+def test_a_training_that_is_interrupted_before_it_starts_leaves_nothing(tiny_set: Path, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    slow = (
+        "import pathlib, time\nfrom nanogfl.data.loader import TrainingSet\n"
+        f"def fill(_):\n    pathlib.Path({str(here)!r}).touch()\n    time.sleep(60)\nTrainingSet.fill = fill"
+    )
+    command = Command(tmp_path, "train", tiny_set, "--out", tmp_path / "run", *SMALL, "--epochs", 1, before=slow)
+    command.wait_for(here)
+    code, said = command.end(signal.SIGINT)
+    assert code == 1 and only_error(said) == "error: interrupted; nothing half-written was left"
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_moment_leaves_readable_checkpoints(tiny_set: Path, tmp_path: Path) -> None:
+    out, rounds = tmp_path / "run", 6
+    for number in range(rounds):
+        told = ["--resume"] if number else [*SMALL, "--set", "train.workers=0", "--set", "train.validate_every=1"]
+        command = Command(tmp_path, "train", tiny_set, "--out", out, *told, "--epochs", 500)
+        before = (out / "last.ckpt").stat().st_mtime_ns if number else 0
+        while not ((out / "last.ckpt").exists() and (out / "last.ckpt").stat().st_mtime_ns > before):
+            assert command.process.poll() is None, command.said.read_text()
+            time.sleep(0.01)
+        time.sleep(0.13 * number)
+        assert command.end(signal.SIGKILL)[0] == -signal.SIGKILL
+        for name in ("last.ckpt", "best.ckpt"):
+            torch.load(out / name, weights_only=True)
+        rows = [int(row["epoch"]) for row in read_rows(out)]
+        assert rows == list(range(len(rows)))
+    for left in out.glob("*.partial"):
+        left.unlink()
+    goes_on(out, tiny_set, epochs=len(read_rows(out)) + 1)
+
+
+@pytest.mark.slow
+def test_a_loss_of_nan_in_one_of_two_processes_is_said_once(tiny_set: Path, tmp_path: Path) -> None:
+    poison = (
+        "from nanogfl.training.task import DetectionTask\noriginal = DetectionTask.training_step\n"
+        "def step(task, batch, i):\n"
+        "    if task.global_rank and task.current_epoch == 2:\n"
+        "        task.detector.backbone.conv1[0].weight.data[0] = float('nan')\n"
+        "    return original(task, batch, i)\nDetectionTask.training_step = step"
+    )
+    two = ["--epochs", 4, "--set", "train.devices=2", "--set", "train.workers=0"]
+    command = Command(tmp_path, "train", tiny_set, "--out", tmp_path / "run", *SMALL, *two, before=poison)
+    assert command.process.wait(PATIENCE_S) == 1
+    error = only_error(command.said.read_text())
+    assert "became nan at epoch 2 in the batch of train/" in error and error.count("train/0") == 4
+    assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["epoch"] == 1
