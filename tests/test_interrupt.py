@@ -15,13 +15,13 @@ import torch
 from runs import read_rows
 
 LEFT = ["best.ckpt", "config.yaml", "last.ckpt", "metrics.csv"]
-SMALL = ["--size", "s", "--input", 64, "--batch", 4]
+SMALL = ["--size", "s", "--input", 64, "--batch", 4, "--set", "train.validate_every=1"]
 START = "import sys\nfrom nanogfl.cli import main\nmain(sys.argv[1:])"
 PATIENCE_S = 240  # other programs may keep the cores busy
 
 
 class Command:
-    """``nanogfl ARGUMENTS`` in a process group of its own, as a terminal has it; ``before`` is Python that runs first."""
+    """``nanogfl ARGUMENTS`` in a process group of its own, as a terminal has it; ``before`` is Python to run first."""
 
     def __init__(self, folder: Path, *arguments: object, before: str = "") -> None:
         program = folder / "program.py"  # a file, so that a second process of a run can be started from it
@@ -110,6 +110,7 @@ def test_all_processes_of_a_training_end_together(
     goes_on(out, tiny_set, epochs=len(read_rows(out)) + 1)
 
 
+@pytest.mark.slow
 def test_a_training_that_is_interrupted_before_it_starts_leaves_nothing(tiny_set: Path, tmp_path: Path) -> None:
     here = tmp_path / "here"
     slow = (
@@ -127,7 +128,7 @@ def test_a_training_that_is_interrupted_before_it_starts_leaves_nothing(tiny_set
 def test_a_kill_at_any_moment_leaves_readable_checkpoints(tiny_set: Path, tmp_path: Path) -> None:
     out, rounds = tmp_path / "run", 6
     for number in range(rounds):
-        told = ["--resume"] if number else [*SMALL, "--set", "train.workers=0", "--set", "train.validate_every=1"]
+        told = ["--resume"] if number else [*SMALL, "--set", "train.workers=0"]
         command = Command(tmp_path, "train", tiny_set, "--out", out, *told, "--epochs", 500)
         before = (out / "last.ckpt").stat().st_mtime_ns if number else 0
         while not ((out / "last.ckpt").exists() and (out / "last.ckpt").stat().st_mtime_ns > before):

@@ -88,6 +88,14 @@ def test_assignments(assignment: str, expected: dict[str, Any], reason: str) -> 
         ("train.batch=-8", "the recipe: train.batch must be at least 1, not -8"),
         ("train.accumulate=0", "the recipe: train.accumulate must be at least 1, not 0"),
         ("train.validate_every=0", "the recipe: train.validate_every must be at least 1, not 0"),
+        ("train.epochs=1000001", "the recipe: train.epochs must be at most 1000000, not 1000001"),
+        ("train.warmup=-1", "the recipe: train.warmup must be at least 0, not -1"),
+        ("train.workers=1000", "the recipe: train.workers must be at most 256, not 1000"),
+        ("train.devices=-1", "the recipe: train.devices must be at least 0, not -1"),
+        ("train.devices=257", "the recipe: train.devices must be at most 256, not 257"),
+        ("loss.topk=0", "the recipe: loss.topk must be at least 1, not 0"),
+        ("augment.scale=[0.001, 1]", "the recipe: augment.scale must lie within 0.01 to 100, not 0.001 to 1"),
+        ("augment.contrast=[1, 1e9]", "the recipe: augment.contrast must lie within 0.01 to 100, not 1 to 1e+09"),
         ("train.lr=0", "the recipe: train.lr must be above 0, not 0.0"),
         ("train.lr=-1e-3", "the recipe: train.lr must be above 0, not -0.001"),
         ("train.lr=.nan", "the recipe: train.lr must be above 0, not nan"),
@@ -116,6 +124,26 @@ def test_what_is_no_whole_number_is_no_number_of_epochs(value: str) -> None:
     text = message(f"train.epochs={value}")
     assert text.startswith("the recipe: train.epochs: should be a valid integer")
     assert value in text, "the value itself is shown"
+
+
+@pytest.mark.parametrize(
+    "value", ["-1", "9" * 30, "1" + "0" * 400, ".nan", ".inf", "-.inf", "''", "[]", "{}", "[0, 0]"]
+)
+def test_no_number_in_any_key_is_more_than_one_line(value: str) -> None:
+    keys = [(s, key) for s in ("augment", "train", "loss") for key in asdict(Recipe())[s]]
+    for section, key in keys:
+        taken = accepted(section, key, value)
+        assert taken is None or taken == float(value), "only a factor may be large"
+
+
+def accepted(section: str, key: str, value: str) -> Any:
+    """What a key takes of a value; None where it refuses it in one line."""
+    try:
+        made = load_recipe(None, [f"{section}.{key}={value}"])
+    except RecipeError as error:
+        assert key in str(error) and "\n" not in str(error)
+        return None
+    return getattr(getattr(made, section), key)
 
 
 def test_broken_yaml_in_an_assignment_is_one_line() -> None:

@@ -532,16 +532,16 @@ def test_a_head_without_classes_is_refused(tmp_path: Path, small: Detector, colu
 
 
 ODD: list[tuple[str, Callable[[Tensor], object], str]] = [
-    ("a number without axes", lambda t: torch.tensor(1.0), ""),
+    ("a number without axes", lambda t: torch.tensor(1.0), r"\.ckpt"),
     ("sparse", lambda t: t.to_sparse(), "no plain tensor"),
     ("complex", lambda t: t.to(torch.complex64), "no plain tensor"),
     ("one value repeated without end", lambda t: torch.zeros(1).expand(10**12), "no plain tensor"),
-    ("another shape", lambda t: t[:1], ""),
+    ("another shape", lambda t: t[:1], r"\.ckpt"),
     ("no number", lambda t: t.new_full(t.shape, math.nan), "no numbers"),
     ("infinite", lambda t: t.new_full(t.shape, math.inf), "no numbers"),
-    ("text", lambda t: "weights", ""),
-    ("nothing", lambda t: None, ""),
-    ("empty", lambda t: t[:0], ""),
+    ("text", lambda t: "weights", r"\.ckpt"),
+    ("nothing", lambda t: None, r"\.ckpt"),
+    ("empty", lambda t: t[:0], r"\.ckpt"),
 ]
 
 

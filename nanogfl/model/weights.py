@@ -19,6 +19,7 @@ from nanogfl.model.detector import WIDTHS, Architecture
 
 log = logging.getLogger(__name__)
 State = dict[str, Tensor]
+MOST_VALUES = 10**8  # in one tensor; a file can claim more than it holds
 
 # NanoDet's key layout to ours; the backbone has torchvision's in both
 RENAMES = [
@@ -117,12 +118,12 @@ def _ours(content: dict[str, Any], path: Path) -> State:
 
 
 def _plain(tensors: Mapping[Any, Any], path: Path) -> State:
-    """The tensors among the values, all dense, real and of as many values as the file holds for them."""
+    """The tensors among the values, all dense, real, and no larger than a detector's."""
     state = {k: v for k, v in tensors.items() if isinstance(k, str) and isinstance(v, Tensor)}
     for key, value in state.items():
         odd = value.layout != torch.strided or value.is_quantized or value.is_complex() or value.is_meta
-        if odd or value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise ModelError(f"{path} holds {key}, which is no plain tensor (sparse, quantized, ...); save it dense")
+        if odd or value.numel() > MOST_VALUES:
+            raise ModelError(f"{path} holds {key}, which is no plain tensor (sparse, quantized, huge, ...)")
     return state
 
 
@@ -199,7 +200,7 @@ def transplant(
     Returns:
         The names of the classes whose rows were kept.
     """
-    own, kept = module.state_dict(), list[str]()
+    own = module.state_dict()
     rows = [(i, list(old_names).index(n)) for i, n in enumerate(new_names) if n in old_names] if old_names else []
     loaded: State = {}
     state = _for_levels(weights, own)
@@ -212,15 +213,11 @@ def transplant(
         elif is_class_layer(key) and source.shape[1:] == target.shape[1:]:
             if old_names and source.shape[0] != len(old_names) + target.shape[0] - len(new_names):
                 raise ModelError(f"{weights.source}: {key} has {source.shape[0]} rows for {len(old_names)} classes")
-            loaded[key] = _by_class(target, source, rows, len(new_names), len(old_names or ()) or None)
-    if any(is_class_layer(k) for k in loaded):
-        kept = [new_names[i] for i, _ in rows]
+            loaded[key] = _by_class(target, source, rows, len(new_names))
     module.load_state_dict(loaded, strict=False)
-    fresh = sum(not k.endswith("num_batches_tracked") for k in own) - len(
-        [k for k in loaded if not k.endswith("num_batches_tracked")]
-    )
-    log.info("%s: %d tensors loaded, %d made anew", weights.source.name, len(loaded), fresh)
-    return kept
+    fresh = [k for k in own if k not in loaded and not k.endswith("num_batches_tracked")]
+    log.info("%s: %d tensors loaded, %d made anew", weights.source.name, len(loaded), len(fresh))
+    return [new_names[i] for i, _ in rows] if any(is_class_layer(k) for k in loaded) else []
 
 
 def _for_levels(weights: Weights, own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -244,15 +241,10 @@ def is_class_layer(key: str) -> bool:
     return bool(re.match(r"(head\.predict\.\d|guidance\.head\.classify)\.(weight|bias)$", key))
 
 
-def _by_class(
-    target: Tensor, source: Tensor, rows: list[tuple[int, int]], classes: int, old_classes: int | None
-) -> Tensor:
-    """``target`` with the rows of common classes and all side rows from ``source``."""
-    result = target.clone()
-    side_rows = target.shape[0] - classes
-    old = source.shape[0] - side_rows if old_classes is None else old_classes
+def _by_class(target: Tensor, source: Tensor, rows: list[tuple[int, int]], classes: int) -> Tensor:
+    """``target`` with the rows of common classes and all side rows, which are the last, from ``source``."""
+    result, sides = target.clone(), target.shape[0] - classes
     for new, former in rows:
         result[new] = source[former]
-    if side_rows and source.shape[0] - old == side_rows:
-        result[classes:] = source[old:]
+    result[classes:] = source[source.shape[0] - sides :]
     return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ class Signals(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Called after Lightning has put its own in place."""
-        if callable(self.before):
+        if callable(self.before) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self.before)
 
 
@@ -66,6 +67,13 @@ def _refuse_change(last: Path, what: str, asked: Any, former: Any) -> None:
             f"--resume: {what} cannot change within a run: {last} has {former}, asked for is {asked}; "
             "give what it was, or train into another folder"
         )
+
+
+def was_interrupted(error: BaseException | None) -> bool:
+    """Whether it all began with Ctrl-C: loaders and other processes that end with it complain too."""
+    while error is not None and not isinstance(error, KeyboardInterrupt | SystemExit):
+        error = error.__context__
+    return error is not None
 
 
 def interrupted(folder: Folder, epoch: int) -> str:

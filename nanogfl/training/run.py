@@ -25,7 +25,7 @@ from nanogfl.recipe import Recipe, load_recipe
 from nanogfl.training.folder import Folder, finished, open_folder
 from nanogfl.training.keeper import Averaging, Keeper, WholeCheckpoints, save_detector
 from nanogfl.training.progress import Progress
-from nanogfl.training.resume import Signals, former_state, going_on, interrupted
+from nanogfl.training.resume import Signals, former_state, going_on, interrupted, was_interrupted
 from nanogfl.training.schedule import Plan, plan, with_plan
 from nanogfl.training.start import Start, start
 from nanogfl.training.task import DetectionTask
@@ -90,12 +90,12 @@ def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> d
     began = time.monotonic()
     try:
         trainer.fit(task, *loaders, ckpt_path=last, weights_only=True)
-    except SystemExit as error:  # Lightning turns Ctrl-C into an exit
+    except (SystemExit, RuntimeError, OSError, ValueError) as error:  # Lightning turns Ctrl-C into an exit
+        if not was_interrupted(error):
+            raise explain(error, folder) from error
         if trainer.global_rank:
-            raise  # the first process speaks
+            raise SystemExit(1) from error  # the first process speaks
         raise TrainingError(interrupted(folder, trainer.current_epoch)) from error
-    except (RuntimeError, OSError, ValueError) as error:
-        raise explain(error, folder) from error
     return write_summary(folder, trainer, task, keeper, time.monotonic() - began)
 
 
@@ -223,7 +223,7 @@ def write_summary(
     return summary
 
 
-def explain(error: Exception, folder: Folder) -> TrainingError:
+def explain(error: BaseException, folder: Folder) -> TrainingError:
     """The usual accidents of a training, each with its advice."""
     text = str(error)
     if "out of memory" in text.lower() or "can't allocate memory" in text.lower():
