@@ -59,9 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if message:
             sys.stderr.write(f"error: {message}\n")
     except KeyboardInterrupt:
-        if is_main():
+        code = int(is_main())  # the other processes of a run are silent
+        if code:
             sys.stderr.write("error: interrupted; nothing half-written was left\n")
-        code = 1
     sys.stdout.flush()
     sys.exit(code)
 

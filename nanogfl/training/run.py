@@ -94,7 +94,7 @@ def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> d
         if not was_interrupted(error):
             raise explain(error, folder) from error
         if trainer.global_rank:
-            raise SystemExit(1) from error  # the first process speaks
+            raise SystemExit(0) from error  # the first process speaks
         raise TrainingError(interrupted(folder, trainer.current_epoch)) from error
     return write_summary(folder, trainer, task, keeper, time.monotonic() - began)
 

@@ -149,7 +149,7 @@ class DetectionTask(pl.LightningModule):
             return
         names = gather([] if torch.isfinite(value) else self.names)
         if self.global_rank:
-            raise SystemExit(1)  # the first process says it for all
+            raise SystemExit(0)  # the first process says it for all, and is killed by Lightning where another fails
         files = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
         raise TrainingError(
             f"the {what} became {float(mean)} at epoch {self.current_epoch} in the batch of {files}; "
