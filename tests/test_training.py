@@ -293,14 +293,14 @@ def test_the_first_step_of_a_resumed_run_has_the_new_rate_and_decay(
     original, seen = DetectionTask.training_step, []
 
     def step(task: DetectionTask, batch: Any, number: int) -> torch.Tensor:
-        seen.append({(g["lr"], g["weight_decay"]) for g in task.trainer.optimizers[0].param_groups})
+        seen.append({(round(g["lr"], 9), g["weight_decay"]) for g in task.trainer.optimizers[0].param_groups})
         return original(task, batch, number)
 
     monkeypatch.setattr(DetectionTask, "training_step", step)
     out = shutil.copytree(whole, tmp_path / "run")
     assignments = ["train.lr=1e-4", "train.lr_end=1e-4", "train.weight_decay=0.125"]
     nanogfl.train(tiny_set, out=out, resume=True, epochs=5, set=assignments)
-    assert seen == [{(pytest.approx(1e-4), 0.0), (pytest.approx(1e-4), 0.125)}] * 3
+    assert seen == [{(1e-4, 0.0), (1e-4, 0.125)}] * 3
 
 
 @pytest.mark.parametrize(
@@ -335,14 +335,6 @@ def test_an_out_that_cannot_be_a_folder_is_said_before_the_data_is_read(taken: s
     (tmp_path / "file").write_text("here already")
     with pytest.raises(UsageError, match=r"--out .* is no folder; name a folder that can be written"):
         nanogfl.train("nowhere", out=tmp_path / taken)
-
-
-def test_a_broken_picture_is_said_before_anything_is_written(tiny_set: Path, tmp_path: Path, tiny_train: Train) -> None:
-    data = shutil.copytree(tiny_set, tmp_path / "set")
-    next((data / "images").rglob("train/*.*")).write_bytes(b"no picture")
-    with pytest.raises(NanogflError, match="picture"):
-        tiny_train(data, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_that_holds_a_run_is_refused(whole: Path, tiny_set: Path, capfd: pytest.CaptureFixture) -> None:
