@@ -62,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = int(is_main())  # the other processes of a run are silent
         if code:
             sys.stderr.write("error: interrupted; nothing half-written was left\n")
+    if code and hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch complains of loaders that end with the program
     sys.stdout.flush()
     sys.exit(code)
 
