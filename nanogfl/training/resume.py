@@ -58,7 +58,8 @@ def going_on(recipe: Recipe, last: Path, names: tuple[str, ...]) -> Recipe:
         size="x".join(map(str, card.input_size)) if recipe.input.size is None else recipe.input.size,
         resize=recipe.input.resize or card.resize,
     )
-    return replace(recipe, model=model, input=seen)
+    train = replace(recipe.train, lr=was.train.lr if recipe.train.lr is None else recipe.train.lr)
+    return replace(recipe, model=model, input=seen, train=train)
 
 
 def _refuse_change(last: Path, what: str, asked: Any, former: Any) -> None:
