@@ -14,15 +14,17 @@ if TYPE_CHECKING:
     from nanogfl.errors import NanogflError
     from nanogfl.evaluation.run import evaluate
     from nanogfl.predictor import Predictor, load
+    from nanogfl.runtime.tiles import Tiled
     from nanogfl.training.run import train
 
 __version__ = "0.1.0"
-__all__ = ["Detections", "NanogflError", "Predictor", "evaluate", "export", "load", "train"]
+__all__ = ["Detections", "NanogflError", "Predictor", "Tiled", "evaluate", "export", "load", "train"]
 
 _HOMES = {
     "Detections": "nanogfl.detections",
     "NanogflError": "nanogfl.errors",
     "Predictor": "nanogfl.predictor",
+    "Tiled": "nanogfl.runtime.tiles",
     "evaluate": "nanogfl.evaluation.run",
     "export": "nanogfl.deploy.run",
     "load": "nanogfl.predictor",

@@ -21,11 +21,21 @@ def clip(boxes: Boxes, height: float, width: float) -> Boxes:
 
 def iou(a: Boxes, b: Boxes) -> Boxes:
     """Intersection over union of every pair: [N, 4] x [M, 4] -> [N, M]; 0 where both are empty."""
-    inner_min = np.maximum(a[:, None, :2], b[None, :, :2])
-    inner_max = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    intersection = (inner_max - inner_min).clip(0).prod(axis=2)
+    intersection = _intersections(a, b)
     union = areas(a)[:, None] + areas(b)[None, :] - intersection
     return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
+
+
+def coverage(a: Boxes, b: Boxes) -> Boxes:
+    """Which part of each box of ``a`` lies in each of ``b``: [N, 4] x [M, 4] -> [N, M]; 0 where it is empty."""
+    intersection, own = _intersections(a, b), areas(a)[:, None]
+    return np.divide(intersection, own, out=np.zeros_like(intersection), where=own > 0)
+
+
+def _intersections(a: Boxes, b: Boxes) -> Boxes:
+    inner_min = np.maximum(a[:, None, :2], b[None, :, :2])
+    inner_max = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    return (inner_max - inner_min).clip(0).prod(axis=2)
 
 
 def transform(boxes: Boxes, matrix: NDArray[np.floating]) -> Boxes:

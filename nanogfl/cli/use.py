@@ -1,7 +1,11 @@
-"""Verbs that look at pictures: predict."""
+"""Verbs that look at pictures: predict, webcam."""
 
 from __future__ import annotations
 
+import json
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -19,12 +23,23 @@ def predict(
     json_file: Json = None,
     sigma: Annotated[bool, typer.Option("--sigma", help="Records hold the deviation of each side in px, too.")] = False,
     draw: Annotated[Path | None, typer.Option("--draw", help="Folder for pictures with the boxes drawn.")] = None,
+    tiles: Annotated[
+        bool, typer.Option("--tiles", help="Look at large pictures in overlapping tiles, for small things in them.")
+    ] = False,
+    tile_scale: Annotated[
+        float, typer.Option("--tile-scale", help="Picture px a px of the network's input; 2 shrinks tiles to a half.")
+    ] = 1.0,
+    tile_overlap: Annotated[
+        float,
+        typer.Option("--tile-overlap", help="Part of a tile that the next one shows, too; >= what is looked for."),
+    ] = 0.25,
     input: Input = None,  # noqa: A002
     config: Config = None,
 ) -> None:
     """Detect in pictures and videos."""
     from nanogfl.predictor import load
     from nanogfl.runtime.predict import Found, predict_sources
+    from nanogfl.runtime.tiles import Tiled
     from nanogfl.wholefile import write_json
 
     quiet = json_file is None and draw is None
@@ -36,12 +51,92 @@ def predict(
         if found.frame.index is None or quiet:
             say(f"{found.record['file']}{at}: {counts}")
 
-    chosen = [c.strip() for c in classes.split(",") if c.strip()] if classes else None
+    detector = load(model, input=input, config=config)
+    if tiles:
+        detector = Tiled(detector, tile_scale, tile_overlap)
     records = predict_sources(
-        load(model, input=input, config=config), source,
-        score=score, classes=chosen, sigma=sigma, draw=draw, progress=progress,
-    )  # fmt: skip
+        detector, source, score=score, classes=_listed(classes), sigma=sigma, draw=draw, progress=progress
+    )
     if json_file:
         write_json(json_file, records)
     total = sum(len(r["detections"]) for r in records)
     say(f"{total} boxes in {len(records)} frames" + "".join(f" -> {p}" for p in (draw, json_file) if p))
+
+
+@app.command(epilog="Example: nanogfl webcam model.onnx --source rtsp://192.168.1.20/stream --track --record out.mp4")
+def webcam(
+    model: Model,
+    source: Annotated[
+        str,
+        typer.Option("--source", help="Camera number, stream address (rtsp, http), video, picture, folder or glob."),
+    ] = "0",
+    score: Annotated[float, typer.Option("--score", help="Lowest score that is shown.")] = 0.3,
+    classes: Annotated[str | None, typer.Option("--classes", help="Only these, separated by commas.")] = None,
+    track: Annotated[bool, typer.Option("--track", help="Give ids, and steady the boxes.")] = False,
+    smooth: Annotated[bool, typer.Option(help="With --track: steady boxes, or the detections' own.")] = True,
+    hold: Annotated[float, typer.Option("--hold", help="With --track: seconds an unseen object keeps its id.")] = 1.0,
+    sigma: Annotated[bool, typer.Option("--sigma", help="Draw each side as wide as it is uncertain.")] = False,
+    figures: Annotated[bool, typer.Option(help="Draw the panel with speed, latencies and counts.")] = True,
+    record: Annotated[Path | None, typer.Option("--record", help="Record what is shown to this .mp4.")] = None,
+    headless: Annotated[bool, typer.Option("--headless", help="No window; a JSON line a frame on stdout.")] = False,
+    summary: Annotated[Path | None, typer.Option("--summary", help="Write the run's figures to this JSON.")] = None,
+    patience: Annotated[
+        float, typer.Option("--patience", help="Seconds that a camera or stream that dropped is waited for.")
+    ] = 30.0,
+    input: Input = None,  # noqa: A002
+    config: Config = None,
+) -> None:
+    """Detect live in a camera or a stream, or in a video, with a window whose keys are told at the start.
+
+    Cameras and streams are shown as they are now, whatever the model's speed; of files every frame is shown.
+    """
+    from nanogfl.predictor import load
+    from nanogfl.runtime.capture import open_source
+    from nanogfl.runtime.screen import open_window
+    from nanogfl.runtime.track import Tracker
+    from nanogfl.runtime.webcam import Look, Webcam
+    from nanogfl.wholefile import write_json
+
+    opened, detector = open_source(source, patience), load(model, input=input, config=config)
+    window = None if headless else open_window(f"nanogfl: {model}")
+    watching = Webcam(
+        detector,
+        opened,
+        screen=window,
+        look=Look(score, sigma=sigma, figures=figures),
+        classes=_listed(classes),
+        tracker=Tracker(smooth=smooth, hold_s=hold) if track else None,
+        record=record,
+        report=None if window else lambda found: say(json.dumps(found)),
+    )
+    with _stopped_by_signals(watching.stop):
+        found = watching.run()
+    if summary:
+        write_json(summary, found)
+
+
+def _listed(names: str | None) -> list[str] | None:
+    """``a, b`` as a list."""
+    return [name.strip() for name in names.split(",") if name.strip()] if names else None
+
+
+@contextmanager
+def _stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C and the system's request to end call ``stop``, so that recordings are finished; a second one kills."""
+    chosen = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in chosen]
+
+    def restore() -> None:
+        for number, handler in zip(chosen, before, strict=True):
+            signal.signal(number, handler)
+
+    def handle(*_: object) -> None:
+        restore()
+        stop()
+
+    for number in chosen:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        restore()

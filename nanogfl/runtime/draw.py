@@ -50,6 +50,9 @@ def draw_detections(
     detections: Detections,
     *,
     scale: float | None = None,
+    ids: Sequence[int] | None = None,
+    show_boxes: bool = True,
+    show_labels: bool = True,
     show_scores: bool = True,
     show_sigma: bool = False,
 ) -> Picture:
@@ -59,6 +62,9 @@ def draw_detections(
         picture: what the detections are of.
         detections: boxes in its pixels.
         scale: of lines and letters; 1 suits 640 x 480 (2 px lines). None: by the picture's size.
+        ids: of tracked objects, [N], written behind the name; 0 is none.
+        show_boxes: draw the outlines.
+        show_labels: write the names.
         show_scores: write the score behind the name.
         show_sigma: blur each side by its standard deviation, where the detections have it.
     """
@@ -69,14 +75,36 @@ def draw_detections(
     for i in worst_first:
         if show_sigma and detections.side_sigma is not None:
             _blur_sides(canvas, detections.boxes[i], detections.side_sigma[i], colors[i])
-        _outline(canvas, detections.boxes[i], colors[i], scale)
+        if show_boxes:
+            _outline(canvas, detections.boxes[i], colors[i], scale)
+    if not show_labels:
+        return canvas
     names = [_written(detections.names[label], int(label)) for label in detections.labels]
+    if ids is not None:
+        names = [f"{name} #{number}" if number else name for name, number in zip(names, ids, strict=True)]
     scores = [f" {score:.2f}" if show_scores else "" for score in detections.scores]
     tags = [_tag(name + score, color, scale) for name, score, color in zip(names, scores, colors, strict=True)]
     half_line = np.array([-1, -1, 1, 1]) * (scale + 1)
     corners = _place(tags, detections.boxes + half_line, picture.shape[:2])
     for i in worst_first:
         _paste(canvas, tags[i], *corners[i])
+    return canvas
+
+
+def draw_panel(picture: Picture, lines: Sequence[str], scale: float | None = None) -> Picture:
+    """Write lines of text onto a shaded panel in the upper left corner of a copy."""
+    canvas = picture.copy()
+    size = max(9, round(13 * (_scale(picture) if scale is None else scale)))
+    shaded = [_chip(_written(line, 0), size, size // 2, BACKGROUND, WHITE) for line in lines]
+    wide, margin = max((chip.shape[1] for chip in shaded), default=0), size // 3
+    high = sum(chip.shape[0] for chip in shaded) + 2 * margin
+    part = canvas[:high, :wide]
+    part[:] = (part * np.float32(0.25) + np.array(BACKGROUND, np.float32) * 0.75).astype(np.uint8)
+    y = margin
+    for chip in shaded:
+        ground = canvas[y : y + chip.shape[0], : chip.shape[1]]
+        np.maximum(ground, chip[: ground.shape[0], : ground.shape[1]], out=ground)
+        y += chip.shape[0]
     return canvas
 
 

@@ -25,7 +25,10 @@ class Predicts(Protocol):
     @property
     def names(self) -> list[str]: ...  # noqa: D102
 
-    def predict(self, source: Picture, score: float = 0.3) -> Detections:
+    @property
+    def input_size(self) -> tuple[int, int]: ...  # noqa: D102
+
+    def predict(self, source: Picture, score: float = 0.3, *, iou: float = 0.6, max_boxes: int = 100) -> Detections:
         """Detect in one picture."""
         ...
 

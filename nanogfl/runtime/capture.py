@@ -1,0 +1,200 @@
+"""Pictures from a camera, a stream, a video or a folder, read in a thread of their own.
+
+Of cameras and streams the latest picture is given and older ones are dropped, so that the delay cannot grow. Of files
+every picture is given; the reader waits when it is a few ahead.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+
+from nanogfl.errors import DataError, UsageError
+from nanogfl.pictures import Picture
+from nanogfl.runtime.frames import expand, frame_rate, frames, is_video
+from nanogfl.runtime.live import Live
+
+log = logging.getLogger(__name__)
+AHEAD = 4  # pictures of a file that are read before they are asked for
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One picture and when it was taken.
+
+    Attributes:
+        picture: uint8 BGR [H, W, 3].
+        source: the file, ``camera 0``, or the stream's address without its password.
+        index: 0, 1, 2... within the source, dropped pictures counted.
+        time_s: seconds since the start of the video or of the stream; None for a still picture.
+        read_ms: how long reading it took (of a camera: waiting for it, too).
+        read_at: ``time.perf_counter()`` when it was there.
+    """
+
+    picture: Picture
+    source: str
+    index: int
+    time_s: float | None
+    read_ms: float
+    read_at: float
+
+
+class Source(Protocol):
+    """Where pictures come from."""
+
+    @property
+    def live(self) -> bool:
+        """Whether pictures come whether or not somebody takes them; known after the first one."""
+        ...
+
+    @property
+    def rate(self) -> float | None:
+        """Pictures a second of a file; None where they have none or are live."""
+        ...
+
+    def pictures(self, stop: threading.Event) -> Iterator[tuple[str, float | None, Picture]]:
+        """Name, seconds, picture; ends when there are no more, or soon after ``stop``."""
+        ...
+
+
+class Files:
+    """Every picture of files, folders and globs; what cannot be read is left out with a word."""
+
+    live = False
+
+    def __init__(self, source: str) -> None:
+        self.files = expand([source])
+        videos = [file for file in self.files if is_video(file)]
+        self.rate = frame_rate(videos[0]) if len(self.files) == len(videos) == 1 else None
+
+    def pictures(self, stop: threading.Event) -> Iterator[tuple[str, float | None, Picture]]:
+        """Name, seconds, picture of each file in turn."""
+        first: DataError | None = None
+        count = 0
+        for file in self.files:
+            error = yield from self._pictures_of(file, stop)
+            first = first or error
+            count += error is None
+        if first and not count:
+            raise first
+
+    def _pictures_of(
+        self, file: Path, stop: threading.Event
+    ) -> Generator[tuple[str, float | None, Picture], None, DataError | None]:
+        """What one file holds; the error that ended it early, if any."""
+        try:
+            for frame in frames(file):
+                if stop.is_set():
+                    break
+                yield str(file), frame.time_s, frame.picture
+        except DataError as error:
+            if len(self.files) > 1:
+                log.warning("left out: %s", error)
+            return error
+        return None
+
+
+def open_source(source: str, patience_s: float = 30.0) -> Source:
+    """A camera's number, a stream's address (``rtsp://...``), or a file, folder or glob.
+
+    Args:
+        source: what ``--source`` takes.
+        patience_s: how long a camera or a stream that dropped is waited for, in seconds.
+
+    Raises:
+        DataError: a file is missing.
+        UsageError: a camera number or an address that none can have.
+    """
+    if source.isdecimal() and not Path(source).exists():
+        if int(source) > 999:
+            raise UsageError(f"--source {source}: no camera has that number; give 0, 1, ..., an address or a file")
+        return Live(int(source), patience_s)
+    scheme, mark, rest = source.partition("://")
+    if mark and scheme.isalnum():
+        if not rest:
+            raise UsageError(f"--source {source}: an address without a host; give for example rtsp://host/stream")
+        return Live(source, patience_s)
+    return Files(source)
+
+
+class Capture:
+    """Reads a source in a thread: ``with Capture(source) as capture: capture.take(0.1)``.
+
+    Attributes:
+        skipped: pictures that came while nobody took them, of live sources.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.source, self.skipped = source, 0
+        self._stop = threading.Event()
+        self._change = threading.Condition()
+        self._shots: deque[Shot] = deque()
+        self._error: Exception | None = None
+        self._done = False
+        self._thread = threading.Thread(target=self._read, name="capture", daemon=True)
+
+    def __enter__(self) -> Capture:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        with self._change:
+            self._change.notify_all()
+        self._thread.join(timeout=10)  # a stream that says nothing keeps its reader for a few seconds
+
+    @property
+    def ended(self) -> bool:
+        """Whether no picture is left, none will come, and :meth:`take` has no error to raise."""
+        with self._change:
+            return self._done and not self._shots and self._error is None
+
+    def take(self, patience_s: float) -> Shot | None:
+        """The next picture, or None where none came in time.
+
+        Raises:
+            DataError: the source could not be opened, or was lost.
+        """
+        with self._change:
+            self._change.wait_for(lambda: self._shots or self._done, patience_s)
+            if self._shots:
+                shot = self._shots.popleft()
+                self._change.notify_all()
+                return shot
+            if self._error:
+                raise self._error
+            return None
+
+    def _read(self) -> None:
+        """Body of the thread."""
+        index, began = 0, time.perf_counter()
+        try:
+            for name, time_s, picture in self.source.pictures(self._stop):
+                now = time.perf_counter()
+                self._put(Shot(picture, name, index, time_s, 1000 * (now - began), now))
+                index += 1
+                began = time.perf_counter()
+        except (DataError, cv2.error) as error:
+            self._error = error
+        finally:
+            with self._change:
+                self._done = True
+                self._change.notify_all()
+
+    def _put(self, shot: Shot) -> None:
+        with self._change:
+            if self.source.live:
+                self.skipped += len(self._shots)
+                self._shots.clear()
+            else:
+                self._change.wait_for(lambda: len(self._shots) < AHEAD or self._stop.is_set())
+            self._shots.append(shot)
+            self._change.notify_all()

@@ -1,0 +1,128 @@
+"""Cameras and streams: opened with a limit on waiting, opened again when they drop."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from nanogfl.errors import DataError
+from nanogfl.pictures import Picture
+
+log = logging.getLogger(__name__)
+SILENCE_MS = 5000  # a stream that sends nothing for this long has dropped
+FIRST_WAIT, LONGEST_WAIT = 0.5, 4.0  # seconds between attempts to open it again
+
+
+class Live:
+    """A camera by its number, or a stream by its address.
+
+    An address that turns out to be a video of known length is read to its end instead.
+
+    Attributes:
+        name: what it is called; without the password.
+        live: whether pictures have to be taken as they come.
+    """
+
+    def __init__(self, target: int | str, patience_s: float) -> None:
+        self.target, self.patience_s = target, patience_s
+        self.name = f"camera {target}" if isinstance(target, int) else without_password(target)
+        self.live, self.rate = True, None
+
+    def pictures(self, stop: threading.Event) -> Iterator[tuple[str, float | None, Picture]]:
+        """Name, seconds since the start, picture.
+
+        Raises:
+            DataError: it cannot be opened, or dropped and did not come back in time.
+        """
+        capture = self._open()
+        if capture is None:
+            raise DataError(self._missing())
+        began = time.perf_counter()
+        try:
+            self._know(capture)
+            index = 0
+            while not stop.is_set():
+                ok, picture = capture.read()
+                if not ok and (self.rate or stop.is_set()):
+                    return
+                if not ok:
+                    capture.release()
+                    capture, picture = self._again(stop)
+                if capture is None:
+                    return
+                moment = index / self.rate if self.rate else time.perf_counter() - began
+                yield self.name, moment, np.asarray(picture, np.uint8)
+                index += 1
+        finally:
+            if capture is not None:
+                capture.release()
+
+    def _open(self) -> cv2.VideoCapture | None:
+        if isinstance(self.target, int):
+            capture = cv2.VideoCapture(self.target)
+            capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+        else:
+            limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, SILENCE_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, SILENCE_MS]
+            capture = cv2.VideoCapture(self.target, cv2.CAP_FFMPEG, limits)
+        return capture if capture.isOpened() else None
+
+    def _know(self, capture: cv2.VideoCapture) -> None:
+        """Tell a video of known length from a stream."""
+        count, rate = (float(capture.get(p)) for p in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS))
+        if isinstance(self.target, str) and 0 < count < math.inf and 0 < rate < math.inf:
+            self.live, self.rate = False, rate
+
+    def _again(self, stop: threading.Event) -> tuple[cv2.VideoCapture | None, Picture | None]:
+        """Open it again and read a picture; nothing where ``stop`` came first."""
+        log.warning("%s dropped; trying again for %g s", self.name, self.patience_s)
+        began, wait = time.perf_counter(), FIRST_WAIT
+        while time.perf_counter() - began + wait <= self.patience_s:
+            if stop.wait(wait):
+                return None, None
+            capture = self._open()
+            if capture is not None:
+                ok, picture = capture.read()
+                if ok:
+                    log.warning("%s is back after %.1f s", self.name, time.perf_counter() - began)
+                    return capture, np.asarray(picture, np.uint8)
+                capture.release()
+            wait = min(2 * wait, LONGEST_WAIT)
+        raise DataError(
+            f"{self.name} dropped and did not come back within {self.patience_s:g} s; check it, or wait longer "
+            "with --patience"
+        )
+
+    def _missing(self) -> str:
+        if isinstance(self.target, str):
+            return f"cannot open the stream {self.name}: nobody answers there, or with no video; check the address"
+        found = ", ".join(map(str, cameras())) or "none"
+        return f"there is no camera {self.target}; cameras here: {found}; give one of them, an address or a file"
+
+
+def cameras() -> list[int]:
+    """Numbers of the cameras that can be opened now."""
+    if sys.platform == "linux":
+        known = [int(match[1]) for p in Path("/dev").glob("video*") if (match := re.fullmatch(r"video(\d+)", p.name))]
+    else:
+        known = list(range(4))
+    found = []
+    for number in sorted(known):
+        capture = cv2.VideoCapture(number)
+        if capture.isOpened():
+            found.append(number)
+        capture.release()
+    return found
+
+
+def without_password(address: str) -> str:
+    """The address with ``user:password@`` hidden, to be shown and written."""
+    return re.sub(r"//[^/]*@", "//***@", address)

@@ -1,0 +1,81 @@
+"""Record what is shown as mp4 files that are whole, however the recording ends."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from nanogfl.pictures import Picture
+from nanogfl.runtime.frames import VideoSink, write_video
+
+LIVE_RATE = 20.0  # frames a second of what has no rate of its own
+LONGEST_GAP = 1.0  # seconds that one picture may stand for
+
+
+class Recorder:
+    """Writes pictures into one video; the file takes its name when it is closed.
+
+    Args:
+        path: ends in ``.mp4``.
+        rate: frames a second where each picture is one frame; None: pictures come at any pace, and are repeated or
+            left out so that the video runs as time did.
+    """
+
+    def __init__(self, path: Path, rate: float | None) -> None:
+        self.path, self.rate = path, rate
+        self._stack = ExitStack()
+        self._sink: VideoSink | None = None
+        self._length, self._last = 0.0, None
+
+    def write(self, picture: Picture, time_s: float | None) -> None:
+        """Append a picture; one of another size is fitted into the first one's, on black.
+
+        Args:
+            picture: uint8 BGR [H, W, 3].
+            time_s: when it was taken, in seconds; None: a frame's length after the one before.
+        """
+        if self._sink is None:
+            sink = write_video(self.path, self.rate or LIVE_RATE, picture.shape[:2])
+            self._sink = self._stack.enter_context(sink)
+        fitted = fit(picture, self._sink.size)
+        for _ in range(self._due(time_s)):
+            self._sink.write(fitted)
+
+    def close(self) -> None:
+        """Finish the file; nothing is left where no picture came."""
+        self._stack.close()
+
+    def _due(self, time_s: float | None) -> int:
+        """How many frames this picture is."""
+        assert self._sink is not None
+        if self.rate or time_s is None:
+            return 1
+        if self._last is not None:
+            self._length += min(max(time_s - self._last, 0.0), LONGEST_GAP)
+        self._last = time_s
+        return max(0, round(self._length * LIVE_RATE) + 1 - self._sink.count)
+
+
+def fit(picture: Picture, size: tuple[int, int]) -> Picture:
+    """The picture scaled into (H, W), aspect kept, centred on black."""
+    if picture.shape[:2] == size:
+        return picture
+    scale = min(size[0] / picture.shape[0], size[1] / picture.shape[1])
+    high, wide = (max(1, round(side * scale)) for side in picture.shape[:2])
+    canvas = np.zeros((*size, 3), np.uint8)
+    y, x = (size[0] - high) // 2, (size[1] - wide) // 2
+    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    canvas[y : y + high, x : x + wide] = cv2.resize(picture, (wide, high), interpolation=way)
+    return canvas
+
+
+def free_name(path: Path) -> Path:
+    """The path itself, or with the first number behind its stem that no file has."""
+    number, free = 0, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.stem}_{number}{path.suffix}")
+    return free

@@ -1,0 +1,135 @@
+"""Large pictures in overlapping tiles, so that small things stay large enough to be found.
+
+Every tile is as large as the network's input times a scale, and the whole picture is looked at once more for what is
+too large for a tile. An object that a tile's inner border cuts is taken from where it is seen whole: tiles overlap, so
+that whatever is smaller than the overlap is whole in one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanogfl import boxes as box_math
+from nanogfl.decode import Thresholds, nms
+from nanogfl.detections import Detections
+from nanogfl.errors import UsageError
+from nanogfl.pictures import Picture, as_picture
+from nanogfl.runtime.predict import Predicts
+
+MARGIN = 0.01  # of a tile's side: a box that ends so near an inner border may go on behind it
+PIECE = 0.5  # IoU of a cut box with what its tile shows of a whole one, from which it is that one's piece
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A part of a picture: x1 y1 x2 y2 in whole px."""
+
+    x1: int
+    y1: int
+    x2: int
+    y2: int
+
+    def inner(self, height: int, width: int) -> NDArray[np.bool_]:
+        """Which of its sides (left, top, right, bottom) lie inside the picture: [4]."""
+        return np.array([self.x1 > 0, self.y1 > 0, self.x2 < width, self.y2 < height])
+
+
+class Tiled:
+    """A predictor that looks at large pictures in tiles: ``Tiled(nanogfl.load("model.onnx")).predict("map.png")``.
+
+    Args:
+        predictor: from ``nanogfl.load``.
+        scale: picture px that one px of the network's input covers in a tile; above 1 shrinks.
+        overlap: which part of a tile's side it shares with the next one at least, 0 to 0.9.
+    """
+
+    def __init__(self, predictor: Predicts, scale: float = 1.0, overlap: float = 0.25) -> None:
+        if not 0.05 <= scale <= 100:
+            raise UsageError(f"--tile-scale {scale:g}: give 0.05 to 100; 1 shows tiles as they are")
+        if not 0 <= overlap <= 0.9:
+            raise UsageError(f"--tile-overlap {overlap:g}: give a part of the tile, 0 to 0.9")
+        self.predictor, self.scale, self.overlap = predictor, scale, overlap
+        self.names, self.input_size = predictor.names, predictor.input_size
+
+    def predict(
+        self, source: str | Path | NDArray[np.uint8], score: float = 0.3, *, iou: float = 0.6, max_boxes: int = 1000
+    ) -> Detections:
+        """Detect in one picture: a path, or uint8 BGR [H, W, 3]; at most ``max_boxes`` in the whole of it."""
+        picture = as_picture(source)
+        size = picture.shape[:2]
+        tiles = self.tiles(size)
+        if len(tiles) == 1:
+            return self.predictor.predict(picture, score, iou=iou, max_boxes=max_boxes)
+        tiles.append(Tile(0, 0, size[1], size[0]))
+        parts = [self._look(picture, tile, score, iou) for tile in tiles]
+        cut = np.concatenate([_cut(part.boxes, tile, size) for part, tile in zip(parts, tiles, strict=True)])
+        tile_of = np.repeat(np.arange(len(tiles)), [len(part) for part in parts])
+        return _merge(_joined(parts, self.names), cut, [tiles[i] for i in tile_of], Thresholds(score, iou, max_boxes))
+
+    def tiles(self, size: tuple[int, int]) -> list[Tile]:
+        """The tiles of a picture of (H, W), rows first, evenly spread; one where it is no larger than a tile."""
+        high, wide = (max(1, round(side * self.scale)) for side in self.input_size)
+        return [
+            Tile(x1, y1, x2, y2)
+            for y1, y2 in _spans(size[0], high, self.overlap)
+            for x1, x2 in _spans(size[1], wide, self.overlap)
+        ]
+
+    def _look(self, picture: Picture, tile: Tile, score: float, iou: float) -> Detections:
+        """Detections in a tile, in the picture's px."""
+        part = np.ascontiguousarray(picture[tile.y1 : tile.y2, tile.x1 : tile.x2])
+        found = self.predictor.predict(part, score, iou=iou)
+        moved = found.boxes + np.array([tile.x1, tile.y1, tile.x1, tile.y1], np.float32)
+        return Detections(moved, found.scores, found.labels, found.names, found.side_sigma)
+
+
+def _spans(length: int, side: int, overlap: float) -> list[tuple[int, int]]:
+    """Starts and ends of as few stretches of ``side`` px as cover ``length`` with at least this overlap."""
+    if length <= side:
+        return [(0, length)]
+    shared = min(int(np.ceil(overlap * side)), side - 1)
+    count = -(-(length - shared) // (side - shared))
+    starts = (np.arange(count) * (length - side)) // (count - 1)
+    return [(int(start), int(start) + side) for start in starts]
+
+
+def _cut(boxes: NDArray[np.float32], tile: Tile, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Which boxes end at a border of their tile that lies inside the picture: [N]."""
+    edges = np.array([tile.x1, tile.y1, tile.x2, tile.y2])
+    margin = np.tile(np.maximum(MARGIN * (edges[2:] - edges[:2]), 1.0), 2)
+    return ((np.abs(boxes - edges) < margin) & tile.inner(*size)).any(axis=1)
+
+
+def _joined(parts: Sequence[Detections], names: list[str]) -> Detections:
+    """All parts as one, not sorted."""
+    sigmas = [part.side_sigma for part in parts if part.side_sigma is not None]
+    return Detections(
+        np.concatenate([part.boxes for part in parts]),
+        np.concatenate([part.scores for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        names,
+        np.concatenate(sigmas) if len(sigmas) == len(parts) else None,
+    )
+
+
+def _merge(found: Detections, cut: NDArray[np.bool_], tiles: Sequence[Tile], limits: Thresholds) -> Detections:
+    """One box an object: whole ones by NMS, and those cut ones that are no piece of a whole one; best first."""
+    everything = Thresholds(limits.score, limits.iou, len(found))
+    whole = np.flatnonzero(~cut)
+    whole = whole[nms(found.boxes[whole], found.scores[whole], found.labels[whole], everything)]
+    kept = [*whole, *(i for i in np.flatnonzero(cut) if not _is_piece(i, found, whole, tiles[i]))]
+    rest = found.select(np.array(kept, np.intp))
+    return rest.select(nms(rest.boxes, rest.scores, rest.labels, limits))
+
+
+def _is_piece(i: int, found: Detections, whole: NDArray[np.intp], tile: Tile) -> bool:
+    """Whether detection ``i`` is what this tile shows of one of the whole ones of its class."""
+    same = found.boxes[whole[found.labels[whole] == found.labels[i]]]
+    edges = np.array([tile.x1, tile.y1, tile.x2, tile.y2], np.float32)
+    shown = np.concatenate([np.maximum(same[:, :2], edges[:2]), np.minimum(same[:, 2:], edges[2:])], axis=1)
+    return bool((box_math.iou(found.boxes[i][None], shown) > PIECE).any())

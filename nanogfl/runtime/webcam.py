@@ -1,0 +1,238 @@
+"""Detect in what a camera, a stream, a video or a folder shows: a window with keys, a recording, a record a frame."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanogfl.detections import Detections, class_indices
+from nanogfl.pictures import Picture, write_picture
+from nanogfl.runtime.capture import Capture, Shot, Source
+from nanogfl.runtime.draw import draw_detections, draw_panel
+from nanogfl.runtime.meter import STAGES, Meter, counts
+from nanogfl.runtime.predict import Predicts
+from nanogfl.runtime.record import Recorder, free_name
+from nanogfl.runtime.screen import QUIT, Screen
+from nanogfl.runtime.track import FAINT, Tracked, Tracker
+
+log = logging.getLogger(__name__)
+PATIENCE_S = 0.1  # between two looks at keys and at Ctrl-C while no picture comes
+STILL_S = 0.5  # how long a still picture is shown
+NOTICE_S = 3.0  # how long a word stays on the screen
+
+
+@dataclass
+class Look:
+    """What is shown; the keys change it.
+
+    Attributes:
+        score: lowest score.
+        boxes, labels, sigma: whether outlines, names, and soft edges as wide as each side's deviation are drawn.
+        figures: whether the panel with speed, latencies and counts is drawn.
+    """
+
+    score: float = 0.3
+    boxes: bool = True
+    labels: bool = True
+    sigma: bool = False
+    figures: bool = True
+
+
+class Webcam:
+    """One run over one source.
+
+    Args:
+        predictor: from ``nanogfl.load``.
+        source: from ``open_source``.
+        screen: the window; None where there is none.
+        look: what is shown at first.
+        classes: only these.
+        tracker: gives ids and steady boxes.
+        record: an ``.mp4`` that is recorded from the start.
+        report: called with the record of each frame: ``{source, frame, time, width, height, detections, ms}``.
+    """
+
+    def __init__(
+        self,
+        predictor: Predicts,
+        source: Source,
+        *,
+        screen: Screen | None = None,
+        look: Look | None = None,
+        classes: Sequence[str] | None = None,
+        tracker: Tracker | None = None,
+        record: Path | None = None,
+        report: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        if classes is not None:
+            class_indices(classes, predictor.names)
+        self.predictor, self.source, self.screen, self.look = predictor, source, screen, look or Look()
+        self.classes, self.tracker, self.record_path, self.report = classes, tracker, record, report
+        self.meter = Meter()
+        self.stopped = False
+        self._paused = False
+        self._recorder: Recorder | None = None
+        self._notice, self._notice_at = "", 0.0
+        self._last: tuple[Shot, Detections, list[int] | None] | None = None
+        self._drawn: Picture | None = None
+
+    def stop(self) -> None:
+        """End after the current frame; may be called from a signal handler."""
+        self.stopped = True
+
+    def run(self) -> dict[str, Any]:
+        """Go on until the source ends, ``q`` is pressed, or :meth:`stop` is called; the figures.
+
+        Raises:
+            DataError: the source cannot be opened, or was lost. What was recorded until then is kept.
+        """
+        if self.screen:
+            log.info(
+                "keys: q quit, space pause, s snapshot, r record, + - score; on and off: b boxes, l labels, "
+                "u sigma, f figures"
+            )
+        if self.record_path:
+            self._recorder = Recorder(self.record_path, self.source.rate)
+        try:
+            with Capture(self.source) as capture:
+                self._loop(capture)
+                return self.meter.summary() | {"skipped": capture.skipped}
+        finally:
+            if self._recorder:
+                self._recorder.close()
+            if self.screen:
+                self.screen.close()
+
+    def _loop(self, capture: Capture) -> None:
+        while not self.stopped:
+            shot = None if self._paused else capture.take(PATIENCE_S / 2)
+            if shot is not None:
+                self._frame(shot)
+            elif self.screen:
+                self._press(self.screen.wait(PATIENCE_S))
+            if not self._paused and capture.ended:
+                return
+
+    def _frame(self, shot: Shot) -> None:
+        """Everything that happens to one picture."""
+        began = time.perf_counter()
+        found, ids = self._detect(shot)
+        self._last = (shot, found, ids)
+        detected = time.perf_counter()
+        if self.screen or self._recorder:
+            self._drawn = self._draw(shot.picture, found, ids)
+            if self._recorder:
+                self._recorder.write(self._drawn, shot.time_s)
+        done = time.perf_counter()
+        times = (shot.read_ms, 1000 * (detected - began), 1000 * (done - detected))
+        self.meter.add(found, times, 1000 * (done - shot.read_at))
+        if self.report:
+            self.report(_record(shot, found, ids, times))
+        if self.screen and self._drawn is not None:
+            self._press(self.screen.show(self._drawn, self._hold(shot, time.perf_counter() - began)))
+
+    def _detect(self, shot: Shot) -> tuple[Detections, list[int] | None]:
+        """Detections of the chosen classes, and their ids where they are tracked."""
+        score = self.look.score
+        if self.tracker is None:
+            return self.predictor.predict(shot.picture, score).of_classes(self.classes), None
+        everything = self.predictor.predict(shot.picture, min(FAINT, score)).of_classes(self.classes)
+        tracked: Tracked = self.tracker.update(everything, shot.picture.shape[:2], score=score, time_s=shot.time_s)
+        self.meter.follow(tracked.ids, tracked.detections.boxes)
+        return tracked.detections, tracked.ids.tolist()
+
+    def _draw(self, picture: Picture, found: Detections, ids: list[int] | None) -> Picture:
+        look = self.look
+        drawn = draw_detections(
+            picture, found, ids=ids, show_boxes=look.boxes, show_labels=look.labels, show_sigma=look.sigma
+        )
+        return draw_panel(drawn, self._lines(found)) if look.figures else drawn
+
+    def _lines(self, found: Detections) -> list[str]:
+        """The panel: speed, latencies, counts, and what a key just did."""
+        spent = "   ".join(f"{stage} {self.meter.lately(stage):.1f}" for stage in STAGES)
+        found_text = ", ".join(f"{count} {name}" for name, count in counts(found).items()) or "nothing"
+        paused = "paused   " if self._paused else ""
+        lines = [f"{paused}{self.meter.fps:.1f} fps   {spent} ms", f"{found_text}   (score > {self.look.score:.2f})"]
+        if self.screen and self._recorder:
+            lines.append(f"recording {self._recorder.path.name}")
+        if self._notice and time.perf_counter() - self._notice_at < NOTICE_S:
+            lines.append(self._notice)
+        return lines
+
+    def _press(self, key: str) -> None:
+        """Do what a key asks for, and say it on the screen."""
+        look = self.look
+        if key in ("b", "l", "u", "f"):
+            name = {"b": "boxes", "l": "labels", "u": "sigma", "f": "figures"}[key]
+            setattr(look, name, not getattr(look, name))
+            self._say(f"{name} {'on' if getattr(look, name) else 'off'}")
+        elif key in ("+", "=", "-", "_"):
+            look.score = round(min(max(look.score + (0.05 if key in "+=" else -0.05), 0.05), 0.95), 2)
+            self._say(f"score > {look.score:.2f}")
+        elif key in self._actions:
+            self._actions[key]()
+        if key and self._paused and self._last and self.screen:
+            self._drawn = self._draw(self._last[0].picture, *self._last[1:])
+            self.screen.show(self._drawn, 0.001)
+
+    @property
+    def _actions(self) -> dict[str, Callable[[], None]]:
+        return {QUIT: self.stop, " ": self._pause, "p": self._pause, "s": self._snapshot, "r": self._record}
+
+    def _pause(self) -> None:
+        self._paused = not self._paused
+        self._say("")
+
+    def _snapshot(self) -> None:
+        """Save what is on the screen as a PNG in the working folder."""
+        if self._drawn is not None:
+            path = free_name(Path(time.strftime("snapshot-%Y%m%d-%H%M%S.png")))
+            write_picture(path, self._drawn)
+            self._say(f"saved {path}")
+
+    def _record(self) -> None:
+        """Begin a recording, or finish the one that runs; one after --record OUT.mp4 is OUT_1.mp4."""
+        if self._recorder:
+            self._recorder.close()
+            self._say(f"saved {self._recorder.path}")
+            self._recorder = None
+        else:
+            path = free_name(self.record_path or Path(time.strftime("recording-%Y%m%d-%H%M%S.mp4")))
+            self._recorder = Recorder(path, self.source.rate)
+            self._say(f"recording {path}")
+
+    def _say(self, text: str) -> None:
+        self._notice, self._notice_at = text, time.perf_counter()
+        if text.startswith("saved"):
+            log.info(text)
+
+    def _hold(self, shot: Shot, spent_s: float) -> float:
+        """How long to show a picture, in seconds, so that files play at their own speed."""
+        if self.source.live:
+            return 0.0
+        length = STILL_S if shot.time_s is None else 1 / (self.source.rate or 25.0)
+        return max(0.0, length - spent_s)
+
+
+def _record(
+    shot: Shot, found: Detections, ids: Sequence[int] | None, times_ms: tuple[float, float, float]
+) -> dict[str, Any]:
+    """The JSON-ready record of a frame; ``track`` is the id of a detection, null before it has one."""
+    height, width = shot.picture.shape[:2]
+    detections = list(found.records())
+    for detection, number in zip(detections, ids or (), strict=False):
+        detection["track"] = number or None
+    return {
+        "source": shot.source,
+        "frame": shot.index,
+        "time": None if shot.time_s is None else round(shot.time_s, 3),
+        "width": width,
+        "height": height,
+        "detections": detections,
+        "ms": {stage: round(spent, 2) for stage, spent in zip(STAGES, times_ms, strict=True)},
+    }

@@ -1,0 +1,273 @@
+"""Sources: every picture of files, the latest of what is live, streams that drop and come back, missing cameras."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from nanogfl.errors import DataError, UsageError
+from nanogfl.pictures import Picture, write_picture
+from nanogfl.runtime import live
+from nanogfl.runtime.capture import AHEAD, Capture, Files, Shot, open_source
+from nanogfl.runtime.frames import write_video
+from nanogfl.runtime.live import Live, cameras, without_password
+
+
+def grey(level: int) -> Picture:
+    return np.full((48, 64, 3), level, np.uint8)
+
+
+def level(shot: Shot) -> int:
+    return round(float(shot.picture.mean()))
+
+
+def everything(capture: Capture, limit_s: float = 30) -> Iterator[Shot]:
+    end = time.monotonic() + limit_s
+    while time.monotonic() < end:
+        shot = capture.take(0.1)
+        if shot is not None:
+            yield shot
+        elif capture.ended:
+            return
+    raise AssertionError("no end")
+
+
+# --- files ---
+
+
+def test_a_folder_gives_every_picture_in_order(tmp_path: Path) -> None:
+    for i in (1, 2, 10):
+        write_picture(tmp_path / f"{i}.png", grey(10 * i))
+    with Capture(open_source(str(tmp_path))) as capture:
+        shots = list(everything(capture))
+    assert [level(shot) for shot in shots] == [10, 20, 100]
+    assert [Path(shot.source).name for shot in shots] == ["1.png", "2.png", "10.png"]
+    assert [shot.index for shot in shots] == [0, 1, 2] and {shot.time_s for shot in shots} == {None}
+    assert capture.skipped == 0 and not capture.source.live and capture.source.rate is None
+
+
+def test_a_slow_viewer_still_gets_every_frame_of_a_video(tmp_path: Path) -> None:
+    with write_video(tmp_path / "a.mp4", 10, (48, 64)) as video:
+        for i in range(20):
+            video.write(grey(10 * i + 5))
+    source = open_source(str(tmp_path / "a.mp4"))
+    assert source.rate == pytest.approx(10)
+    with Capture(source) as capture:
+        while len(capture._shots) < AHEAD:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        assert len(capture._shots) == AHEAD, "the reader waits"
+        shots = list(everything(capture))
+    assert [level(shot) for shot in shots] == pytest.approx([10 * i + 5 for i in range(20)], abs=4.9)
+    assert [shot.time_s for shot in shots] == pytest.approx([i / 10 for i in range(20)], abs=2e-3)
+    assert all(shot.read_ms > 0 for shot in shots)
+
+
+def test_a_viewer_who_leaves_ends_the_reader(tmp_path: Path) -> None:
+    for i in range(30):
+        write_picture(tmp_path / f"{i}.png", grey(i))
+    with Capture(Files(str(tmp_path))) as capture:
+        assert capture.take(5) is not None
+    assert not capture._thread.is_alive()
+
+
+def test_a_broken_picture_is_left_out_with_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_picture(tmp_path / "1.png", grey(10))
+    (tmp_path / "2.png").write_bytes(b"no picture")
+    write_picture(tmp_path / "3.png", grey(30))
+    with caplog.at_level(logging.WARNING, "nanogfl"), Capture(Files(str(tmp_path))) as capture:
+        assert [level(shot) for shot in everything(capture)] == [10, 30]
+    assert "left out: cannot decode the picture" in caplog.text
+
+
+def test_broken_pictures_alone_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "2.png").write_bytes(b"no picture")
+    with Capture(Files(str(tmp_path))) as capture, pytest.raises(DataError, match="cannot decode the picture"):
+        list(everything(capture))
+
+
+@pytest.mark.parametrize("source", ["nowhere.mp4", "no/folder", "*.nothing", ""])
+def test_missing_files_are_an_error(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError):
+        open_source(source)
+
+
+def test_a_file_named_like_a_camera_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_picture(tmp_path / "a.png", grey(1))
+    (tmp_path / "a.png").rename("0")
+    assert isinstance(open_source("0"), Files)
+    assert isinstance(open_source("1"), Live)
+
+
+# --- live: the latest ---
+
+
+class Ticker:
+    """A camera that counts: one picture each few milliseconds, whoever looks."""
+
+    live, rate = True, None
+
+    def __init__(self, count: int, step_s: float) -> None:
+        self.count, self.step_s = count, step_s
+
+    def pictures(self, stop: threading.Event) -> Iterator[tuple[str, float | None, Picture]]:
+        for i in range(self.count):
+            if stop.wait(self.step_s):
+                return
+            yield "ticker", i * self.step_s, np.full((2, 2, 3), i % 250, np.uint8)
+
+
+def test_a_slow_viewer_of_a_camera_sees_the_latest() -> None:
+    """The delay does not grow: what is shown was taken in the time of one look, at most."""
+    delays, indices = [], []
+    with Capture(Ticker(150, 0.004)) as capture:
+        for shot in everything(capture):
+            delays.append(time.perf_counter() - shot.read_at)
+            indices.append(shot.index)
+            time.sleep(0.03)
+    assert len(indices) + capture.skipped == 150 and capture.skipped > 50
+    assert indices == sorted(indices) and indices[-1] == 149, "the last one is not lost"
+    assert np.median(delays[-10:]) < 0.03 + np.median(delays[:10]), "no queue"
+
+
+def test_a_fast_viewer_of_a_camera_misses_nothing() -> None:
+    with Capture(Ticker(20, 0.02)) as capture:
+        assert [shot.index for shot in everything(capture)] == list(range(20))
+    assert capture.skipped == 0
+
+
+def test_nothing_in_time_is_none() -> None:
+    with Capture(Ticker(1, 0.5)) as capture:
+        assert capture.take(0.01) is None and not capture.ended
+
+
+# --- streams, served here ---
+
+
+class Stream(BaseHTTPRequestHandler):
+    """An MJPEG camera that hangs up after some pictures of each call, and refuses after some calls."""
+
+    pictures, calls, answered = 8, 2, 0
+
+    def do_GET(self) -> None:
+        kind = type(self)
+        kind.answered += 1
+        if kind.answered > kind.calls:
+            self.send_error(503)
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        for i in range(kind.pictures):
+            jpeg = cv2.imencode(".jpg", grey(100 * kind.answered + i))[1].tobytes()
+            head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+            self.wfile.write(head.encode() + jpeg + b"\r\n")
+            time.sleep(0.02)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def serve(handler: object) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)  # type: ignore[arg-type]
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setattr(live, "FIRST_WAIT", 0.05)
+    monkeypatch.setattr(Stream, "answered", 0)
+    yield from serve(Stream)
+
+
+def test_a_stream_that_drops_comes_back_and_then_is_given_up(stream: str, caplog: pytest.LogCaptureFixture) -> None:
+    levels: list[int] = []
+    address = stream.replace("//", "//anna:secret@") + "/video"
+    with caplog.at_level(logging.WARNING, "nanogfl"), Capture(open_source(address, patience_s=1.0)) as capture:
+        with pytest.raises(DataError) as lost:
+            levels.extend(level(shot) for shot in everything(capture))
+        assert capture.source.live
+    assert {value // 100 for value in levels} == {1, 2}, "pictures of both calls"
+    name = stream.replace("//", "//***@") + "/video"
+    assert str(lost.value).startswith(f"{name} dropped and did not come back within 1 s")
+    assert caplog.records[0].getMessage() == f"{name} dropped; trying again for 1 s"
+    assert caplog.records[1].getMessage().startswith(f"{name} is back after ")
+    assert "secret" not in caplog.text + str(lost.value)
+
+
+def test_leaving_does_not_wait_for_a_dropped_stream(stream: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Stream, "calls", 1)
+    with Capture(open_source(stream, patience_s=600)) as capture:
+        while capture.take(0.3) is not None or Stream.answered < 2:
+            pass
+    assert not capture._thread.is_alive()
+
+
+def test_nobody_at_the_address_is_an_error() -> None:
+    with Capture(open_source("http://127.0.0.1:9/video")) as capture, pytest.raises(DataError) as error:
+        list(everything(capture))
+    assert str(error.value).startswith("cannot open the stream http://127.0.0.1:9/video: ")
+
+
+def test_a_video_behind_an_address_is_read_to_its_end(tmp_path: Path) -> None:
+    """Every frame at its time, and no reconnecting at the end."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with write_video(tmp_path / "a.mp4", 10, (48, 64)) as video:
+        for i in range(12):
+            video.write(grey(10 * i + 5))
+    for address in serve(functools.partial(Quiet, directory=str(tmp_path))):
+        with Capture(open_source(f"{address}/a.mp4")) as capture:
+            time.sleep(0.2)
+            shots = list(everything(capture))
+    assert [level(shot) for shot in shots] == pytest.approx([10 * i + 5 for i in range(12)], abs=4.9)
+    assert [shot.time_s for shot in shots] == pytest.approx([i / 10 for i in range(12)])
+    assert not capture.source.live
+
+
+# --- cameras ---
+
+
+def test_a_missing_camera_is_an_error_that_lists_those_here() -> None:
+    here = ", ".join(map(str, cameras())) or "none"
+    with Capture(open_source("97")) as capture, pytest.raises(DataError) as error:
+        list(everything(capture))
+    assert str(error.value) == f"there is no camera 97; cameras here: {here}; give one of them, an address or a file"
+
+
+@pytest.mark.parametrize("source", ["123456789012345", "1000", "rtsp://", "http://"])
+def test_sources_without_meaning_are_refused(source: str) -> None:
+    with pytest.raises(UsageError, match="--source"):
+        open_source(source)
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("rtsp://anna:secret@10.0.0.2/a", "rtsp://***@10.0.0.2/a"),
+        ("rtsp://10.0.0.2/a@b", "rtsp://10.0.0.2/a@b"),
+        ("http://x:80/v?u=1", "http://x:80/v?u=1"),
+        ("rtsp://a:p@ss@h/a", "rtsp://***@h/a"),
+    ],
+)
+def test_passwords_are_not_shown(address: str, shown: str) -> None:
+    assert without_password(address) == shown
