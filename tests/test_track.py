@@ -74,6 +74,14 @@ def test_an_id_is_held_for_a_second(gap: int, same: bool) -> None:
     assert tracked[-1].ids.tolist() == [1 if same else 2]
 
 
+def test_from_frame_to_frame_an_id_is_always_held() -> None:
+    """A picture every two seconds, and no patience."""
+    tracker = Tracker(hold_s=0)
+    assert walk(tracker, [found([A])] * 5, step_s=2)[-1].ids.tolist() == [1]
+    assert tracker.update(found([]), SIZE, time_s=10).ids.tolist() == []
+    assert tracker.update(found([A]), SIZE, time_s=10.04).ids.tolist() == [0]
+
+
 def test_nothing_is_invented_while_an_object_is_unseen() -> None:
     tracked = walk(Tracker(), [found([A])] * 5 + [found([])])
     assert len(tracked[-1].detections) == 0 and tracked[-1].ids.shape == (0,)

@@ -41,7 +41,7 @@ class Tracker:
 
     Args:
         smooth: give filtered boxes; else the detections' own.
-        hold_s: how many seconds an unseen object keeps its id.
+        hold_s: how many seconds an unseen object keeps its id; from one frame to the next it always does.
         iou: least overlap of a box with where it was expected.
     """
 
@@ -67,8 +67,8 @@ class Tracker:
         Returns:
             What was found of the tracked and the new objects, best first.
         """
-        now = self._now(time_s)
-        self._forget(now - self.hold_s)
+        before, now = self._time, self._now(time_s)
+        self._forget(now - self.hold_s if before is None else min(now - self.hold_s, before))
         detection, track = self._match(found, score)
         new = np.setdiff1d(np.flatnonzero(found.scores > score), detection)
         measured, noise = found.boxes.astype(np.float64), _noise(found)
