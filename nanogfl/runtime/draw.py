@@ -92,16 +92,15 @@ def draw_detections(
 
 
 def draw_panel(picture: Picture, lines: Sequence[str], scale: float | None = None) -> Picture:
-    """Write lines of text onto a shaded panel in the upper left corner of a copy."""
+    """Write lines of text onto a shaded panel in the lower left corner of a copy, where few names of boxes are."""
     canvas = picture.copy()
     size = max(9, round(13 * (_scale(picture) if scale is None else scale)))
-    shaded = [_chip(_written(line, 0), size, size // 2, BACKGROUND, WHITE) for line in lines]
-    wide, margin = max((chip.shape[1] for chip in shaded), default=0), size // 3
-    high = sum(chip.shape[0] for chip in shaded) + 2 * margin
-    part = canvas[:high, :wide]
-    part[:] = (part * np.float32(0.25) + np.array(BACKGROUND, np.float32) * 0.75).astype(np.uint8)
-    y = margin
-    for chip in shaded:
+    chips = [_chip(_written(line, 0), size, size // 2, BLACK, WHITE) for line in lines]
+    wide, high = max((chip.shape[1] for chip in chips), default=0), sum(chip.shape[0] for chip in chips)
+    y = max(0, len(canvas) - high - size // 3)
+    part = canvas[y - min(y, size // 3) :, :wide]
+    part[:] = part // 4 + np.array(BACKGROUND, np.uint8) // 4 * 3
+    for chip in chips:
         ground = canvas[y : y + chip.shape[0], : chip.shape[1]]
         np.maximum(ground, chip[: ground.shape[0], : ground.shape[1]], out=ground)
         y += chip.shape[0]

@@ -50,6 +50,7 @@ def has_display() -> bool:
 def open_window(title: str) -> Window | None:
     """A window, or nothing and a word where there is no display."""
     if has_display():
+        os.environ.setdefault("QT_LOGGING_RULES", "default.warning=false")  # its complaints about fonts
         return Window(title)
     log.warning("no display here: no window, but a JSON line for each frame")
     return None

@@ -154,10 +154,10 @@ class Webcam:
 
     def _lines(self, found: Detections) -> list[str]:
         """The panel: speed, latencies, counts, and what a key just did."""
-        spent = "   ".join(f"{stage} {self.meter.lately(stage):.1f}" for stage in STAGES)
+        spent = ", ".join(f"{stage} {self.meter.lately(stage):.1f}" for stage in STAGES)
         found_text = ", ".join(f"{count} {name}" for name, count in counts(found).items()) or "nothing"
-        paused = "paused   " if self._paused else ""
-        lines = [f"{paused}{self.meter.fps:.1f} fps   {spent} ms", f"{found_text}   (score > {self.look.score:.2f})"]
+        state = "paused" if self._paused else f"{self.meter.fps:.1f} fps"
+        lines = [f"{state}, {spent} ms", f"{found_text} (score > {self.look.score:.2f})"]
         if self.screen and self._recorder:
             lines.append(f"recording {self._recorder.path.name}")
         if self._notice and time.perf_counter() - self._notice_at < NOTICE_S:
