@@ -110,12 +110,24 @@ def test_an_object_on_a_seam_is_one_box() -> None:
         assert found.side_sigma is not None and found.side_sigma.tolist() == [[1.5] * 4]
 
 
-def test_a_cut_object_that_nothing_sees_whole_is_kept() -> None:
-    """Longer than the overlap, and too faint for the look at the whole: both its parts are told."""
-    oracle = Oracle(np.array([[60, 50, 190, 70]], np.float32), np.zeros(1, np.int64))
+@pytest.mark.parametrize("box", [(60, 50, 190, 70), (10, 20, 215, 100), (5, 30, 440, 290)])
+def test_an_object_that_nothing_shows_whole_is_joined_from_its_pieces(box: tuple[int, ...]) -> None:
+    """Larger than the overlap or than several tiles, and too faint for the look at the whole."""
+    oracle = Oracle(np.array([box], np.float32), np.zeros(1, np.int64))
+    oracle.hide = lambda boxes: np.ones(len(boxes), bool)
+    found = Tiled(oracle).predict(world(300, 450))
+    assert found.boxes.tolist() == [list(box)]
+    assert found.side_sigma is not None and found.side_sigma.tolist() == [[1.5] * 4]
+
+
+def test_pieces_of_other_classes_are_not_joined() -> None:
+    oracle = Oracle(np.array([[60, 50, 190, 70], [62, 51, 188, 70]], np.float32), np.array([0, 1]))
     oracle.hide = lambda boxes: np.ones(len(boxes), bool)
     found = Tiled(oracle).predict(world(128, 224))
-    assert sorted(found.boxes.tolist()) == [[60, 50, 128, 70], [96, 50, 190, 70]]
+    assert sorted(zip(found.labels.tolist(), found.boxes.tolist(), strict=True)) == [
+        (0, [60, 50, 190, 70]),
+        (1, [62, 51, 188, 70]),
+    ]
 
 
 def test_a_whole_object_inside_a_cut_one_is_kept() -> None:

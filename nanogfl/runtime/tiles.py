@@ -2,7 +2,7 @@
 
 Every tile is as large as the network's input times a scale, and the whole picture is looked at once more for what is
 too large for a tile. An object that a tile's inner border cuts is taken from where it is seen whole: tiles overlap, so
-that whatever is smaller than the overlap is whole in one of them.
+that whatever is smaller than the overlap is whole in one of them. What nothing shows whole is joined from its pieces.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nanogfl.pictures import Picture, as_picture
 from nanogfl.runtime.predict import Predicts
 
 MARGIN = 0.01  # of a tile's side: a box that ends so near an inner border may go on behind it
-PIECE = 0.5  # IoU of a cut box with what its tile shows of a whole one, from which it is that one's piece
+PIECE = 0.5  # IoU of a cut box with what its tile shows of another, from which both are of one object
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _cut(boxes: NDArray[np.float32], tile: Tile, size: tuple[int, int]) -> NDArr
     """Which boxes end at a border of their tile that lies inside the picture: [N]."""
     edges = np.array([tile.x1, tile.y1, tile.x2, tile.y2])
     margin = np.tile(np.maximum(MARGIN * (edges[2:] - edges[:2]), 1.0), 2)
-    return ((np.abs(boxes - edges) < margin) & tile.inner(*size)).any(axis=1)
+    return np.any((np.abs(boxes - edges) < margin) & tile.inner(*size), axis=1)
 
 
 def _joined(parts: Sequence[Detections], names: list[str]) -> Detections:
@@ -118,18 +118,47 @@ def _joined(parts: Sequence[Detections], names: list[str]) -> Detections:
 
 
 def _merge(found: Detections, cut: NDArray[np.bool_], tiles: Sequence[Tile], limits: Thresholds) -> Detections:
-    """One box an object: whole ones by NMS, and those cut ones that are no piece of a whole one; best first."""
+    """One box an object: whole ones by NMS, then those joined from cut ones that are no piece of a whole one."""
     everything = Thresholds(limits.score, limits.iou, len(found))
     whole = np.flatnonzero(~cut)
     whole = whole[nms(found.boxes[whole], found.scores[whole], found.labels[whole], everything)]
-    kept = [*whole, *(i for i in np.flatnonzero(cut) if not _is_piece(i, found, whole, tiles[i]))]
-    rest = found.select(np.array(kept, np.intp))
+    pieces = np.array([i for i in np.flatnonzero(cut).tolist() if not _is_piece(i, found, whole, tiles[i])], np.intp)
+    parts = [found.select(whole), *(_hull(found.select(group)) for group in _groups(pieces, found, tiles))]
+    rest = _joined(parts, found.names)
     return rest.select(nms(rest.boxes, rest.scores, rest.labels, limits))
 
 
 def _is_piece(i: int, found: Detections, whole: NDArray[np.intp], tile: Tile) -> bool:
     """Whether detection ``i`` is what this tile shows of one of the whole ones of its class."""
     same = found.boxes[whole[found.labels[whole] == found.labels[i]]]
+    return bool((box_math.iou(found.boxes[i][None], _shown(same, tile)) > PIECE).any())
+
+
+def _groups(pieces: NDArray[np.intp], found: Detections, tiles: Sequence[Tile]) -> list[NDArray[np.intp]]:
+    """Which of these cut detections are of one object: they agree about what both their tiles show."""
+    groups: list[list[int]] = []
+    for i in pieces.tolist():
+        linked = [group for group in groups if any(_agree(i, k, found, tiles) for k in group)]
+        groups = [group for group in groups if group not in linked]
+        groups.append([i, *(k for group in linked for k in group)])
+    return [np.array(group, np.intp) for group in groups]
+
+
+def _agree(i: int, k: int, found: Detections, tiles: Sequence[Tile]) -> bool:
+    if found.labels[i] != found.labels[k] or tiles[i] == tiles[k]:
+        return False
+    return bool(box_math.iou(_shown(found.boxes[[i]], tiles[k]), _shown(found.boxes[[k]], tiles[i]))[0, 0] > PIECE)
+
+
+def _hull(group: Detections) -> Detections:
+    """The box around them all, with the best score; each side's deviation is from the box that reaches farthest."""
+    farthest = np.append(group.boxes[:, :2].argmin(axis=0), group.boxes[:, 2:].argmax(axis=0))
+    box = group.boxes[farthest, range(4)][None]
+    sigma = None if group.side_sigma is None else group.side_sigma[farthest, range(4)][None]
+    return Detections(box, group.scores.max(keepdims=True), group.labels[:1], group.names, sigma)
+
+
+def _shown(boxes: NDArray[np.float32], tile: Tile) -> NDArray[np.float32]:
+    """Boxes [N, 4] as this tile shows them; inverted where it shows nothing."""
     edges = np.array([tile.x1, tile.y1, tile.x2, tile.y2], np.float32)
-    shown = np.concatenate([np.maximum(same[:, :2], edges[:2]), np.minimum(same[:, 2:], edges[2:])], axis=1)
-    return bool((box_math.iou(found.boxes[i][None], shown) > PIECE).any())
+    return np.concatenate([np.maximum(boxes[:, :2], edges[:2]), np.minimum(boxes[:, 2:], edges[2:])], axis=1)
