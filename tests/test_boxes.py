@@ -154,3 +154,11 @@ def test_an_axis_aligned_map_and_its_inverse_give_the_boxes_back() -> None:
 def test_transform_keeps_the_type_and_no_boxes_stay_none() -> None:
     assert boxes.transform(rows(UNIT).astype(np.float32), QUARTER_TURN).dtype == np.float32
     assert boxes.transform(np.zeros(0), np.eye(3)).shape == (0, 4)
+
+
+def test_coverage_by_hand() -> None:
+    """Part of each box of the first that lies in each of the second; not symmetric; an empty box has no part."""
+    a = np.array([[0, 0, 4, 4], [2, 2, 2, 9]], np.float64)
+    b = np.array([[2, 0, 8, 4], [0, 0, 4, 4], [9, 9, 10, 10]], np.float64)
+    assert boxes.coverage(a, b).tolist() == [[0.5, 1, 0], [0, 0, 0]]
+    assert boxes.coverage(b, a)[0, 0] == 8 / 24

@@ -14,7 +14,7 @@ from nanogfl.boxes import iou
 from nanogfl.detections import Detections
 from nanogfl.pictures import Picture, read_picture
 from nanogfl.runtime import draw
-from nanogfl.runtime.draw import class_color, draw_detections, draw_sheet, draw_truth
+from nanogfl.runtime.draw import class_color, draw_detections, draw_panel, draw_sheet, draw_truth
 
 GREY = 90
 
@@ -283,3 +283,25 @@ def test_on_a_real_picture(shared: Path) -> None:
     changed = (drawn != picture).any(axis=2)
     assert 0.002 < changed.mean() < 0.05
     assert where(drawn, class_color(0)).sum() > 1000
+
+
+def test_a_panel_is_in_the_lower_left_and_nowhere_else() -> None:
+    picture = np.full((200, 400, 3), 120, np.uint8)
+    drawn = draw_panel(picture, ["12.5 fps", "2 person"], scale=1)
+    changed = (drawn != picture).any(axis=2)
+    assert changed[-20:, :10].all() and not changed[:150].any() and not changed[:, 200:].any()
+    assert drawn.max() > 230, "light letters" and (picture == 120).all()
+    assert (draw_panel(picture, []) == picture)[:, 10:].all()
+    tiny = draw_panel(np.zeros((8, 12, 3), np.uint8), ["as long as you like, and longer", "and another"])
+    assert tiny.shape == (8, 12, 3)
+
+
+def test_ids_are_written_behind_names_and_parts_can_be_left_out() -> None:
+    picture = np.full((200, 300, 3), 120, np.uint8)
+    found = Detections(
+        np.array([[50, 80, 150, 180]], np.float32), np.array([0.9], np.float32), np.zeros(1, np.int64), ["cat"]
+    )
+    plain, named, none = (draw_detections(picture, found, ids=ids) for ids in (None, [12], [0]))
+    assert (plain == none).all() and (plain != named).any(), "0 is no id"
+    assert (draw_detections(picture, found, show_boxes=False, show_labels=False) == picture).all()
+    assert (draw_detections(picture, found, show_labels=False)[:76] == picture[:76]).all()

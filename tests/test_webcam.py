@@ -402,15 +402,16 @@ def test_a_signal_ends_it_with_a_playable_recording(model: Path, folder: Path, n
         os.link("many/0.png", f"many/{i}.png")
     code = "from nanogfl.cli import main; main()"
     options = ["webcam", model, "--source", "many", "--headless", "--record", "out.mp4"]
-    running = subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, options)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert running.stdout is not None
-    lines = [running.stdout.readline() for _ in range(5)]
-    running.send_signal(number)
-    rest, errors = running.communicate(timeout=60)
+    with Path("lines.jsonl").open("w") as lines:
+        running = subprocess.Popen(
+            [sys.executable, "-c", code, *map(str, options)], stdout=lines, stderr=subprocess.PIPE, text=True
+        )
+        while running.poll() is None and Path("lines.jsonl").read_text().count("\n") < 5:
+            time.sleep(0.02)
+        running.send_signal(number)
+        _, errors = running.communicate(timeout=60)
     assert running.returncode == 0 and errors == ""
-    records = [json.loads(line) for line in [*lines, *rest.splitlines()]]
+    records = [json.loads(line) for line in Path("lines.jsonl").read_text().splitlines()]
     assert 5 <= len(records) < 4000
     assert len(frames_in("out.mp4")) == len(records)
     assert not list(folder.glob("*.partial*"))
