@@ -147,6 +147,13 @@ def test_a_record_for_each_picture_of_a_folder(folder: Path) -> None:
     assert figures["skipped"] == 0 and figures["fps"] > 0 and set(figures["ms"]) == {"capture", "inference", "drawing"}
 
 
+def test_records_hold_sigma_where_it_is_asked_for(folder: Path) -> None:
+    for sigma in (False, True):
+        records: list[dict[str, Any]] = []
+        Webcam(Finder(), open_source("in"), look=Look(sigma=sigma), report=records.append).run()
+        assert ("side_sigma" in records[0]["detections"][0]) is sigma
+
+
 def test_tracked_records_have_ids_and_the_figures_say_how_steady(folder: Path) -> None:
     records: list[dict[str, Any]] = []
     video(folder / "a.mp4")
@@ -350,7 +357,7 @@ def no_display(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_headless_gives_json_lines_and_a_video(model: Path, folder: Path, command: Callable[..., Any]) -> None:
     video(folder / "a.mp4")
     said = command(
-        "webcam", model, "--source", "a.mp4", "--headless", "--record", "out.mp4", "--track", "--sigma",
+        "webcam", model, "--source", "a.mp4", "--headless", "--record", "out.mp4", "--track",
         "--score", 0.1, "--summary", "figures/run.json",
     )  # fmt: skip
     assert said.code == 0 and said.err == "", said
@@ -384,6 +391,7 @@ def test_a_display_that_does_not_answer_is_none(monkeypatch: pytest.MonkeyPatch,
         (["--source", "nowhere.mp4"], 1, r"error: cannot find nowhere.mp4: "),
         (["--source", "rtsp://127.0.0.1:9/x"], 1, r"error: cannot open the stream rtsp://127.0.0.1:9/x: "),
         (["--source", "in", "--classes", "rde"], 2, r"error: --classes: the model has no class 'rde'"),
+        (["--source", "in", "--sigma"], 2, r"error: --sigma: this file does not give it"),
         (["--source", "in", "--record", "x.avi"], 2, r"error: cannot write a video as x.avi"),
     ],
 )

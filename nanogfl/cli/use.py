@@ -70,12 +70,14 @@ def webcam(
         str,
         typer.Option("--source", help="Camera number, stream address (rtsp, http), video, picture, folder or glob."),
     ] = "0",
-    score: Annotated[float, typer.Option("--score", help="Lowest score that is shown.")] = 0.3,
+    score: Score = 0.3,
     classes: Annotated[str | None, typer.Option("--classes", help="Only these, separated by commas.")] = None,
     track: Annotated[bool, typer.Option("--track", help="Give ids, and steady the boxes.")] = False,
     smooth: Annotated[bool, typer.Option(help="With --track: steady boxes, or the detections' own.")] = True,
     hold: Annotated[float, typer.Option("--hold", help="With --track: seconds an unseen object keeps its id.")] = 1.0,
-    sigma: Annotated[bool, typer.Option("--sigma", help="Draw each side as wide as it is uncertain.")] = False,
+    sigma: Annotated[
+        bool, typer.Option("--sigma", help="Draw each side as wide as it is uncertain; records hold it, too.")
+    ] = False,
     figures: Annotated[bool, typer.Option(help="Draw the panel with speed, latencies and counts.")] = True,
     record: Annotated[Path | None, typer.Option("--record", help="Record what is shown to this .mp4.")] = None,
     headless: Annotated[bool, typer.Option("--headless", help="No window; a JSON line a frame on stdout.")] = False,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nanogfl.detections import Detections, class_indices
+from nanogfl.errors import UsageError
 from nanogfl.pictures import Picture, write_picture
 from nanogfl.runtime.capture import Capture, Shot, Source
 from nanogfl.runtime.draw import draw_detections, draw_panel
@@ -121,6 +122,10 @@ class Webcam:
         """Everything that happens to one picture."""
         began = time.perf_counter()
         found, ids = self._detect(shot)
+        if self.look.sigma and not self.meter.frames and found.side_sigma is None:
+            raise UsageError(
+                "--sigma: this file does not give it; export it again with --sigma, or give the checkpoint"
+            )
         self._last = (shot, found, ids)
         detected = time.perf_counter()
         if self.screen or self._recorder:
@@ -131,7 +136,7 @@ class Webcam:
         times = (shot.read_ms, 1000 * (detected - began), 1000 * (done - detected))
         self.meter.add(found, times, 1000 * (done - shot.read_at))
         if self.report:
-            self.report(_record(shot, found, ids, times))
+            self.report(_record(shot, found if self.look.sigma else replace(found, side_sigma=None), ids, times))
         if self.screen and self._drawn is not None:
             self._press(self.screen.show(self._drawn, self._hold(shot, time.perf_counter() - began)))
 
