@@ -80,14 +80,16 @@ def badge(word: str, tone: str = "plain") -> Html:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Content | None]]) -> Html:
-    """A table; numbers stand to the right, ``None`` is a dash."""
-    head = element("tr", *(element("th", name) for name in header))
-    body = [element("tr", *map(_cell, row)) for row in rows]
+    """A table; columns that hold numbers stand to the right, ``None`` is a dash."""
+    listed = [list(row) for row in rows]
+    classes = ["n" if any(isinstance(row[i], int | float) for row in listed) else "t" for i in range(len(header))]
+    head = element("tr", *(element("th", name, class_=c) for name, c in zip(header, classes, strict=True)))
+    body = [element("tr", *map(_cell, row, classes)) for row in listed]
     return element("div", element("table", element("thead", head), element("tbody", *body)), class_="scroll")
 
 
-def _cell(value: Content | None) -> Html:
-    return element("td", "–" if value is None else value, class_="n" if isinstance(value, int | float) else "t")
+def _cell(value: Content | None, class_: str) -> Html:
+    return element("td", "–" if value is None else value, class_=class_)
 
 
 def tiles(entries: Iterable[tuple[str, Content]]) -> Html:
@@ -170,14 +172,14 @@ p { margin: 0 0 12px; overflow-wrap: anywhere; }
   overflow-wrap: anywhere; }
 .tile span { color: var(--soft); font-size: 13px; }
 .scroll { overflow-x: auto; margin-bottom: 14px; }
-table { border-collapse: collapse; width: 100%; font-size: 14px; }
+table { border-collapse: collapse; font-size: 14px; min-width: 50%; }
 th { text-align: left; color: var(--soft); font-weight: 600; }
-th, td { padding: 6px 12px 6px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+th, td { padding: 6px 24px 6px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 td.t { overflow-wrap: anywhere; min-width: 9ch; }
-td.n { text-align: right; font-variant-numeric: tabular-nums; }
+th.n, td.n { text-align: right; font-variant-numeric: tabular-nums; }
 code { font: 13px/1.4 ui-monospace, "SF Mono", Consolas, monospace; overflow-wrap: anywhere; }
 .badge { display: inline-block; padding: 0 9px; border: 1px solid currentColor; border-radius: 99px; font-size: 12.5px;
-  font-weight: 600; white-space: nowrap; color: var(--soft); }
+  font-weight: 600; white-space: nowrap; color: var(--soft); margin-right: 6px; }
 .bad { color: var(--bad); } .warn { color: var(--warn); } .good { color: var(--good); }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, var(--least)), 1fr)); gap: 16px;
   margin-bottom: 14px; }

@@ -86,7 +86,8 @@ def test_the_page_loads_nothing() -> None:
 
 def test_numbers_stand_right_and_nothing_is_a_dash() -> None:
     cells = re.findall(r'<td class="(.)">([^<]*)</td>', table(["a"], [["x"], [None], [3], [0.123456]]).markup)
-    assert cells == [("t", "x"), ("t", "–"), ("n", "3"), ("n", "0.1235")]
+    assert cells == [("n", "x"), ("n", "–"), ("n", "3"), ("n", "0.1235")]
+    assert '<td class="t">x</td>' in table(["a"], [["x"]]).markup
 
 
 @pytest.mark.parametrize("tag", ["a b", "", "x>", "1a"])
