@@ -194,7 +194,7 @@ def _images(source: Source, notes: Findings) -> dict[Key, tuple[Record, PurePosi
             images[key] = record, _inside(file)
             if images[key][1] is None:
                 notes.add("picture-outside", source.path.name, f"image {str(key)[:40]}", file[:200])
-            if not (_side(record.get("width")) and _side(record.get("height"))):
+            elif not (_side(record.get("width")) and _side(record.get("height"))):
                 size = f"{str(record.get('width'))[:20]}x{str(record.get('height'))[:20]}"
                 notes.add("size-missing", source.path.name, f"image {str(key)[:40]}", f"{file[:200]}: {size}")
     return images

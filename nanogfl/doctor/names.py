@@ -71,11 +71,11 @@ def note_orphans(table: Table, notes: Findings) -> None:
 
 
 def _note_orphan_labels(table: Table, notes: Findings) -> None:
-    known = {file for example in table.examples for file in label_files(example.path)}
-    folders = sorted({file.parent for file in known if file.parent.name.lower() != "images"})
-    listed = {f.file for f in notes.found if f.kind == "picture-unlabelled"}
+    named = {example.name for example in table.examples} | {f.file for f in notes.found}
+    known = {file for name in named for file in label_files(table.root / name)}
+    folders = sorted({next(label_files(e.path)).parent for e in table.examples if "images" in e.name.lower()})
     for file in sorted(p for folder in folders for p in _files(folder)):
-        if file.suffix == ".txt" and file not in known and file.stem.lower() not in CLASS_LISTS and not listed:
+        if file.suffix == ".txt" and file not in known and file.stem.lower() not in CLASS_LISTS:
             name = Path(os.path.relpath(file, table.root)).as_posix()
             notes.add("picture-missing", name, "", "a label file without a picture")
 

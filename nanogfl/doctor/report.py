@@ -14,7 +14,7 @@ from nanogfl.data.findings import KINDS, Finding
 from nanogfl.data.table import Example
 from nanogfl.detections import Detections
 from nanogfl.doctor.check import Checkup
-from nanogfl.doctor.plots import columns, histogram, rows, shares
+from nanogfl.doctor.plots import histogram, rows, shares
 from nanogfl.doctor.statistics import aspects, lengths
 from nanogfl.errors import DataError
 from nanogfl.page import Content, Html, Section, badge, code, folded, grid, picture, table, text, tiles, write_page
@@ -172,9 +172,7 @@ def _plots(found: Checkup) -> Iterator[Content]:
             histogram("Boxes a picture", counts, edges, "boxes"),
             histogram("Width by height", aspects(found.table), [0, 0.25, 0.5, 0.8, 1.25, 2, 4], "width / height"),
             rows(f"Boxes a class{f', the {CLASSES} fullest' if len(classes) == CLASSES else ''}", *_unzipped(classes)),
-            columns("Sizes of pictures, the ten most frequent", list(sizes), list(sizes.values()), "px")
-            if len(sizes) < 5
-            else rows("Sizes of pictures, the ten most frequent", list(sizes), list(sizes.values())),
+            rows("Sizes of pictures, the ten most frequent", list(sizes), list(sizes.values())),
         ],
         420,
     )
