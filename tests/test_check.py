@@ -16,6 +16,7 @@ import pytest
 from dirty import BOXES, FORMS, HEIGHT, WIDTH, coco, coco_document, save, scene, voc, write, xml, yolo
 from PIL import Image
 
+from nanogfl.data.findings import KINDS
 from nanogfl.data.readers import read_table
 from nanogfl.doctor.check import check
 from nanogfl.doctor.fix import write_copy
@@ -159,8 +160,8 @@ JSONS: list[Any] = [
     {"images": {}, "annotations": [], "categories": []},
     {"images": [], "annotations": "x", "categories": []},
     {"images": [], "annotations": [], "categories": 7},
-    {"images": [1, None, [], "x"], "annotations": [None, 3, []], "categories": [{"id": 1, "name": "a"}]},
-    {"images": [{"id": 10**300, "file_name": "a.jpg"}], "annotations": [], "categories": [{"id": 1, "name": "a"}]},
+    {"images": [1, None, [], "x"], "annotations": [None, 3, []], "categories": [{"id": 1, "name": "cat"}]},
+    {"images": [{"id": 10**300, "file_name": "a.jpg"}], "annotations": [], "categories": [{"id": 1, "name": "cat"}]},
     {"images": [], "annotations": [], "categories": [{"id": None, "name": []}]},
 ]
 
@@ -214,6 +215,18 @@ def test_a_name_that_is_no_text(command: Callable[..., Any], tmp_path: Path) -> 
 # What turns, and what is copied
 
 
+def test_large_pictures_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nanogfl.doctor.pictures.LARGE", WIDTH * HEIGHT - 1)
+    assert check(yolo(tmp_path)).counts == {"picture-large": 5}
+
+
+def test_the_table_of_kinds_in_the_docs_is_whole() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
+    rows = re.findall(r"^\| `([a-z-]+)` \| (\w+) \| (.*?) \| (.*?) \| (yes|no) \|$", text, re.MULTILINE)
+    said = [(kind, k.severity, k.told, k.fix, "yes" if k.mended else "no") for kind, k in KINDS.items()]
+    assert sorted(rows) == sorted(said)
+
+
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
 def test_boxes_of_a_lying_picture_turn_with_it(tmp_path: Path, orientation: int) -> None:
     """A red block in the stored pixels lies under its box in the upright picture and in the copy's."""
@@ -262,7 +275,7 @@ def test_the_copy_says_the_same(form: str, tmp_path: Path) -> None:
 def test_plain_names_are_plain() -> None:
     names = ["a b#1=x", "é\u4e2d", "-rf", "..", "", "x" * 400, "ok-1_2", "\udcff"]
     plain = [plain_name(n) for n in names]
-    assert plain == ["a_b_1_x", "e_", "rf", "_", "_", "x" * 180, "ok-1_2", "_"]
+    assert plain == ["a_b_1_x", "e", "rf", "_", "_", "x" * 180, "ok-1_2", "_"]
 
 
 # Real sets

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanogfl.boxes import areas
-from nanogfl.data import coco, splits, voc, yolo
+from nanogfl.data import coco, data_yaml, splits, voc, yolo
 from nanogfl.data.findings import KINDS, Finding, Findings
 from nanogfl.data.headers import lies, read_header, turned
 from nanogfl.data.table import Example, Table
@@ -68,8 +68,8 @@ def _read_file(path: Path, notes: Findings) -> Table:
 
 def _read_folder(root: Path, notes: Findings) -> Table:
     """Read the first form that the folder shows, or its only sub-folder does (as archives unpack)."""
-    if config := notes.attempt("data.yaml", lambda: yolo.find_config(root), None):
-        return yolo.read_config(config, notes)
+    if table := notes.attempt("data.yaml", lambda: _by_config(root, notes), None):
+        return table
     if files := voc.find(root):
         return voc.read(root, files, notes)
     if sources := coco.find(root, notes):
@@ -81,6 +81,11 @@ def _read_folder(root: Path, notes: Findings) -> Table:
         return _read_folder(inner[0], notes)
     why = "; ".join(f.detail for f in notes.found)
     raise DataError(why or f"{root} is {'no annotated set' if any(root.iterdir()) else 'an empty folder'}: {FORMS}")
+
+
+def _by_config(root: Path, notes: Findings) -> Table | None:
+    config = data_yaml.find_config(root)
+    return yolo.read_config(config, notes) if config else None
 
 
 def _settled(table: Table, notes: Findings) -> Table:

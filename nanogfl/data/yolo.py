@@ -7,19 +7,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import isfinite, nan
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
-import yaml
 
 from nanogfl.data import splits
+from nanogfl.data.data_yaml import CLASS_LIMIT, KEYS, class_names, load
 from nanogfl.data.findings import Findings, listed
 from nanogfl.data.table import SPLITS, Example, Table
 from nanogfl.errors import DataError
 from nanogfl.pictures import SUFFIXES
 
-KEYS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-CLASS_LIMIT = 10_000  # a larger class index is a slip of a column, not a class
 Row = tuple[int, float, float, float, float]
 Rows = dict[int, Row]  # by number of the line
 
@@ -34,27 +31,12 @@ class _Set:
     pictures: list[tuple[Path, str | None]] = field(default_factory=list)
 
 
-def find_config(root: Path) -> Path | None:
-    """Find the yaml that names classes and splits; data.yaml before others."""
-    files = sorted((*root.glob("*.yaml"), *root.glob("*.yml")), key=lambda p: (p.stem.lower() != "data", p))
-    for file in files:
-        try:
-            document = _load(file)
-        except DataError:
-            if file.stem.lower() == "data":
-                raise
-            continue  # some other tool's yaml, with tags of its own
-        if isinstance(document, dict) and document.keys() & {"names", "nc"} and document.keys() & KEYS.keys():
-            return file
-    return None
-
-
 def read_config(file: Path, notes: Findings) -> Table:
     """Read the set of a data.yaml as annotated: sizes are 0, boxes are fractions of the picture and unchecked."""
-    document = _load(file)
+    document = load(file)
     if not isinstance(document, dict) or not document.keys() & KEYS.keys():
         raise DataError(f"{file} is no data.yaml: it must name the pictures of train, val or test, and the classes")
-    names = notes.attempt(file.name, lambda: _names(file, document), {})
+    names = notes.attempt(file.name, lambda: class_names(file, document), {})
     start = document.get("path")
     starts = [file.parent / start] if isinstance(start, str) else []
     found = _Set(file.parent, [p for p in [*starts, file.parent] if p.is_dir()], notes)
@@ -90,27 +72,6 @@ def read_folders(root: Path, folders: Sequence[tuple[Path, str | None]], notes: 
     file = next((f for f in lists if f.is_file()), None)
     names = file.read_text("utf-8", "replace").split("\n") if file else []
     return _table(_Set(root, [root], notes, pictures), {i: n.strip() for i, n in enumerate(names) if n.strip()})
-
-
-def _load(file: Path) -> Any:
-    try:
-        return yaml.safe_load(file.read_bytes())
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror}; check the file") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DataError(f"{file} is no valid yaml: {error}; put it right") from error
-
-
-def _names(file: Path, document: dict[Any, Any]) -> dict[int, str]:
-    """Class names by index, from a list, a mapping, or only a count."""
-    names = document.get("names")
-    count = document.get("nc")
-    if names is None and isinstance(count, int) and 0 < count <= CLASS_LIMIT:
-        names = [f"class_{i}" for i in range(count)]
-    items = list(enumerate(names) if isinstance(names, list) else names.items() if isinstance(names, dict) else ())
-    if not items or not all(str(k).isdecimal() and isinstance(n, str | int | float) for k, n in items):
-        raise DataError(f"{file}: names must be a list of class names, or a mapping of index to name")
-    return {int(k): str(n) for k, n in items}
 
 
 def _places(file: Path, value: object, split: str, found: _Set) -> Iterator[Path]:

@@ -22,6 +22,7 @@ from nanogfl.pictures import decode_picture
 
 GLANCE = 128  # px; a JPEG is decoded no larger than needed for this, which is enough to notice all that is asked
 CHUNK = 16  # pictures a task, so that the bar moves and tasks cost little
+FLAT = 3  # levels; a picture with less in it looks like any other such
 GRAY = 2  # levels; chroma that rounding makes
 
 Progress = Callable[[int], None]
@@ -39,7 +40,7 @@ class Look:
         flaw: what went wrong while decoding; empty where all of it is there.
         content: hash of the file's bytes.
         bits: bool [127], coarse light and dark: nearly the same for nearly the same pictures; None where unread.
-        thumb: float32 [1024], 32 x 32 px, grey, mean 0 and length 1 (or 0, of a flat picture); None where unread.
+        thumb: int8 [1024], 32 x 32 px, grey, around 0 and of full range (0 of a flat picture); None where unread.
     """
 
     form: str
@@ -49,7 +50,7 @@ class Look:
     flaw: str
     content: bytes
     bits: NDArray[np.bool_] | None = None
-    thumb: NDArray[np.float32] | None = None
+    thumb: NDArray[np.int8] | None = None
 
 
 def look_at_all(paths: Sequence[Path], progress: Progress | None = None) -> list[Look]:
@@ -114,7 +115,7 @@ def _unknown_to_pillow(data: bytes, content: bytes, why: str) -> Look:
     return Look("", (picture.shape[1], picture.shape[0]), 1, False, "", content, bits, thumb)
 
 
-def signature(gray: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+def signature(gray: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.int8]]:
     """What a grey picture [H, W] is recognised by: 63 low frequencies above their median, 64 steps that rise; a thumb.
 
     The two halves are the perceptual hashes known as pHash and dHash.
@@ -124,5 +125,5 @@ def signature(gray: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.fl
     steps = np.asarray(cv2.resize(gray, (9, 8), interpolation=cv2.INTER_AREA), np.float32)
     bits = np.concatenate([frequencies > np.median(frequencies), (steps[:, 1:] > steps[:, :-1]).ravel()])
     centred = (small - small.mean()).ravel()
-    length = float(np.linalg.norm(centred))
-    return bits, centred / length if length > 32 else np.zeros_like(centred)
+    most = float(np.abs(centred).max())
+    return bits, (centred * (127 / most if most > FLAT else 0)).round().astype(np.int8)

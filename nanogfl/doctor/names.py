@@ -72,7 +72,8 @@ def note_orphans(table: Table, notes: Findings) -> None:
 
 def _note_orphan_labels(table: Table, notes: Findings) -> None:
     named = {example.name for example in table.examples} | {f.file for f in notes.found}
-    known = {file for name in named for file in label_files(table.root / name)}
+    pictures = [table.root / name for name in named if Path(name).suffix.lower() in SUFFIXES]
+    known = {file for picture in pictures for file in label_files(picture)}
     folders = sorted({next(label_files(e.path)).parent for e in table.examples if "images" in e.name.lower()})
     for file in sorted(p for folder in folders for p in _files(folder)):
         if file.suffix == ".txt" and file not in known and file.stem.lower() not in CLASS_LISTS:
