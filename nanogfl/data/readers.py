@@ -68,7 +68,8 @@ def _read_file(path: Path, notes: Findings) -> Table:
 
 def _read_folder(root: Path, notes: Findings) -> Table:
     """Read the first form that the folder shows, or its only sub-folder does (as archives unpack)."""
-    if table := notes.attempt("data.yaml", lambda: _by_config(root, notes), None):
+    table = notes.attempt("data.yaml", lambda: _by_config(root, notes), None)
+    if table is not None:  # it may be empty
         return table
     if files := voc.find(root):
         return voc.read(root, files, notes)

@@ -121,7 +121,7 @@ def _shown(example: Example, found: Checkup, problem: Finding | None) -> Iterato
     size = (max(1, round(canvas.shape[1] * scale)), max(1, round(canvas.shape[0] * scale)))
     canvas = np.asarray(cv2.resize(canvas, size, interpolation=cv2.INTER_AREA), np.uint8)
     boxes = (example.boxes * [scale, scale, scale, scale]).astype(np.float32)
-    seen = Detections(boxes, np.ones(len(boxes), np.float32), example.labels, found.table.names)
+    seen = Detections(boxes, np.ones(len(boxes), np.float32), example.labels, list(found.table.names))
     drawn = draw_detections(canvas, seen, show_scores=False)
     if problem:
         for row in _rows_at_fault(example, problem):
