@@ -33,7 +33,7 @@ def prepare(kind: str, root: Path) -> Path:
     return root / place
 
 
-def holds(file: Path, data: bytes, root: Path) -> None:
+def holds(file: Path, data: bytes, root: Path, doctor: bool = True) -> None:
     """Read the set with these bytes in that file: a sound table, or one line; the doctor gives valid JSON."""
     file.write_bytes(data)
     try:
@@ -52,6 +52,8 @@ def holds(file: Path, data: bytes, root: Path) -> None:
             assert ((example.labels >= 0) & (example.labels < len(table.names))).all()
             assert len(example.crowd) == len(example.areas) == len(example.labels) == len(example.boxes)
             assert (example.areas > 0).all()
+    if not doctor:
+        return
     try:
         json.dumps(check(root).to_json(), allow_nan=False)
     except DataError as error:
