@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ TONES = {"error": "bad", "warning": "warn", "note": "plain"}
 LISTED, SHOWN, PLAIN_SHOWN = 200, 4, 8  # findings listed a kind, pictures shown a kind, pictures shown as they are
 SIDE = 480  # px of the longer side of a picture in the page
 CLASSES = 40
+CORNERS = re.compile(r"\[" + ", ".join([r"(-?\d+\.\d+)"] * 4) + r"\]$")
 SMALL = 40  # px, half the diagonal of a box that gets a ring
 
 
@@ -124,22 +126,27 @@ def _shown(example: Example, found: Checkup, problem: Finding | None) -> Iterato
     seen = Detections(boxes, np.ones(len(boxes), np.float32), example.labels, list(found.table.names))
     drawn = draw_detections(canvas, seen, show_scores=False)
     if problem:
-        for row in _rows_at_fault(example, problem):
-            _ring(drawn, boxes[row])
+        for box in _boxes_at_fault(example, problem) * scale:
+            _ring(drawn, box)
     data = cv2.imencode(".jpg", drawn, [cv2.IMWRITE_JPEG_QUALITY, 82])[1].tobytes()
     caption = f"{example.name}{f' ({example.split})' if example.split else ''}"
     yield picture(data, f"{caption}: {problem.where} {problem.detail}" if problem else caption, caption)
 
 
-def _rows_at_fault(example: Example, problem: Finding) -> list[int]:
-    """Rows of the boxes that the problem's place names."""
+def _boxes_at_fault(example: Example, problem: Finding) -> NDArray[np.float64]:
+    """The boxes that the problem's place names, or the one that was left out and stands in its words: [N, 4]."""
+    if not problem.kind.startswith("box-"):
+        return np.zeros((0, 4))
     words = set(problem.where.replace(",", " ").split())
-    if example.marks is None or not problem.kind.startswith("box-"):
-        return []
-    return [row for row, mark in enumerate(example.marks.tolist()) if str(mark) in words]
+    marks = [] if example.marks is None else example.marks.tolist()
+    rows = [row for row, mark in enumerate(marks) if str(mark) in words]
+    left_out = CORNERS.search(problem.detail)
+    if rows or not left_out:
+        return example.boxes[rows]
+    return np.clip([[float(v) for v in left_out.groups()]], 0, [example.width, example.height] * 2)
 
 
-def _ring(canvas: Picture, box: NDArray[np.float32]) -> None:
+def _ring(canvas: Picture, box: NDArray[np.float64]) -> None:
     """Mark a box in red and white: a ring around a small one, a frame around a large one."""
     x1, y1, x2, y2 = (round(float(v)) for v in box)
     reach = round(float(np.hypot(x2 - x1, y2 - y1)) / 2) + 6
