@@ -29,7 +29,7 @@ def check(
     fix: Annotated[
         Path | None, typer.Option("--fix", help="Write a cleaned copy of the set into this new folder.")
     ] = None,
-) -> int:
+) -> None:
     """Look at every picture and annotation, and say what is wrong, where, and what to do."""
     from nanogfl.doctor.check import check as run
     from nanogfl.wholefile import write_json
@@ -48,7 +48,8 @@ def check(
         from nanogfl.doctor.fix import write_copy
 
         say(f"cleaned copy: {write_copy(found, fix)}")
-    return 1 if strict and found.problems else 0
+    if strict and found.problems:
+        raise typer.Exit(1)
 
 
 @contextmanager
