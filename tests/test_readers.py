@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nanogfl.data.readers import KINDS, read_table
+from nanogfl.data.findings import KINDS
+from nanogfl.data.readers import read_table
 from nanogfl.data.splits import evaluation_split, select
 from nanogfl.data.table import Example, Table
 from nanogfl.errors import DataError
@@ -209,8 +210,8 @@ def test_coco_ids_written_as_number_and_text_meet(tmp_path: Path) -> None:
         ([0, 0, inf, 1], "box-not-finite"),
         ([0, 0, 10**400, 1], "box-not-finite"),
         ([5, 5, 0, 5], "box-without-area"),
-        ([5, 5, -3, 5], "box-without-area"),
-        ([5, 5, -3, -5], "box-without-area"),
+        ([5, 5, -3, 5], "box-inverted"),
+        ([5, 5, -3, -5], "box-inverted"),
         ([41, 5, 10, 5], "box-outside"),
         ([-10, -10, 10, 10], "box-outside"),
         ("5 5 5 5", "box-malformed"),
@@ -237,7 +238,7 @@ def test_bad_coco_annotations_are_left_out_with_a_word(
     assert only(table).areas.tolist() == [12]
     assert kinds(table) == {kind: 2}
     (record,) = [r for r in caplog.records if r.levelno == logging.WARNING]
-    assert f"2 {KINDS[kind]}, first in " in record.message
+    assert f"2 {KINDS[kind].told}, first in " in record.message
     assert "(and 1 more)" in record.message
 
 

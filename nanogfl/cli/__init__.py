@@ -13,12 +13,12 @@ from typing import Any, NoReturn
 
 import typer
 
-from nanogfl.cli import learn, ship, use  # the verbs, which add themselves to the app
+from nanogfl.cli import check, learn, ship, use  # the verbs, which add themselves to the app
 from nanogfl.cli.app import app
 from nanogfl.errors import NanogflError
 from nanogfl.training.folder import is_main
 
-__all__ = ["app", "learn", "main", "ship", "use"]
+__all__ = ["app", "check", "learn", "main", "ship", "use"]
 
 
 class _OneLine(logging.Formatter):

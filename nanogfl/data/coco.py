@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from nanogfl.data import splits
-from nanogfl.data.table import SPLITS, Example, Table, Warned
+from nanogfl.data import coco_ids, splits
+from nanogfl.data.coco_ids import Key, key_of
+from nanogfl.data.findings import Findings
+from nanogfl.data.table import SPLITS, Example, Table
 from nanogfl.errors import DataError
 
 log = logging.getLogger(__name__)
 
-Key = int | str
 Record = dict[str, Any]
 NUMBERS = frozenset({int, float})  # and no bool
 LISTS = ("images", "annotations", "categories")
@@ -37,13 +38,15 @@ class Source:
     document: Record
 
 
-def read_file(path: Path) -> Table:
+def read_file(path: Path, notes: Findings) -> Table:
     """Read this one json as ``read`` does. Raises DataError where it is no COCO json."""
     root = path.parent.parent if path.parent.name.lower() in ANNOTATION_FOLDERS else path.parent
-    return read(root, [Source(path, splits.named(path.stem), _load(path))])
+    source = Source(path, splits.named(path.stem), _load(path))
+    _check(source)
+    return read(root, [source], notes)
 
 
-def find(root: Path) -> list[Source]:
+def find(root: Path, notes: Findings) -> list[Source]:
     """Find the COCO jsons in a folder, its annotations folder and its splits' folders; none where there are none.
 
     Where names speak of splits, the other jsons are no part of the set.
@@ -55,33 +58,41 @@ def find(root: Path) -> list[Source]:
         if split or name in ANNOTATION_FOLDERS:
             files += [(p, splits.named(p.stem) or split) for p in sorted(folder.glob("*.json"))]
     chosen = [f for f in files if f[1]] or files
-    sources = [s for split in (*SPLITS, None) for s in _of_split([p for p, of in chosen if of == split], split)]
+    sources = [s for split in (*SPLITS, None) for s in _of_split([p for p, of in chosen if of == split], split, notes)]
     if len(sources) > 1 and sources[0].split is None:
         names = ", ".join(s.path.name for s in sources[:5])
         raise DataError(f"{root} holds several COCO jsons ({names}) whose names say no split; give one of them")
     return sources
 
 
-def read(root: Path, sources: list[Source]) -> Table:
-    """One set of all these jsons as annotated: sizes may be 0, boxes are unchecked, pictures unread."""
+def read(root: Path, sources: list[Source], notes: Findings) -> Table:
+    """One set of all these checked jsons as annotated: sizes may be 0, boxes are unchecked, pictures unread."""
+    names, index = _categories(sources, notes)
     for source in sources:
-        _check(source)
-    warned: list[Warned] = []
-    names, index = _categories(sources, warned)
-    examples = [e for s in sources for e in _examples(root, s, index, warned)]
-    return Table(root, "coco", names, tuple(examples), tuple(warned))
+        coco_ids.look(source.path.name, source.document, notes)
+    examples = [e for s in sources for e in _examples(root, s, index, notes)]
+    return Table(root, "coco", names, tuple(examples))
 
 
-def _of_split(paths: list[Path], split: str | None) -> Iterator[Source]:
+def _of_split(paths: list[Path], split: str | None, notes: Findings) -> Iterator[Source]:
     """Load the jsons of one split: instances before captions and key points, train before trainval."""
     paths = [p for p in paths if "instances" in p.stem.lower()] or paths
     paths = [p for p in paths if "trainval" not in p.stem.lower()] or paths
     for path in paths:
-        document = _load(path)
-        if isinstance(document, dict) and "images" in document and "annotations" in document:
-            yield Source(path, split, document)
-        else:
-            log.info("%s holds no boxes in COCO's form; it is left out", path)
+        source = notes.attempt(path.name, lambda path=path: _source(path, split), None)
+        if source:
+            yield source
+
+
+def _source(path: Path, split: str | None) -> Source | None:
+    """Load a json and look at its lists; None where it is something else's. Raises DataError where it is damaged."""
+    document = _load(path)
+    if not isinstance(document, dict) or "images" not in document or "annotations" not in document:
+        log.info("%s holds no boxes in COCO's form; it is left out", path)
+        return None
+    source = Source(path, split, document)
+    _check(source)
+    return source
 
 
 def _load(path: Path) -> Any:
@@ -104,29 +115,12 @@ def _check(source: Source) -> None:
             raise DataError(f"{source.path} is no COCO json: {name!r} must be a list, it is {found}")
 
 
-def _key(value: object) -> Key | None:
-    """Normalise an id as any tool writes it: 7, 7.0 and "7" are one, "007" is text; None where it is no id."""
-    if type(value) is int:  # nearly all of a million
-        return value
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, str) and value.isdecimal() and value.isascii() and (value == "0" or value[0] != "0"):
-        return int(value) if len(value) < 20 else value
-    return value if isinstance(value, int | str) and value != "" else None
-
-
-def _categories(sources: list[Source], warned: list[Warned]) -> tuple[tuple[str, ...], dict[Key | None, int]]:
+def _categories(sources: list[Source], notes: Findings) -> tuple[tuple[str, ...], dict[Key | None, int]]:
     """All class names by category id, and where each id stands among them; a name listed twice is one class."""
     by_id: dict[Key, str] = {}
     ids: dict[str, set[Key]] = {}
     for source in sources:
-        own: dict[str, set[Key]] = defaultdict(set)
-        for key, name in (_category(source, entry) for entry in source.document["categories"]):
-            own[name].add(key)
-            if by_id.setdefault(key, name) != name:
-                raise DataError(f"{source.path}: category {key} is both {by_id[key]!r} and {name!r}; export again")
+        own = notes.attempt(source.path.name, lambda source=source: _own_categories(source, by_id), {})
         for name, keys in own.items():
             if ids.setdefault(name, keys) != keys:
                 raise DataError(f"{source.path}: class {name!r} has another category id than in the set's other jsons")
@@ -136,33 +130,46 @@ def _categories(sources: list[Source], warned: list[Warned]) -> tuple[tuple[str,
         raise DataError(f"{sources[0].path} lists no categories; export the annotations with their classes")
     if len(names) < len(by_id):
         repeated = ", ".join(n for n, keys in ids.items() if len(keys) > 1)
-        warned.append(Warned("class-repeated", sources[0].path.name, f"{repeated} has several category ids"))
+        notes.add("class-repeated", sources[0].path.name, "categories", f"{repeated} has several category ids")
     return names, {k: names.index(by_id[k]) for k in order}
 
 
+def _own_categories(source: Source, by_id: dict[Key, str]) -> dict[str, set[Key]]:
+    """The ids of each class name in one json; ``by_id`` grows."""
+    own: dict[str, set[Key]] = defaultdict(set)
+    for key, name in (_category(source, entry) for entry in source.document["categories"]):
+        own[name].add(key)
+        if by_id.setdefault(key, name) != name:
+            raise DataError(f"{source.path}: category {key} is both {by_id[key]!r} and {name!r}; export again")
+    return own
+
+
 def _category(source: Source, entry: object) -> tuple[Key, str]:
-    key = _key(entry.get("id")) if isinstance(entry, dict) else None
+    key = key_of(entry.get("id")) if isinstance(entry, dict) else None
     name = entry.get("name") if isinstance(entry, dict) else None
     if key is None or isinstance(name, bool) or not isinstance(name, str | int | float) or name == "":
         raise DataError(f"{source.path}: category {str(entry)[:80]} needs an id and a name; add them")
     return key, str(name)
 
 
-def _examples(root: Path, source: Source, index: Mapping[Key | None, int], warned: list[Warned]) -> Iterator[Example]:
+def _examples(root: Path, source: Source, index: Mapping[Key | None, int], notes: Findings) -> Iterator[Example]:
     """One example a listed picture; annotations find theirs by image id."""
-    images = _images(source, warned)
-    rows = _rows(source, images, index, warned)
+    images = _images(source, notes)
+    rows = _rows(source, images, index, notes)
     folders = _picture_folders(root, source)
     for key, (record, file) in images.items():
         if file is None:
             continue
         path = _find_picture(file, folders)
-        table = np.array(rows.get(key, ()), np.float64).reshape(-1, 7)
+        own = rows.get(key, ())
+        table = np.array([row for row, _ in own], np.float64).reshape(-1, 7)
         yield Example(
             path=path,
             name=path.relative_to(root).as_posix(),
             width=_side(record.get("width")),
             height=_side(record.get("height")),
+            marks=np.array([mark for _, mark in own], np.int64),
+            unit="annotation",
             boxes=table[:, :4],
             labels=table[:, 4].astype(np.int64),
             crowd=table[:, 5] != 0,
@@ -172,20 +179,24 @@ def _examples(root: Path, source: Source, index: Mapping[Key | None, int], warne
         )
 
 
-def _images(source: Source, warned: list[Warned]) -> dict[Key, tuple[Record, PurePosixPath | None]]:
+def _images(source: Source, notes: Findings) -> dict[Key, tuple[Record, PurePosixPath | None]]:
     """Image records and file names by id; the file name is None where it must not be followed."""
     images: dict[Key, tuple[Record, PurePosixPath | None]] = {}
     for number, record in enumerate(source.document["images"]):
-        key = _key(record.get("id")) if isinstance(record, dict) else None
+        key = key_of(record.get("id")) if isinstance(record, dict) else None
         file = record.get("file_name") if isinstance(record, dict) else None
         if key is None or not isinstance(file, str) or not file:
-            warned.append(Warned("image-malformed", source.path.name, f"image entry {number}: {str(record)[:80]}"))
+            notes.add("image-malformed", source.path.name, f"entry {number} of images", str(record)[:80])
         elif key in images:
-            warned.append(Warned("image-repeated", file, f"image id {key} again, in {source.path.name}"))
+            detail = f"{file[:200]} has the id of {images[key][0]['file_name'][:200]}"
+            notes.add("image-repeated", source.path.name, f"image {str(key)[:40]}", detail)
         else:
             images[key] = record, _inside(file)
             if images[key][1] is None:
-                warned.append(Warned("picture-outside", file[:200], f"image id {key} in {source.path.name}"))
+                notes.add("picture-outside", source.path.name, f"image {str(key)[:40]}", file[:200])
+            elif not (_side(record.get("width")) and _side(record.get("height"))):
+                size = f"{str(record.get('width'))[:20]}x{str(record.get('height'))[:20]}"
+                notes.add("size-missing", source.path.name, f"image {str(key)[:40]}", f"{file[:200]}: {size}")
     return images
 
 
@@ -197,23 +208,25 @@ def _inside(file: str) -> PurePosixPath | None:
 
 
 def _rows(
-    source: Source, images: Mapping[Key, object], index: Mapping[Key | None, int], warned: list[Warned]
-) -> dict[Key, list[tuple[float, ...]]]:
-    """x1 y1 x2 y2 label crowd area of every usable annotation, by image id; the area is NaN where none is given."""
-    rows: dict[Key, list[tuple[float, ...]]] = defaultdict(list)
-    where = source.path.name
+    source: Source, images: Mapping[Key, object], index: Mapping[Key | None, int], notes: Findings
+) -> dict[Key, list[tuple[tuple[float, ...], int]]]:
+    """Every usable annotation by image id: x1 y1 x2 y2 label crowd area (NaN where none is given), and its mark."""
+    rows: dict[Key, list[tuple[tuple[float, ...], int]]] = defaultdict(list)
     for number, record in enumerate(source.document["annotations"]):
         if not isinstance(record, dict):
-            warned.append(Warned("box-malformed", where, f"annotation entry {number}: {str(record)[:80]}"))
+            notes.add("box-malformed", source.path.name, f"entry {number} of annotations", str(record)[:80])
             continue
-        box, image = _box(record.get("bbox")), _key(record.get("image_id"))
-        position = index.get(_key(record.get("category_id")), -1)
+        box, image = _box(record.get("bbox")), key_of(record.get("image_id"))
+        position = index.get(key_of(record.get("category_id")), -1)
         if image is None or image not in images or position < 0 or box is None:
             kind = "image-unknown" if image not in images else "class-unknown" if position < 0 else "box-malformed"
-            warned.append(Warned(kind, where, f"annotation {record.get('id', number)}: {_excerpt(record)}"))
+            where = f"annotation {str(record.get('id', number))[:40]}"
+            notes.add(kind, source.path.name, where, _excerpt(record))
             continue
         crowd = record.get("iscrowd") in (1, "1") or record.get("ignore") in (1, "1")
-        rows[image].append((*box, position, crowd, _area(record.get("area"))))
+        key = key_of(record.get("id"))
+        mark = key if isinstance(key, int) and 0 <= key < 2**63 else -1 - number
+        rows[image].append(((*box, position, crowd, _area(record.get("area"))), mark))
     return rows
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from nanogfl.data.findings import KINDS, Finding
+
 SPLITS = ("train", "val", "test")
 
 
@@ -26,6 +28,9 @@ class Example:
         areas: float64 [N] px², as annotated, else width x height.
         split: one of SPLITS, or None where the set has no splits.
         source_id: the picture's id in the annotation (COCO), else its name.
+        marks: int64 [N], where each box stands: line (YOLO), number of the object (VOC), id (COCO; where it has no
+            usual number as id, -1 - its place in the list); None where nobody noted it.
+        unit: what ``marks`` count: line, object, annotation.
     """
 
     path: Path
@@ -38,15 +43,26 @@ class Example:
     areas: NDArray[np.float64]
     split: str | None = None
     source_id: int | str = ""
+    marks: NDArray[np.int64] | None = None
+    unit: str = "box"
 
+    def mark(self, row: int) -> str:
+        """Say where one of its boxes stands in the annotation; nothing where nobody noted it."""
+        if self.marks is None:
+            return ""
+        mark = int(self.marks[row])
+        return f"{self.unit} {mark}" if mark >= 0 else f"entry {-1 - mark} of annotations"
 
-@dataclass(frozen=True)
-class Warned:
-    """One thing that was put right or left out while reading."""
-
-    kind: str
-    where: str
-    detail: str
+    def keeping(self, rows: NDArray[np.bool_]) -> Example:
+        """The same picture with only these of its boxes: bool [N]."""
+        return replace(
+            self,
+            boxes=self.boxes[rows],
+            labels=self.labels[rows],
+            crowd=self.crowd[rows],
+            areas=self.areas[rows],
+            marks=None if self.marks is None else self.marks[rows],
+        )
 
 
 @dataclass(frozen=True)
@@ -57,10 +73,15 @@ class Table:
     form: str
     names: tuple[str, ...]
     examples: tuple[Example, ...]
-    warnings: tuple[Warned, ...] = field(default=())
+    findings: tuple[Finding, ...] = field(default=())
 
     def __len__(self) -> int:
         return len(self.examples)
+
+    @property
+    def warnings(self) -> list[Finding]:
+        """What was put right or left out while reading."""
+        return [f for f in self.findings if KINDS[f.kind].severity != "note"]
 
     @property
     def has_splits(self) -> bool:
@@ -77,14 +98,7 @@ class Table:
         new = np.array([index.get(name, -1) for name in self.names] or [-1], np.int64)
 
         def relabel(example: Example) -> Example:
-            labels = new[example.labels]
-            keep = labels >= 0
-            return replace(
-                example,
-                boxes=example.boxes[keep],
-                labels=labels[keep],
-                crowd=example.crowd[keep],
-                areas=example.areas[keep],
-            )
+            kept = example.keeping(new[example.labels] >= 0)
+            return replace(kept, labels=new[kept.labels])
 
         return replace(self, names=tuple(names), examples=tuple(relabel(e) for e in self.examples))

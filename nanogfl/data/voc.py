@@ -12,7 +12,8 @@ import numpy as np
 from defusedxml import DefusedXmlException, ElementTree
 
 from nanogfl.data import splits
-from nanogfl.data.table import Example, Table, Warned
+from nanogfl.data.findings import Findings
+from nanogfl.data.table import Example, Table
 from nanogfl.errors import DataError
 from nanogfl.pictures import SUFFIXES
 
@@ -24,13 +25,13 @@ LISTS = {"train": "train", "val": "val", "valid": "val", "test": "test", "trainv
 
 @dataclass(frozen=True)
 class _Note:
-    """What one xml says: the file name and size in its tags, and its boxes as (class, corners)."""
+    """What one xml says: the file name and size in its tags, its boxes as (class, corners, number of the object)."""
 
     path: Path
     file: str
     width: int
     height: int
-    boxes: list[tuple[str, list[float]]]
+    boxes: list[tuple[str, list[float], int]]
 
 
 def find(root: Path) -> list[Path]:
@@ -44,31 +45,35 @@ def find(root: Path) -> list[Path]:
     return sorted({p for place in places for p in place.rglob("*.xml") if not p.name.startswith(".")})
 
 
-def read(root: Path, files: list[Path]) -> Table:
+def read(root: Path, files: list[Path], notes: Findings) -> Table:
     """Read the set as annotated: sizes may be 0, boxes are unchecked, pictures unread.
 
     Classes are sorted by name over all splits.
     """
-    warned: list[Warned] = []
-    notes = [_read_note(path, path.relative_to(root).as_posix(), warned) for path in files]
-    names = sorted({name for note in notes for name, _ in note.boxes})
+    named = [(path, path.relative_to(root).as_posix()) for path in files]
+    read = [
+        notes.attempt(name, lambda path=path, name=name: _read_note(path, name, notes), None) for path, name in named
+    ]
+    said = [note for note in read if note]
+    names = sorted({name for note in said for name, *_ in note.boxes})
     if not names:
         raise DataError(f"{root}: none of the {len(files)} xml files has an object; is this the folder of the set?")
     index = {name: i for i, name in enumerate(names)}
-    listed = _listed(root, {n.path.stem for n in notes}, warned)
+    listed = _listed(root, {n.path.stem for n in said}, notes)
     shelf = _Shelf(root)
     examples = []
-    for note in notes:
+    for note in said:
         split = listed.get(note.path.stem) if listed else _folder_split(root, note.path)
-        example = _example(shelf, note, index, split)
+        example = _example(shelf, note, index, split, notes)
         if listed and split is None:
-            warned.append(Warned("picture-unlisted", example.name, "no list in ImageSets/Main names it"))
+            notes.add("picture-unlisted", example.name, "", "no list in ImageSets/Main names it")
         else:
             examples.append(example)
-    return Table(root, "voc", tuple(names), tuple(examples), tuple(warned))
+    return Table(root, "voc", tuple(names), tuple(examples))
 
 
-def _read_note(path: Path, where: str, warned: list[Warned]) -> _Note:
+def _read_note(path: Path, where: str, notes: Findings) -> _Note:
+    """Read one xml. Raises DataError where it is none of Pascal VOC's."""
     try:
         tree: Any = ElementTree.parse(path).getroot()
     except OSError as error:
@@ -78,16 +83,18 @@ def _read_note(path: Path, where: str, warned: list[Warned]) -> _Note:
     if tree is None or tree.tag != "annotation":
         raise DataError(f"{path} is no Pascal VOC annotation: its root must be <annotation>; remove it")
     boxes = []
-    for number, item in enumerate(tree.findall("object")):
+    for number, item in enumerate(tree.findall("object"), 1):
         name = _text(item, "name")
         corners = [_number(_text(item, f"bndbox/{corner}")) for corner in CORNERS]  # an object's parts lie deeper
         if name and None not in corners:
-            boxes.append((name, corners))
+            boxes.append((name, corners, number))
         else:
             kind = "box-malformed" if name else "class-unknown"
-            warned.append(Warned(kind, where, f"object {number} ({name or 'without a name'}): {corners}"))
-    width, height = (_number(_text(tree, f"size/{side}")) or 0 for side in ("width", "height"))
-    return _Note(path, _text(tree, "filename"), _side(width), _side(height), boxes)
+            notes.add(kind, where, f"object {number}", f"{name[:80] or 'without a name'}: {corners}")
+    width, height = (_side(_number(_text(tree, f"size/{side}")) or 0) for side in ("width", "height"))
+    if not (width and height):
+        notes.add("size-missing", where, "size", f"{width}x{height}")
+    return _Note(path, _text(tree, "filename"), width, height, boxes)
 
 
 def _text(element: Element, tag: str) -> str:
@@ -105,20 +112,26 @@ def _side(value: float) -> int:
     return int(value) if 0 < value < 2**31 else 0
 
 
-def _example(shelf: _Shelf, note: _Note, index: dict[str, int], split: str | None) -> Example:
+def _example(shelf: _Shelf, note: _Note, index: dict[str, int], split: str | None, notes: Findings) -> Example:
     path = shelf.picture(note)
+    told = note.file.replace("\\", "/").rsplit("/", 1)[-1]
+    if told and told not in (path.name, path.stem):
+        file = note.path.relative_to(shelf.root).as_posix()
+        notes.add("path-misleading", file, "filename", f"names {told[:200]}, its picture is {path.name}")
     name, count = path.relative_to(shelf.root).as_posix(), len(note.boxes)
     return Example(
         path=path,
         name=name,
         width=note.width,
         height=note.height,
-        boxes=np.array([corners for _, corners in note.boxes], np.float64).reshape(-1, 4),
-        labels=np.array([index[name] for name, _ in note.boxes], np.int64),
+        boxes=np.array([corners for _, corners, _ in note.boxes], np.float64).reshape(-1, 4),
+        labels=np.array([index[name] for name, *_ in note.boxes], np.int64),
         crowd=np.zeros(count, np.bool_),
         areas=np.full(count, nan),
         split=split,
         source_id=name,
+        marks=np.array([number for *_, number in note.boxes], np.int64),
+        unit="object",
     )
 
 
@@ -161,7 +174,7 @@ class _Shelf:
         return self._places[folder]
 
 
-def _listed(root: Path, stems: set[str], warned: list[Warned]) -> dict[str, str]:
+def _listed(root: Path, stems: set[str], notes: Findings) -> dict[str, str]:
     """Split by stem, from ImageSets/Main/{train,val,test}.txt; empty where there are no such lists.
 
     trainval.txt only tells where the others are silent; lists of one class (``cat_train.txt``) tell nothing.
@@ -172,12 +185,13 @@ def _listed(root: Path, stems: set[str], warned: list[Warned]) -> dict[str, str]
     for word, split in LISTS.items():
         file = folder / f"{word}.txt"
         lines = file.read_text("utf-8", "replace").splitlines() if file.is_file() else []
-        for line in filter(None, map(str.strip, lines)):
+        for number, line in ((i, line.strip()) for i, line in enumerate(lines, 1) if line.strip()):
             stem = next((s for s in _spellings(line) if s in stems), None)
             if stem is None:
-                warned.append(Warned("annotation-missing", line[:200], f"named in {file.name}, but there is no xml"))
+                notes.add("annotation-missing", file.relative_to(root).as_posix(), f"line {number}", line[:200])
             elif listed.setdefault(stem, split) != split and word != "trainval":
-                warned.append(Warned("picture-repeated", stem, f"in {file.name} too; it stays in {listed[stem]}"))
+                detail = f"{stem} is in {listed[stem]} too, and stays there"
+                notes.add("picture-repeated", file.relative_to(root).as_posix(), f"line {number}", detail)
     return listed
 
 

@@ -7,19 +7,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import isfinite, nan
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
-import yaml
 
 from nanogfl.data import splits
-from nanogfl.data.table import SPLITS, Example, Table, Warned
+from nanogfl.data.data_yaml import CLASS_LIMIT, KEYS, class_names, load
+from nanogfl.data.findings import Findings, listed
+from nanogfl.data.table import SPLITS, Example, Table
 from nanogfl.errors import DataError
 from nanogfl.pictures import SUFFIXES
 
-KEYS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-CLASS_LIMIT = 10_000  # a larger class index is a slip of a column, not a class
 Row = tuple[int, float, float, float, float]
+Rows = dict[int, Row]  # by number of the line
 
 
 @dataclass
@@ -28,34 +27,19 @@ class _Set:
 
     root: Path
     bases: list[Path]
+    notes: Findings
     pictures: list[tuple[Path, str | None]] = field(default_factory=list)
-    warned: list[Warned] = field(default_factory=list)
 
 
-def find_config(root: Path) -> Path | None:
-    """Find the yaml that names classes and splits; data.yaml before others."""
-    files = sorted((*root.glob("*.yaml"), *root.glob("*.yml")), key=lambda p: (p.stem.lower() != "data", p))
-    for file in files:
-        try:
-            document = _load(file)
-        except DataError:
-            if file.stem.lower() == "data":
-                raise
-            continue  # some other tool's yaml, with tags of its own
-        if isinstance(document, dict) and document.keys() & {"names", "nc"} and document.keys() & KEYS.keys():
-            return file
-    return None
-
-
-def read_config(file: Path) -> Table:
+def read_config(file: Path, notes: Findings) -> Table:
     """Read the set of a data.yaml as annotated: sizes are 0, boxes are fractions of the picture and unchecked."""
-    document = _load(file)
+    document = load(file)
     if not isinstance(document, dict) or not document.keys() & KEYS.keys():
         raise DataError(f"{file} is no data.yaml: it must name the pictures of train, val or test, and the classes")
-    names = _names(file, document)
+    names = notes.attempt(file.name, lambda: class_names(file, document), {})
     start = document.get("path")
     starts = [file.parent / start] if isinstance(start, str) else []
-    found = _Set(file.parent, [p for p in [*starts, file.parent] if p.is_dir()])
+    found = _Set(file.parent, [p for p in [*starts, file.parent] if p.is_dir()], notes)
     places = [(split, p) for key, split in KEYS.items() for p in _places(file, document.get(key), split, found)]
     folders = [p if p.is_dir() else p.parent for _, p in places]
     holding = (_plain(b) for b in (file.parent, *starts) if all(f.is_relative_to(_plain(b)) for f in folders))
@@ -81,34 +65,13 @@ def find_folders(root: Path) -> list[tuple[Path, str | None]]:
     return found
 
 
-def read_folders(root: Path, folders: Sequence[tuple[Path, str | None]]) -> Table:
+def read_folders(root: Path, folders: Sequence[tuple[Path, str | None]], notes: Findings) -> Table:
     """Read a set without a yaml, as ``read_config`` does; class names are classes.txt's, else class_0..."""
     pictures = [(p, split) for s in (*SPLITS, None) for f, split in folders if split == s for p in _pictures(f)]
     lists = (root / "classes.txt", root / "labels" / "classes.txt")
     file = next((f for f in lists if f.is_file()), None)
     names = file.read_text("utf-8", "replace").split("\n") if file else []
-    return _table(_Set(root, [root], pictures), {i: n.strip() for i, n in enumerate(names) if n.strip()})
-
-
-def _load(file: Path) -> Any:
-    try:
-        return yaml.safe_load(file.read_bytes())
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror}; check the file") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DataError(f"{file} is no valid yaml: {error}; put it right") from error
-
-
-def _names(file: Path, document: dict[Any, Any]) -> dict[int, str]:
-    """Class names by index, from a list, a mapping, or only a count."""
-    names = document.get("names")
-    count = document.get("nc")
-    if names is None and isinstance(count, int) and 0 < count <= CLASS_LIMIT:
-        names = [f"class_{i}" for i in range(count)]
-    items = list(enumerate(names) if isinstance(names, list) else names.items() if isinstance(names, dict) else ())
-    if not items or not all(str(k).isdecimal() and isinstance(n, str | int | float) for k, n in items):
-        raise DataError(f"{file}: names must be a list of class names, or a mapping of index to name")
-    return {int(k): str(n) for k, n in items}
+    return _table(_Set(root, [root], notes, pictures), {i: n.strip() for i, n in enumerate(names) if n.strip()})
 
 
 def _places(file: Path, value: object, split: str, found: _Set) -> Iterator[Path]:
@@ -118,10 +81,10 @@ def _places(file: Path, value: object, split: str, found: _Set) -> Iterator[Path
             raise DataError(f"{file}: {split} must be a path or a list of paths, not {type(entry).__name__}")
         place = next(_candidates(entry, found.bases), None)
         if place is None:
-            found.warned.append(Warned("split-missing", file.name, f"{split}: {entry} is not there"))
+            found.notes.add("split-missing", file.name, split, f"{entry[:200]} is not there")
             continue
         if _plain(place) not in [_plain(base / entry) for base in found.bases]:
-            found.warned.append(Warned("path-corrected", file.name, f"{split}: {entry} was found at {place}"))
+            found.notes.add("path-corrected", file.name, split, f"{entry[:200]} was found at {place}")
         yield _plain(place)
 
 
@@ -150,13 +113,13 @@ def _pictures(folder: Path) -> list[Path]:
 
 def _list(file: Path, found: _Set) -> Iterator[Path]:
     """Pictures that the lines of a text file name, relative to it or to the root; none outside the root."""
-    for line in filter(None, map(str.strip, file.read_text("utf-8", "replace").splitlines())):
-        options = [_plain(base / line) for base in (file.parent, found.root, *found.bases)]
+    for number, line in enumerate(map(str.strip, file.read_text("utf-8", "replace").splitlines()), 1):
+        options = [_plain(base / line) for base in (file.parent, found.root, *found.bases)] if line else []
         inside = [p for p in options if p.is_relative_to(found.root)]
         if inside and "\0" not in line:
             yield next((p for p in inside if p.is_file()), inside[0])
-        else:
-            found.warned.append(Warned("picture-outside", line[:200], f"in {file.name}"))
+        elif line:
+            found.notes.add("picture-outside", file.name, f"line {number}", line[:200])
 
 
 def _table(found: _Set, names: dict[int, str]) -> Table:
@@ -165,26 +128,32 @@ def _table(found: _Set, names: dict[int, str]) -> Table:
     labelled = {split for (_, split), r in zip(found.pictures, rows, strict=True) if r is not None}
     if found.pictures and not labelled:
         raise DataError(f"{found.root}: no picture has a label file; images/NAME.jpg wants labels/NAME.txt")
-    highest = max((row[0] for r in rows for row in r or ()), default=-1)
+    highest = max((row[0] for r in rows for row in (r or {}).values()), default=-1)
     names = names or {i: f"class_{i}" for i in range(highest + 1)}
     order = list(dict.fromkeys(names[i] for i in sorted(names)))
-    index = {i: order.index(name) for i, name in names.items()}
+    place = {name: i for i, name in enumerate(order)}
+    index = {i: place[name] for i, name in names.items()}
     if len(order) < len(names):
-        found.warned.append(Warned("class-repeated", found.root.name, f"{len(names)} names, {len(order)} different"))
+        found.notes.add("class-repeated", found.root.name, "names", f"{len(names)} names, {len(order)} different")
     examples = []
     for (path, split), labels in zip(found.pictures, rows, strict=True):
+        name = path.relative_to(found.root).as_posix()
         if split in labelled:
-            examples.append(_example(found, path, split, labels or [], index))
+            examples.append(_example(found, path, split, labels or {}, index))
+            if labels is None:
+                found.notes.add("picture-unannotated", name, "", "it has no label file and counts as empty")
         else:
-            found.warned.append(Warned("picture-unlabelled", path.name, f"nothing in split {split} has a label file"))
-    return Table(found.root, "yolo", tuple(order), tuple(examples), tuple(found.warned))
+            found.notes.add("picture-unlabelled", name, "", f"nothing in split {split} has a label file")
+    return Table(found.root, "yolo", tuple(order), tuple(examples))
 
 
-def _example(found: _Set, path: Path, split: str | None, labels: list[Row], index: dict[int, int]) -> Example:
+def _example(found: _Set, path: Path, split: str | None, labels: Rows, index: dict[int, int]) -> Example:
     name = path.relative_to(found.root).as_posix()
-    unknown = [row for row in labels if row[0] not in index]
-    found.warned += [Warned("class-unknown", name, f"class {row[0]} of {len(index)}") for row in unknown]
-    table = np.array([row for row in labels if row[0] in index], np.float64).reshape(-1, 5)
+    for line, row in labels.items():
+        if row[0] not in index:
+            found.notes.add("class-unknown", name, f"line {line}", f"class {row[0]} of {len(index)}")
+    known = {line: row for line, row in labels.items() if row[0] in index}
+    table = np.array(list(known.values()), np.float64).reshape(-1, 5)
     return Example(
         path=path,
         name=name,
@@ -196,29 +165,32 @@ def _example(found: _Set, path: Path, split: str | None, labels: list[Row], inde
         areas=np.full(len(table), nan),
         split=split,
         source_id=name,
+        marks=np.array(list(known), np.int64),
+        unit="line",
     )
 
 
-def _read_labels(picture: Path, found: _Set) -> list[Row] | None:
+def _read_labels(picture: Path, found: _Set) -> Rows | None:
     """Read the boxes of one picture as (class, x1 y1 x2 y2 in fractions); None where it has no label file."""
-    for file in _label_files(picture):
+    for file in label_files(picture):
         try:
-            text = file.read_text("utf-8", "replace")
+            lines = file.read_text("utf-8", "replace").splitlines()
         except OSError:
             continue
-        rows = []
-        for number, line in enumerate(text.splitlines(), 1):
-            row = _row(line.split())
-            if row:
-                rows.append(row)
-            elif line.strip():
-                where = Path(os.path.relpath(file, found.root)).as_posix()
-                found.warned.append(Warned("box-malformed", where, f"line {number}: {line.strip()[:80]}"))
+        where = Path(os.path.relpath(file, found.root)).as_posix()
+        words = {number: line.split() for number, line in enumerate(lines, 1) if line.strip()}
+        read = {number: _row(line) for number, line in words.items()}
+        rows = {number: row for number, row in read.items() if row}
+        for number in words.keys() - rows.keys():
+            found.notes.add("box-malformed", where, f"line {number}", lines[number - 1].strip()[:80])
+        polygons = [number for number in rows if len(words[number]) > 5]
+        if polygons:
+            found.notes.add("box-polygon", where, listed("line", polygons), f"{len(polygons)} of {len(rows)} lines")
         return rows
     return None
 
 
-def _label_files(picture: Path) -> Iterator[Path]:
+def label_files(picture: Path) -> Iterator[Path]:
     """Where a picture's labels may lie: labels instead of images in its path, else beside it."""
     parts = picture.parts[:-1]
     last = max((i for i, part in enumerate(parts) if part.lower() == "images"), default=None)

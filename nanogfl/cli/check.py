@@ -1,0 +1,93 @@
+"""The verb that looks at data: check."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nanogfl.cli.app import Data, Json, app, say
+
+if TYPE_CHECKING:
+    from nanogfl.doctor.check import Checkup
+
+WIDTH = 110  # letters of a line on the terminal
+
+
+@app.command(epilog="Example: nanogfl check pictures/ --report report.html --fix cleaned/")
+def check(
+    data: Data,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 when anything was found.")] = False,
+    json_file: Json = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Write one HTML page with plots and pictures.")
+    ] = None,
+    fix: Annotated[
+        Path | None, typer.Option("--fix", help="Write a cleaned copy of the set into this new folder.")
+    ] = None,
+) -> None:
+    """Look at every picture and annotation, and say what is wrong, where, and what to do."""
+    from nanogfl.doctor.check import check as run
+    from nanogfl.wholefile import write_json
+
+    with _bar() as start:
+        found = run(data, start)
+    for line in _summary(found):
+        say(line)
+    if json_file:
+        write_json(json_file, found.to_json())
+    if report:
+        from nanogfl.doctor.report import write_report
+
+        write_report(found, report)
+    if fix:
+        from nanogfl.doctor.fix import write_copy
+
+        say(f"cleaned copy: {write_copy(found, fix)}")
+    if strict and found.problems:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[int], Callable[[int], None]]]:
+    """A bar on the terminal while pictures are looked at; nothing where stderr is a file."""
+    with ExitStack() as open_bars:
+
+        def start(pictures: int) -> Callable[[int], None]:
+            if not sys.stderr.isatty():
+                return lambda _: None
+            bar = typer.progressbar(length=pictures, label="looking at pictures", file=sys.stderr)
+            return open_bars.enter_context(bar).update
+
+        yield start
+
+
+def _summary(found: Checkup) -> Iterator[str]:
+    """A line of what there is, then two a kind: how many, and the first; then what to train with."""
+    from nanogfl.data.findings import KINDS
+
+    table = found.table
+    boxes = sum(len(e.boxes) for e in table.examples)
+    splits = ", ".join(f"{n} {s}" for s, n in found.statistics["pictures"]["splits"].items() if s != "none")
+    parts = f" ({splits})" if splits else ""
+    yield f"{table.form} set, {len(table)} pictures{parts}, {boxes} boxes, {len(table.names)} classes"
+    for kind, count in found.counts.items():
+        first = next(p for p in found.problems if p.kind == kind)
+        yield f"{KINDS[kind].severity:8}{count:6}  {kind}: {KINDS[kind].told}"
+        where = ": ".join(filter(None, (" ".join(filter(None, (first.file, first.where))), first.detail)))
+        yield _line(f"{'':16}{where}")
+        yield f"{'':16}-> {KINDS[kind].fix}"
+    if not found.problems:
+        yield "nothing is wrong with it"
+    yield f"train with: {found.recommended['command']}"
+    yield f"{'':12}{found.recommended['reasons']['input']}"
+
+
+def _line(text: str) -> str:
+    """One line that any terminal can show, cut where it is too long."""
+    plain = "".join(c if c.isprintable() else " " for c in text).encode("utf-8", "replace").decode()
+    return plain if len(plain) <= WIDTH else plain[: WIDTH - 3] + "..."

@@ -1,0 +1,74 @@
+"""What a data.yaml says: YOLO's class names, and which keys name which split."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nanogfl.errors import DataError
+
+KEYS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+CLASS_LIMIT = 10_000  # a larger class index is a slip of a column, not a class
+MOST_BYTES, DEEPEST = 1 << 20, 50  # ten thousand class names are a quarter of a megabyte, three levels deep
+
+
+def find_config(root: Path) -> Path | None:
+    """Find the yaml that names classes and splits; data.yaml before others."""
+    files = sorted((*root.glob("*.yaml"), *root.glob("*.yml")), key=lambda p: (p.stem.lower() != "data", p))
+    for file in files:
+        try:
+            document = load(file)
+        except DataError:
+            if file.stem.lower() == "data":
+                raise
+            continue  # some other tool's yaml, with tags of its own
+        if isinstance(document, dict) and document.keys() & {"names", "nc"} and document.keys() & KEYS.keys():
+            return file
+    return None
+
+
+def load(file: Path) -> Any:
+    """Parse the yaml, safely. Raises DataError where it is none, or none that a person would write."""
+    try:
+        data = file.read_bytes()
+        if len(data) > MOST_BYTES or _depth(data) > DEEPEST:
+            raise ValueError("too long, or nested too deeply")  # the parser takes the square of either
+        return yaml.safe_load(data)
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error.strerror}; check the file") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise DataError(f"{file} is no valid yaml: {error}; put it right") from error
+
+
+def class_names(file: Path, document: dict[Any, Any]) -> dict[int, str]:
+    """Class names by index, from a list, a mapping, or only a count."""
+    names = document.get("names")
+    count = document.get("nc")
+    if names is None and isinstance(count, int) and 0 < count <= CLASS_LIMIT:
+        names = [f"class_{i}" for i in range(count)]
+    items = list(enumerate(names) if isinstance(names, list) else names.items() if isinstance(names, dict) else ())
+    if not items or not all(_is_index(k) and _is_name(n) for k, n in items):
+        raise DataError(f"{file}: names must be a list of class names, or a mapping of index to name")
+    return {int(k): str(n) for k, n in items}
+
+
+def _is_index(key: object) -> bool:
+    if isinstance(key, str):
+        return len(key) < 10 and key.isascii() and key.isdecimal()
+    return type(key) is int and 0 <= key < 10**9
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str | float) or (isinstance(name, int) and abs(name) < 10**18)
+
+
+def _depth(data: bytes) -> int:
+    """The most brackets that are open at once, quoted ones too."""
+    depth = most = 0
+    for bracket in re.findall(rb"[\[\]{}]", data):
+        depth += 1 if bracket in b"[{" else -1
+        most = max(most, depth)
+    return most

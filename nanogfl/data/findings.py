@@ -1,0 +1,166 @@
+"""What can be wrong with a set, said in one place: by the readers in passing, by the data doctor in full."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+
+from nanogfl.errors import DataError
+
+Severity = Literal["error", "warning", "note"]
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of finding.
+
+    Attributes:
+        severity: error: a picture, a box or a score is lost or wrong; warning: it was put right, or looks like a slip;
+            note: as it may well be meant, but good to know.
+        told: what was found, as "12 ..." goes on.
+        fix: what to do.
+        mended: whether the cleaned copy is free of it.
+    """
+
+    severity: Severity
+    told: str
+    fix: str
+    mended: bool = True
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong: in which file (relative to the set), where in it (line, object, id), and what."""
+
+    kind: str
+    file: str
+    where: str
+    detail: str
+
+
+@dataclass
+class Findings:
+    """What was found so far. A patient reading goes on where another refuses the set."""
+
+    patient: bool = False
+    found: list[Finding] = field(default_factory=list)
+
+    def add(self, kind: str, file: str, where: str = "", detail: str = "") -> None:
+        """Note one thing."""
+        self.found.append(Finding(kind, file, where, detail))
+
+    def attempt(
+        self, file: str, work: Callable[[], Made], otherwise: Made, kind: str = "annotation-unreadable"
+    ) -> Made:
+        """Do the work; where it refuses its file, a patient reading notes that and takes the other value."""
+        try:
+            return work()
+        except (DataError, OSError) as error:
+            if not self.patient:
+                raise
+            self.add(kind, file, "", str(error))
+            return otherwise
+
+
+def listed(unit: str, numbers: Sequence[object], most: int = 20) -> str:
+    """Name places in a file: ``lines 3, 7``; after a few, how many more."""
+    more = f" and {len(numbers) - most} more" if len(numbers) > most else ""
+    return f"{unit}{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers[:most]))}{more}"
+
+
+KINDS: dict[str, Kind] = {
+    # What the readers find
+    "annotation-missing": Kind(
+        "error", "listed pictures without an annotation left out", "add the annotation, or take the line off the list"
+    ),
+    "annotation-unreadable": Kind(
+        "error", "annotation files that cannot be read left out", "export the file again, or remove it"
+    ),
+    "box-clipped": Kind("warning", "boxes over the edge of their picture cut to it", "cut the box to the picture"),
+    "box-inverted": Kind("error", "boxes with swapped corners left out", "swap the corners, or draw the box again"),
+    "box-malformed": Kind("error", "annotations that are no box left out", "draw the box again, or remove the entry"),
+    "box-not-finite": Kind("error", "boxes with NaN or infinite sides left out", "draw the box again, or remove it"),
+    "box-outside": Kind("error", "boxes wholly outside their picture left out", "remove the box, or move it"),
+    "box-polygon": Kind("note", "label files with polygons, read as the boxes around them", "write boxes"),
+    "box-without-area": Kind("error", "boxes without area left out", "draw the box again, or remove it"),
+    "class-repeated": Kind("warning", "class names listed twice made one class", "list each class once"),
+    "class-unknown": Kind("error", "boxes of an unknown class left out", "add the class to the list, or relabel"),
+    "id-large": Kind("note", "lists with ids over 32 bits", "number anew: some tools keep 32 bits"),
+    "id-repeated": Kind("warning", "annotation ids given twice", "number the annotations anew"),
+    "id-text": Kind("note", "lists with ids that are text", "number anew: COCO's tools want integers"),
+    "id-zero": Kind("note", "lists with an id 0", "number from 1: pycocotools counts a found annotation 0 as missed"),
+    "image-malformed": Kind(
+        "error", "entries of pictures without a usable id and file name left out", "give the entry an id and a name"
+    ),
+    "image-repeated": Kind(
+        "error", "entries with an id that another picture has left out", "give each picture an id of its own"
+    ),
+    "image-unknown": Kind(
+        "error", "boxes of pictures that are not listed left out", "list the picture, or remove the box"
+    ),
+    "path-corrected": Kind("warning", "paths that are wrong by a level followed", "write the path that was followed"),
+    "path-misleading": Kind("note", "annotations that name another file than their picture", "write the file's name"),
+    "picture-huge": Kind(
+        "error", "pictures of more pixels than are ever decoded left out", "cut it into tiles, or shrink it"
+    ),
+    "picture-lying": Kind(
+        "warning",
+        "pictures annotated as the file lies, turned with EXIF",
+        "save the picture upright and turn its boxes",
+    ),
+    "picture-missing": Kind(
+        "error", "pictures whose file is missing left out", "add the picture, or remove its annotation"
+    ),
+    "picture-outside": Kind(
+        "error", "pictures that lie outside the set's folder left out", "copy the picture into the set"
+    ),
+    "picture-repeated": Kind(
+        "warning", "pictures that are listed again left out there", "list each picture once, in one split"
+    ),
+    "picture-unannotated": Kind(
+        "note", "pictures without an annotation", "annotate it, or add an empty annotation where nothing is to be found"
+    ),
+    "picture-unlabelled": Kind(
+        "warning", "pictures of a split without any labels left out", "label the split, or take it off the list"
+    ),
+    "picture-unlisted": Kind("warning", "pictures that no split lists left out", "add the picture to a list"),
+    "picture-unreadable": Kind("error", "pictures that cannot be read left out", "replace or remove the picture"),
+    "size-differs": Kind(
+        "warning", "annotated picture sizes that are not the file's put right", "write the file's size"
+    ),
+    "size-missing": Kind("note", "pictures annotated without a size", "write the file's size"),
+    "split-missing": Kind("error", "splits whose place is missing left out", "write where the split's pictures are"),
+    # What only the doctor looks for
+    "box-contradicted": Kind("warning", "boxes that stand there again as another class", "keep the right one", False),
+    "box-crowd": Kind("note", "pictures with crowd regions, which neither train nor punish", "nothing", False),
+    "box-duplicate": Kind("warning", "boxes drawn twice", "remove one of the two"),
+    "box-tiny": Kind(
+        "note", "pictures with boxes too small to learn", "a larger input, tiles, or no such boxes", False
+    ),
+    "class-imbalance": Kind("note", "sets of very unequal classes", "more pictures of the rare classes", False),
+    "class-untaught": Kind(
+        "warning", "classes that are judged but never taught", "move pictures of the class to train", False
+    ),
+    "class-unused": Kind("note", "classes without a box", "label some, or take the class off the list", False),
+    "class-variant": Kind("warning", "class names that differ only in how they are written", "use one spelling"),
+    "name-collides": Kind(
+        "warning", "file names that are one on some disks or to some readers", "rename one of the files"
+    ),
+    "name-odd": Kind("note", "file names that some tool will stumble over", "use letters, digits, - and _ only"),
+    "picture-duplicate": Kind("warning", "pictures that are there twice", "keep one"),
+    "picture-empty": Kind("note", "pictures without objects", "nothing, where there really are none", False),
+    "picture-form": Kind("warning", "pictures of a form that is not read", "convert it to JPEG or PNG"),
+    "picture-gray": Kind("note", "pictures without colour", "nothing, where pictures in use are grey too", False),
+    "picture-large": Kind("note", "pictures that are slow to decode", "shrink it", False),
+    "picture-near-duplicate": Kind(
+        "note", "pictures nearly the same as another", "keep one, or both in one split", False
+    ),
+    "picture-rotated": Kind(
+        "note", "pictures that only EXIF turns upright", "save the picture upright: some tools ignore EXIF"
+    ),
+    "picture-suffix": Kind("warning", "pictures whose suffix is another form's", "rename the file"),
+    "picture-truncated": Kind("error", "pictures of which the end is missing", "replace or remove the picture"),
+    "split-leak": Kind("error", "pictures that another split has too", "keep it in one split only"),
+}

@@ -1,0 +1,71 @@
+"""What the head of a picture says: its size, and how EXIF turns it; and boxes turned with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from nanogfl.data.findings import Finding
+from nanogfl.errors import DataError
+from nanogfl.pictures import read_picture
+
+ORIENTATION = 0x0112  # EXIF; values from 5 on lie on their side
+HUGE = 178_956_970  # pixels, where Pillow sees a decompression bomb; half a gigabyte, decoded
+FITS = 1.5  # px that a box may reach over its frame and still fit it
+
+
+@dataclass(frozen=True)
+class Header:
+    """Width and height as the file lies, in px, and EXIF's orientation (1: as it lies)."""
+
+    size: tuple[int, int]
+    orientation: int = 1
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """Width and height in px as ``read_picture`` will give them."""
+        return (self.size[1], self.size[0]) if self.orientation in (5, 6, 7, 8) else self.size
+
+
+def read_header(path: Path) -> Header | Finding:
+    """Read the header alone where Pillow knows it, else the whole picture; say what is wrong where neither works."""
+    try:
+        with Image.open(path) as picture:
+            exif = Image.Exif()
+            exif.load(picture.info.get("exif", b""))  # not getexif(), which decodes a whole PNG to look behind it
+            orientation = exif.get(ORIENTATION, 1) if picture.format != "TIFF" else 1
+            if picture.width * picture.height <= HUGE:
+                return Header(picture.size, orientation)
+            return Finding("picture-huge", "", "", f"{picture.width}x{picture.height} px")
+    except Image.DecompressionBombError as error:
+        return Finding("picture-huge", "", "", str(error))
+    except Exception as error:  # Pillow's plugins raise whatever a damaged header makes them raise
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            return Finding("picture-missing", "", "", f"there is no {path}")
+    try:
+        height, width = read_picture(path).shape[:2]
+    except (DataError, ValueError) as error:
+        return Finding("picture-unreadable", "", "", str(error))
+    return Header((width, height))
+
+
+def lies(boxes: NDArray[np.float64], head: Header) -> bool:
+    """Whether boxes annotated in a frame of the lying file's size are in that frame: unless they only fit the other."""
+    if not len(boxes) or not np.isfinite(boxes).all():
+        return True
+    most = boxes[:, 2:].max(axis=0) - FITS
+    fits_lying, fits_upright = (bool((most <= frame).all()) for frame in (head.size, head.upright))
+    return fits_lying or not fits_upright
+
+
+def turned(boxes: NDArray[np.float64], head: Header) -> NDArray[np.float64]:
+    """Boxes [N, 4] of the file as it lies, turned as EXIF turns the picture (orientations 5 to 8)."""
+    width, height = head.size
+    x1, y1, x2, y2 = boxes.T
+    left, right = (y1, y2) if head.orientation in (5, 8) else (height - y2, height - y1)
+    top, bottom = (x1, x2) if head.orientation in (5, 6) else (width - x2, width - x1)
+    return np.stack([left, top, right, bottom], axis=1)

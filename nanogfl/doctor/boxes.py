@@ -1,0 +1,58 @@
+"""What is wrong with boxes that the readers let pass: drawn twice, contradicting each other, too small to learn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanogfl.boxes import iou
+from nanogfl.data.findings import Findings, listed
+from nanogfl.data.table import Example
+
+SAME = 0.95  # IoU from which two boxes are one
+TINY = 3.0  # px of the network's input; the finest level has a cell every 8
+MOST = 2_000  # boxes of a picture that are compared with each other
+
+
+def note_boxes(examples: Sequence[Example], names: Sequence[str], side: int, notes: Findings) -> None:
+    """Say what is wrong with each picture's boxes; ``side`` is the training size in px."""
+    unannotated = {f.file for f in notes.found if f.kind == "picture-unannotated"}
+    for example in examples:
+        for a, b in same_boxes(example):
+            one, other = names[example.labels[a]], names[example.labels[b]]
+            kind = "box-duplicate" if one == other else "box-contradicted"
+            detail = f"{other} as {one} of {example.mark(a)}" if one != other else f"{one} as in {example.mark(a)}"
+            notes.add(kind, example.name, example.mark(b), detail)
+        small = np.flatnonzero(short_sides(example, side) < TINY)
+        if len(small):
+            marks = _places(example, small)
+            smallest = float(short_sides(example, side).min())
+            detail = f"{len(small)} of {len(example.boxes)} under {TINY:g} px at input {side}, down to {smallest:.1f}"
+            notes.add("box-tiny", example.name, marks, detail)
+        if example.crowd.any():
+            marks = _places(example, np.flatnonzero(example.crowd))
+            notes.add("box-crowd", example.name, marks, f"{int(example.crowd.sum())} regions")
+        if not len(example.boxes) and example.name not in unannotated:
+            notes.add("picture-empty", example.name)
+
+
+def same_boxes(example: Example) -> list[tuple[int, int]]:
+    """Pairs a < b of rows whose boxes are one; crowd regions are no boxes."""
+    rows = np.flatnonzero(~example.crowd)[:MOST]
+    overlap = iou(example.boxes[rows], example.boxes[rows]) >= SAME
+    first, second = np.nonzero(np.triu(overlap, 1))
+    return [(int(rows[a]), int(rows[b])) for a, b in zip(first, second, strict=True)]
+
+
+def short_sides(example: Example, side: int) -> NDArray[np.float64]:
+    """The shorter side of each box in px of a square input: [N]; infinite for crowd regions."""
+    scale = np.array([side / example.width, side / example.height])
+    sides = (example.boxes[:, 2:] - example.boxes[:, :2]) * scale
+    return np.where(example.crowd, np.inf, sides.min(axis=1, initial=np.inf))
+
+
+def _places(example: Example, rows: NDArray[np.int64]) -> str:
+    """Where these rows stand: ``lines 3, 7``."""
+    return listed(example.unit, [example.mark(int(i)).removeprefix(f"{example.unit} ") for i in rows])

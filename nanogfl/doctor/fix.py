@@ -1,0 +1,128 @@
+"""A cleaned copy of a set: COCO json and pictures by split, all mended that can be; the original is untouched."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageOps, JpegImagePlugin
+
+from nanogfl.data.table import SPLITS, Example
+from nanogfl.doctor.boxes import same_boxes
+from nanogfl.doctor.check import Checkup
+from nanogfl.doctor.labels import boxes_by_class, spellings
+from nanogfl.doctor.look import Look
+from nanogfl.doctor.names import plain_name
+from nanogfl.doctor.pictures import good_suffix
+from nanogfl.errors import DataError
+from nanogfl.wholefile import write_json
+
+
+def write_copy(found: Checkup, out: Path) -> str:
+    """Write the cleaned copy into a new folder, whole or not at all; give a line on what it holds.
+
+    Left out: damaged pictures, second copies of a picture, pictures that an earlier split has too, boxes drawn twice.
+    Mended: spellings of classes, file names, suffixes, ids, sizes, and how pictures lie.
+
+    Raises:
+        DataError: the folder is not empty or lies in the set; or nothing would be left.
+    """
+    out = out.absolute()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} is there already; give --fix a new folder")
+    if out.resolve().is_relative_to(found.table.root.resolve()):
+        raise DataError(f"{out} lies inside the set, which is never touched; give --fix a folder outside of it")
+    kept = list(_kept(found))
+    if not kept:
+        raise DataError(f"no picture of {found.table.root} is sound, so there is nothing to copy")
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        boxes = sum(_write_split(found, partial, split, kept) for split in (*SPLITS, None))
+        if out.exists():
+            out.rmdir()
+        partial.replace(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return f"{out}, {len(kept)} of {len(found.table)} pictures, {boxes} boxes"
+
+
+def _kept(found: Checkup) -> Iterator[tuple[Example, Look]]:
+    """Pictures that are whole, and no second copy; near copies only leave where another split has the picture."""
+    examples = found.table.examples
+    again = {t.index for t in found.twins if t.same_bytes or examples[t.index].split != examples[t.other].split}
+    for index, (example, look) in enumerate(zip(examples, found.looks, strict=True)):
+        if not look.flaw and index not in again:
+            yield example, look
+
+
+def _write_split(found: Checkup, out: Path, split: str | None, kept: list[tuple[Example, Look]]) -> int:
+    """Write one split's pictures and json; the number of its boxes."""
+    mine = [(e, look) for e, look in kept if e.split == split]
+    if not mine:
+        return 0
+    names, place = _classes(found)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    taken: set[str] = set()
+    for number, (example, look) in enumerate(mine, 1):
+        file = _free_name(example, look, taken)
+        _copy(example.path, out / (split or "images") / file, look)
+        images.append({"id": number, "file_name": file, "width": example.width, "height": example.height})
+        for record in _records(example, place):
+            annotations.append({"id": len(annotations) + 1, "image_id": number, **record})
+    categories = [{"id": i, "name": name} for i, name in enumerate(names, 1)]
+    document = {"images": images, "annotations": annotations, "categories": categories}
+    write_json(out / "annotations" / f"instances{f'_{split}' if split else ''}.json", document)
+    return len(annotations)
+
+
+def _classes(found: Checkup) -> tuple[list[str], list[int]]:
+    """Class names with one spelling each, and the category id of each of the set's own labels."""
+    best = spellings(found.table.names, boxes_by_class(found.table))
+    names = list(dict.fromkeys(best[name] for name in found.table.names))
+    return names, [names.index(best[name]) + 1 for name in found.table.names]
+
+
+def _records(example: Example, place: list[int]) -> Iterator[dict[str, Any]]:
+    """The annotations of one picture, each box once."""
+    categories = [place[label] for label in example.labels]
+    again = {b for a, b in same_boxes(example) if categories[a] == categories[b]}
+    for row in (i for i in range(len(categories)) if i not in again):
+        x1, y1, x2, y2 = (round(float(v), 3) for v in example.boxes[row])
+        yield {
+            "category_id": categories[row],
+            "bbox": [x1, y1, round(x2 - x1, 3), round(y2 - y1, 3)],
+            "area": round(float(example.areas[row]), 3),
+            "iscrowd": int(example.crowd[row]),
+        }
+
+
+def _free_name(example: Example, look: Look, taken: set[str]) -> str:
+    """A plain file name with the right suffix that no other picture of the split has, not even in another case."""
+    suffix = good_suffix(look, example.path.suffix)
+    stem = plain_name(Path(example.name).stem)
+    name, count = stem + suffix, 1
+    while name.casefold() in taken:
+        count += 1
+        name = f"{stem}_{count}{suffix}"
+    taken.add(name.casefold())
+    return name
+
+
+def _copy(source: Path, target: Path, look: Look) -> None:
+    """Copy a picture; one that only EXIF turns upright is saved upright, a JPEG with its own tables."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if look.orientation not in range(2, 9):
+        shutil.copyfile(source, target)
+        return
+    with Image.open(source) as picture:
+        form = "JPEG" if picture.format == "MPO" else picture.format
+        own: dict[str, Any] = {}
+        if isinstance(picture, JpegImagePlugin.JpegImageFile):
+            own = {"qtables": picture.quantization, "subsampling": JpegImagePlugin.get_sampling(picture)}
+        upright = ImageOps.exif_transpose(picture)
+        upright.info.pop("exif", None)
+        upright.save(target, form, **own)

@@ -1,0 +1,66 @@
+"""What is wrong with classes: names that are one, classes without boxes, classes that are judged but never taught."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from nanogfl.data.findings import Findings
+from nanogfl.data.table import Table
+
+UNEQUAL = 10  # times the boxes of another class
+
+
+def note_labels(table: Table, notes: Findings) -> None:
+    """Say what is wrong with the set's classes."""
+    counts = boxes_by_class(table)
+    kept = spellings(table.names, counts)
+    for name, best in kept.items():
+        if name != best:
+            first = next(e for e in table.examples if table.names.index(name) in e.labels) if counts[name] else None
+            detail = f"{name!r} ({counts[name]} boxes) is {best!r} ({counts[best]} boxes)"
+            notes.add("class-variant", first.name if first else table.root.name, "", detail)
+    unused = [name for name in table.names if not counts[name] and kept[name] == name]
+    for name in unused:
+        notes.add("class-unused", table.root.name, "", name)
+    merged = Counter({best: sum(counts[n] for n, b in kept.items() if b == best) for best in set(kept.values())})
+    _note_imbalance(table, merged, notes)
+    _note_untaught(table, kept, notes)
+
+
+def boxes_by_class(table: Table) -> dict[str, int]:
+    """Number of boxes of each class, in the set's order."""
+    counts: Counter[int] = Counter()
+    for example in table.examples:
+        counts.update(example.labels.tolist())
+    return {name: counts[i] for i, name in enumerate(table.names)}
+
+
+def spellings(names: Sequence[str], counts: dict[str, int]) -> dict[str, str]:
+    """Map each class name to the most used name that differs only in case, accents' coding, blanks, - and _."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        folded = unicodedata.normalize("NFKC", name).casefold()
+        alike["".join(c for c in folded if c not in " -_.\t") or folded].append(name)
+    return {name: max(group, key=lambda n: counts[n]) for group in alike.values() for name in group}
+
+
+def _note_imbalance(table: Table, counts: Counter[str], notes: Findings) -> None:
+    used = {name: count for name, count in counts.items() if count}
+    if len(used) < 2:
+        return
+    most, least = max(used, key=lambda n: used[n]), min(used, key=lambda n: used[n])
+    rare = [name for name, count in used.items() if count * UNEQUAL <= used[most]]
+    if rare:
+        detail = f"{used[most]} boxes of {most}, {used[least]} of {least}; {len(rare)} classes have less than a tenth"
+        notes.add("class-imbalance", table.root.name, "", detail)
+
+
+def _note_untaught(table: Table, kept: dict[str, str], notes: Findings) -> None:
+    by_split: dict[str | None, set[str]] = defaultdict(set)
+    for example in table.examples:
+        by_split[example.split] |= {kept[table.names[label]] for label in example.labels}
+    for split in ("val", "test"):
+        for name in sorted(by_split[split] - by_split["train"] if by_split.get("train") else ()):
+            notes.add("class-untaught", table.root.name, split, f"{name} is in {split}, but never in train")

@@ -1,0 +1,129 @@
+"""One look at each picture: what its file is, whether all of it is there, and what it can be recognised by."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from nanogfl.data.headers import HUGE, ORIENTATION
+from nanogfl.errors import DataError
+from nanogfl.pictures import decode_picture
+
+GLANCE = 128  # px; a JPEG is decoded no larger than needed for this, which is enough to notice all that is asked
+CHUNK = 16  # pictures a task, so that the bar moves and tasks cost little
+FLAT = 3  # levels; a picture with less in it looks like any other such
+GRAY = 2  # levels; chroma that rounding makes
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look at a picture's file gave.
+
+    Attributes:
+        form: JPEG, PNG, ... as the content says; empty where it is unknown.
+        size: width and height in px as the file lies; (0, 0) where it could not be read.
+        orientation: EXIF's, 1 where there is none.
+        gray: whether there is no colour in it.
+        flaw: what went wrong while decoding; empty where all of it is there.
+        content: hash of the file's bytes.
+        bits: bool [127], coarse light and dark: nearly the same for nearly the same pictures; None where unread.
+        thumb: int8 [1024], 32 x 32 px, grey, around 0 and of full range (0 of a flat picture); None where unread.
+    """
+
+    form: str
+    size: tuple[int, int]
+    orientation: int
+    gray: bool
+    flaw: str
+    content: bytes
+    bits: NDArray[np.bool_] | None = None
+    thumb: NDArray[np.int8] | None = None
+
+
+def look_at_all(paths: Sequence[Path], progress: Progress | None = None) -> list[Look]:
+    """Look at all pictures, on all cores; ``progress`` hears how many more are done."""
+    chunks = [paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK)]
+    looks: list[Look] = []
+    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        warnings.simplefilter("ignore")  # Pillow's, of large pictures and crooked EXIF
+        for part in pool.map(lambda chunk: [look_at(path) for path in chunk], chunks):
+            looks += part
+            if progress:
+                progress(len(part))
+    return looks
+
+
+def look_at(path: Path) -> Look:
+    """Look at one picture; never raises for what is in the file."""
+    try:
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:
+        return Look("", (0, 0), 1, False, str(error), b"")
+    content = hashlib.blake2b(data, digest_size=16).digest()
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            if picture.width * picture.height > HUGE:
+                return Look(picture.format or "", picture.size, 1, False, "", content)
+            return _look_inside(picture, data, content)
+    except Exception as error:  # Pillow's plugins raise whatever a damaged file makes them raise
+        return _unknown_to_pillow(data, content, str(error))
+
+
+def _look_inside(picture: Image.Image, data: bytes, content: bytes) -> Look:
+    size, form = picture.size, picture.format or ""
+    picture.draft("RGB", (GLANCE, GLANCE))
+    orientation = 1
+    try:
+        orientation = int(picture.getexif().get(ORIENTATION, 1)) if form != "TIFF" else 1
+        picture.load()
+        flaw = "" if form != "JPEG" or b"\xff\xd9" in data[-1024:] else "the end of the JPEG is missing"
+    except Exception as error:
+        return Look(form, size, orientation, False, str(error) or type(error).__name__, content)
+    upright = ImageOps.exif_transpose(picture) if 1 < orientation < 9 else picture
+    gray = _is_gray(picture)
+    bits, thumb = signature(np.asarray(upright.convert("L")))
+    return Look(form, size, orientation, gray, flaw, content, bits, thumb)
+
+
+def _is_gray(picture: Image.Image) -> bool:
+    if picture.mode in ("1", "L", "LA") or picture.mode.startswith(("I", "F")):
+        return True
+    pixels = np.asarray(picture.convert("RGB").resize((64, 64)), np.int16)
+    return int(np.ptp(pixels, axis=2).max()) <= GRAY
+
+
+def _unknown_to_pillow(data: bytes, content: bytes, why: str) -> Look:
+    """Look as training would; a picture that Pillow does not know may be one to OpenCV."""
+    try:
+        picture = decode_picture(np.frombuffer(data, np.uint8), "")
+    except DataError:
+        return Look("", (0, 0), 1, False, why or "no picture", content)
+    bits, thumb = signature(np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY), np.uint8))
+    return Look("", (picture.shape[1], picture.shape[0]), 1, False, "", content, bits, thumb)
+
+
+def signature(gray: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.int8]]:
+    """What a grey picture [H, W] is recognised by: 63 low frequencies above their median, 64 steps that rise; a thumb.
+
+    The two halves are the perceptual hashes known as pHash and dHash.
+    """
+    small = np.asarray(cv2.resize(gray, (32, 32), interpolation=cv2.INTER_AREA), np.float32)
+    frequencies = cv2.dct(small)[:8, :8].ravel()[1:]
+    steps = np.asarray(cv2.resize(gray, (9, 8), interpolation=cv2.INTER_AREA), np.float32)
+    bits = np.concatenate([frequencies > np.median(frequencies), (steps[:, 1:] > steps[:, :-1]).ravel()])
+    centred = (small - small.mean()).ravel()
+    most = float(np.abs(centred).max())
+    return bits, (centred * (127 / most if most > FLAT else 0)).round().astype(np.int8)

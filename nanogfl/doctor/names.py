@@ -1,0 +1,103 @@
+"""What is wrong with file names, and what lies in the set's folders that nobody speaks of."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from nanogfl.data.findings import Findings
+from nanogfl.data.table import Example, Table
+from nanogfl.data.yolo import label_files
+from nanogfl.pictures import SUFFIXES
+
+OTHER_FORMS = frozenset(
+    {".gif", ".heic", ".heif", ".avif", ".jfif", ".jpe", ".jp2", ".ppm", ".pgm", ".dng", ".psd", ".svg"}
+)
+PLAIN = re.compile(r"[A-Za-z0-9_.+,()\[\]@-]+")
+LONGEST = 180  # bytes of one name; disks take 255, archives and suffixes of our own less
+CLASS_LISTS = frozenset({"classes", "labels", "obj", "readme", "notes"})
+
+
+def note_names(table: Table, notes: Findings) -> None:
+    """Say which file names are odd, and which are one to some disks or readers."""
+    for example in table.examples:
+        if reason := oddity(example.name):
+            notes.add("name-odd", example.name, "", reason)
+    for why, same in (("differ only in case", _by_case), ("share one label file", _by_stem)):
+        groups: dict[str, list[Example]] = defaultdict(list)
+        for example in table.examples:
+            groups[same(example.name)].append(example)
+        for group in groups.values():
+            for example in group[1:] if why[0] == "d" or table.form == "yolo" else ():
+                notes.add("name-collides", example.name, "", f"{group[0].name} and this {why}")
+
+
+def oddity(name: str) -> str:
+    """Say what is odd about a relative path; nothing where it is plain."""
+    parts = name.split("/")
+    odd = sorted({c for part in parts for c in PLAIN.sub("", part)})
+    if odd:
+        shown = ", ".join(_shown(c) for c in odd[:5])
+        return f"holds {shown}"
+    if any(part.startswith("-") for part in parts):
+        return "begins with -, like an option"
+    return "is very long" if any(len(part) > LONGEST for part in parts) else ""
+
+
+def plain_name(name: str) -> str:
+    """A file name without oddities: accents dropped, all else that is odd an underscore."""
+    text = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    text = re.sub(r"[^A-Za-z0-9_.+,()\[\]@-]+", "_", text).lstrip("-.") or "_"
+    return text[-LONGEST:]
+
+
+def note_orphans(table: Table, notes: Findings) -> None:
+    """Say which pictures in the set's folders nobody annotated, which cannot be read, and which labels have none."""
+    spoken = {example.name for example in table.examples} | {f.file for f in notes.found}
+    folders = sorted({example.path.parent for example in table.examples})
+    for path in sorted(p for folder in folders for p in _files(folder)):
+        name = Path(os.path.relpath(path, table.root)).as_posix()
+        suffix = path.suffix.lower()
+        if suffix in OTHER_FORMS and name not in spoken:
+            notes.add("picture-form", name, "", f"{suffix} files are passed over")
+        elif suffix in SUFFIXES and name not in spoken:
+            notes.add("picture-unannotated", name, "", "no annotation speaks of it")
+    if table.form == "yolo":
+        _note_orphan_labels(table, notes)
+
+
+def _note_orphan_labels(table: Table, notes: Findings) -> None:
+    named = {example.name for example in table.examples} | {f.file for f in notes.found}
+    pictures = [table.root / name for name in named if Path(name).suffix.lower() in SUFFIXES]
+    known = {file for picture in pictures for file in label_files(picture)}
+    folders = sorted({next(label_files(e.path)).parent for e in table.examples if "images" in e.name.lower()})
+    for file in sorted(p for folder in folders for p in _files(folder)):
+        if file.suffix == ".txt" and file not in known and file.stem.lower() not in CLASS_LISTS:
+            name = Path(os.path.relpath(file, table.root)).as_posix()
+            notes.add("picture-missing", name, "", "a label file without a picture")
+
+
+def _files(folder: Path) -> Sequence[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            return [folder / e.name for e in entries if e.is_file() and not e.name.startswith(".")]
+    except OSError:
+        return []
+
+
+def _by_case(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _by_stem(name: str) -> str:
+    return name.rsplit(".", 1)[0]
+
+
+def _shown(character: str) -> str:
+    if character == " ":
+        return "a blank"
+    return repr(character) if character.isascii() else f"{character!a} ({unicodedata.name(character, 'no character')})"

@@ -1,0 +1,45 @@
+"""What is wrong with pictures: their files, their forms, their colours, and how EXIF turns them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nanogfl.data.findings import Findings
+from nanogfl.data.table import Example
+from nanogfl.doctor.look import Look
+
+SUFFIXES = {
+    "JPEG": (".jpg", ".jpeg", ".jfif", ".jpe"),
+    "MPO": (".jpg", ".jpeg"),  # two views in one JPEG, as some phones write it
+    "PNG": (".png",),
+    "BMP": (".bmp", ".dib"),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+}
+LARGE = 40_000_000  # px; half a second each time it is decoded
+
+
+def note_pictures(examples: Sequence[Example], looks: Sequence[Look], notes: Findings) -> None:
+    """Say what is wrong with each picture that the readers let pass."""
+    lying = {f.file for f in notes.found if f.kind == "picture-lying"}
+    for example, look in zip(examples, looks, strict=True):
+        width, height = look.size
+        if look.flaw:
+            notes.add("picture-truncated", example.name, "", look.flaw[:200])
+        if look.form and example.path.suffix.lower() not in SUFFIXES.get(look.form, ()):
+            known = "" if look.form in SUFFIXES else ", which some readers do not know"
+            suffix = example.path.suffix or "no suffix"
+            notes.add("picture-suffix", example.name, "", f"{suffix}, but the file is a {look.form}{known}")
+        if width * height > LARGE:
+            notes.add("picture-large", example.name, "", f"{width}x{height} px")
+        if look.orientation in range(2, 9) and example.name not in lying:
+            detail = f"EXIF orientation {look.orientation}: the file is {width}x{height}, upright it is "
+            notes.add("picture-rotated", example.name, "", f"{detail}{example.width}x{example.height}")
+        if look.gray:
+            notes.add("picture-gray", example.name)
+
+
+def good_suffix(look: Look, suffix: str) -> str:
+    """Name the suffix that this file should have: its own where that is right."""
+    fitting = SUFFIXES.get(look.form, (suffix,))
+    return suffix if suffix.lower() in fitting else fitting[0]

@@ -1,0 +1,68 @@
+"""What to train with, and why: a rule, not an oracle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nanogfl.data.splits import select
+from nanogfl.data.table import Table
+from nanogfl.doctor.statistics import SIDES, STRIDES, lengths
+from nanogfl.errors import DataError
+
+ENOUGH = 0.9  # part of the boxes that should span a cell of the finest level
+FEW = 100  # training pictures, up to which the backbone should stay as it was loaded
+PUBLISHED = (320, 416)  # input sides of NanoDet-Plus' published weights
+
+
+def recommend(table: Table) -> dict[str, Any]:
+    """Input side, recipe and weights to start from, each with its reason; plain values for JSON."""
+    side, why_input = best_side(table)
+    train = _training_pictures(table)
+    few = train <= FEW
+    init = f"nanodet-plus-m_{min(PUBLISHED, key=lambda s: abs(s - side))}"
+    recipe = "tiny" if few else None
+    command = f"nanogfl train DATA --out RUN{' --recipe tiny' if few else ''} --init {init} --input {side}"
+    return {
+        "input": side,
+        "recipe": recipe,
+        "init": init,
+        "command": command,
+        "reasons": {
+            "input": why_input,
+            "recipe": f"{train} training pictures: "
+            + ("so few teach the head, not the backbone" if few else "the defaults follow from their number"),
+            "init": "weights learnt from COCO are a better start than random ones for any set of photographs",
+        },
+    }
+
+
+def best_side(table: Table) -> tuple[int, str]:
+    """The smallest usual input at which nine of ten boxes span a cell of the finest level, not above the pictures."""
+    if not sum(len(e.boxes) for e in table.examples):
+        return 320, "there are no boxes to choose by; 320 is the default"
+    largest = _native(table)
+    sides = [s for s in SIDES if s >= PUBLISHED[0] and s <= largest] or [
+        SIDES[0] if largest <= SIDES[0] else PUBLISHED[0]
+    ]
+    parts = {s: float((lengths(table, s) >= STRIDES[0]).mean()) for s in sides}
+    side = next((s for s in sides if parts[s] >= ENOUGH), sides[-1])
+    told = ", ".join(f"{part:.1%} at {s}" for s, part in parts.items())
+    if parts[side] >= ENOUGH:
+        return side, f"smallest input at which {ENOUGH:.0%} of the boxes span {STRIDES[0]} px (a cell): {told}"
+    limit = "the pictures have no more pixels" if side < SIDES[-1] else "larger ones are slow; cut pictures into tiles"
+    return side, f"fewer than {ENOUGH:.0%} of the boxes span {STRIDES[0]} px (a cell) at any input: {told}; {limit}"
+
+
+def _native(table: Table) -> int:
+    """The longer side of the middle picture, rounded up to a multiple of 32 px."""
+    long = float(np.median([max(e.width, e.height) for e in table.examples]))
+    return int(np.ceil(long / 32) * 32)
+
+
+def _training_pictures(table: Table) -> int:
+    try:
+        return len(select(table, "train"))
+    except DataError:  # no split teaches
+        return 0

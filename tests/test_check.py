@@ -1,0 +1,308 @@
+"""``nanogfl check`` as a command, its page and its copy, on hostile and on real sets."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from dirty import BOXES, FORMS, HEIGHT, WIDTH, coco, coco_document, save, scene, voc, write, xml, yolo
+from PIL import Image
+
+from nanogfl.data.findings import KINDS
+from nanogfl.data.readers import read_table
+from nanogfl.doctor.check import check
+from nanogfl.doctor.fix import write_copy
+from nanogfl.doctor.names import plain_name
+from nanogfl.doctor.report import write_report
+
+EVIL = "<script>alert(1)</script><svg onload=alert(2)>\"'"
+
+
+# The command
+
+
+def test_the_command_writes_what_it_promises(command: Callable[..., Any], tmp_path: Path) -> None:
+    root = yolo(tmp_path / "set")
+    (root / "train/images/a.jpg").unlink()
+    json_file, page, copy = tmp_path / "deep/x.json", tmp_path / "deep/x.html", tmp_path / "copy"
+    said = command("check", root, "--json", json_file, "--report", page, "--fix", copy)
+    assert said.code == 0, "all was read, whatever was found"
+    assert "picture-missing" in said.out
+    assert "train/labels/a.txt" in said.out
+    assert said.err == ""
+    content = json.loads(json_file.read_text())
+    assert set(content) == {"images", "annotations", "classes", "problems", "statistics", "recommended"}
+    assert [set(p) for p in content["problems"]] == [{"kind", "severity", "file", "where", "detail", "fix"}]
+    assert (content["images"], content["annotations"], content["classes"]) == (4, 8, ["cat", "dog"])
+    assert content["recommended"]["input"] % 32 == 0
+    assert set(content["recommended"]["reasons"]) == {"input", "recipe", "init"}
+    assert content["statistics"]["pictures"]["splits"] == {"train": 2, "val": 2}
+    assert content["statistics"]["boxes"]["per_class"] == {"cat": 4, "dog": 4}
+    assert page.read_text("utf-8").startswith("<!doctype html>")
+    assert read_table(copy).warnings == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["copy", "deep", "set"], "and leaves nothing half-written"
+
+
+@pytest.mark.parametrize(("spoilt", "code"), [(False, 0), (True, 1)])
+def test_strict_fails_where_anything_was_found(
+    command: Callable[..., Any], tmp_path: Path, spoilt: bool, code: int
+) -> None:
+    root = voc(tmp_path / "set")
+    if spoilt:
+        (root / "Annotations/a.xml").write_text("<annotation>")
+    assert command("check", root, "--strict").code == code
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["none"], "there is no "),
+        (["."], "an empty folder"),
+        (["set", "--fix", "set/copy"], "lies inside the set"),
+        (["set", "--fix", "full"], "is there already"),
+    ],
+)
+def test_refusals_are_one_line(
+    command: Callable[..., Any], tmp_path: Path, given: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    if given[0] == "set":
+        yolo(place / "set")
+        write(place / "full/mine.txt", "x")
+    said = command("check", *given)
+    assert said.code == 1
+    assert said.err.startswith("error: ")
+    assert message in said.err
+    assert len(said.err.splitlines()) == 1
+
+
+# Hostile sets
+
+
+def test_the_page_escapes_what_a_set_says(tmp_path: Path) -> None:
+    root = voc(tmp_path / "set")
+    shown = EVIL.replace("<", "&lt;").replace(">", "&gt;")
+    write(root / "Annotations/a.xml", xml(f"{shown}.jpg", [(shown, BOXES["cat"]), (shown, (5, 5, 5, 5))]))
+    found = check(root)
+    assert EVIL in found.table.names
+    write_report(found, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text("utf-8")
+    tags: list[str] = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attrs: tags.extend([tag, *(name for name, _ in attrs)])  # type: ignore[method-assign]
+    parser.feed(page)
+    assert not {"script", "onload", "onerror", "iframe", "object"} & set(tags)
+    assert "&lt;script&gt;alert(1)" in page, "it is there to read"
+    assert re.findall(r'(?:src|href)="(?!data:image/|#part)', page) == []
+
+
+def billion_laughs() -> str:
+    lines = "".join(f'<!ENTITY e{i} "{f"&e{i - 1};" * 10}">' for i in range(1, 10))
+    return f'<!DOCTYPE a [<!ENTITY e0 "ha">{lines}]><annotation><filename>&e9;</filename></annotation>'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        billion_laughs(),
+        '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotation><filename>&x;</filename></annotation>',
+        '<?xml version="1.0" encoding="no-such"?><annotation/>',
+        "<annotation>" * 100_000,
+        "\0",
+        "<annotation/>" * 2,
+    ],
+)
+def test_hostile_xml_is_one_finding(text: str, tmp_path: Path) -> None:
+    root = voc(tmp_path / "set")
+    write(root / "Annotations/a.xml", text)
+    found = check(root)
+    assert found.counts["annotation-unreadable"] == 1
+    assert "root:" not in json.dumps(found.to_json())
+
+
+def aliases() -> str:
+    """A list of nine lists of nine lists ... by name: a few lines, nine to the eighth entries."""
+    steps = zip("abcdefgh", "bcdefghi", strict=True)
+    return "a: &a [x]\n" + "".join(f"{c}: &{c} [{', '.join([f'*{p}'] * 9)}]\n" for p, c in steps)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "!!python/object/apply:os.system [touch pwned]",
+        "names: !!python/name:os.system\ntrain: train/images",
+        aliases(),
+        "[" * 5_000,
+        f"names: {{'{'9' * 5000}': x}}\ntrain: train/images",
+        "names: [cat, dog]\ntrain: {a: b}",
+    ],
+)
+def test_hostile_yaml_is_one_finding(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    root = yolo(tmp_path / "set")
+    write(root / "data.yaml", text)
+    found = check(root)
+    assert found.to_json()["images"] == 5, "the folders are read without it"
+    assert not (tmp_path / "pwned").exists()
+
+
+JSONS: list[Any] = [
+    {"images": {}, "annotations": [], "categories": []},
+    {"images": [], "annotations": "x", "categories": []},
+    {"images": [], "annotations": [], "categories": 7},
+    {"images": [1, None, [], "x"], "annotations": [None, 3, []], "categories": [{"id": 1, "name": "cat"}]},
+    {"images": [{"id": 10**300, "file_name": "a.jpg"}], "annotations": [], "categories": [{"id": 1, "name": "cat"}]},
+    {"images": [], "annotations": [], "categories": [{"id": None, "name": []}]},
+]
+
+
+@pytest.mark.parametrize("document", JSONS)
+def test_hostile_json_spoils_only_its_own_split(document: Any, tmp_path: Path) -> None:
+    root = coco(tmp_path / "set")
+    write(root / "annotations/instances_train.json", json.dumps(document))
+    found = check(root)
+    assert found.problems
+    assert [e.name for e in found.table.examples if e.split == "val"] == ["val/d.jpg", "val/e.jpg"]
+    assert sum(len(e.boxes) for e in found.table.examples if e.split == "val") == 4
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"images":' * 100_000, "[1,2", '{"images": [' + "9" * 5000 + "]}", "\ufeff{}"]
+)
+def test_a_json_that_is_none_spoils_only_its_own_split(text: str, tmp_path: Path) -> None:
+    root = coco(tmp_path / "set")
+    write(root / "annotations/instances_train.json", text)
+    assert check(root).to_json()["images"] == 2
+
+
+def test_names_that_climb_out_are_never_followed(tmp_path: Path) -> None:
+    root = coco(tmp_path / "set")
+    save(tmp_path / "secret.jpg", scene("secret"))
+    document = coco_document("a")
+    climbing = ["../secret.jpg", str(tmp_path / "secret.jpg"), "x/../../secret.jpg", "..\\..\\secret.jpg", "C:\\a.jpg"]
+    document["images"] += [{"id": 50 + i, "file_name": name} for i, name in enumerate(climbing)]
+    write(root / "annotations/instances_train.json", json.dumps(document))
+    found = check(root)
+    assert found.counts["picture-outside"] == len(climbing)
+    write_copy(found, tmp_path / "copy")
+    assert not list((tmp_path / "copy").rglob("*secret*"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names that only bytes can spell")
+def test_a_name_that_is_no_text(command: Callable[..., Any], tmp_path: Path) -> None:
+    root = yolo(tmp_path / "set")
+    for folder, suffix in (("images", b".jpg"), ("labels", b".txt")):
+        place = os.fsencode(root / f"train/{folder}")
+        os.rename(place + b"/a" + suffix, place + b"/\xff\xfe" + suffix)  # noqa: PTH104
+    said = command(
+        "check", root, "--json", tmp_path / "x.json", "--report", tmp_path / "x.html", "--fix", tmp_path / "c"
+    )
+    assert said.code == 0
+    assert [p["kind"] for p in json.loads((tmp_path / "x.json").read_text())["problems"]] == ["name-odd"]
+    assert check(tmp_path / "c").problems == ()
+
+
+# What turns, and what is copied
+
+
+def test_large_pictures_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nanogfl.doctor.pictures.LARGE", WIDTH * HEIGHT - 1)
+    assert check(yolo(tmp_path)).counts == {"picture-large": 5}
+
+
+def test_the_table_of_kinds_in_the_docs_is_whole() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
+    rows = re.findall(r"^\| `([a-z-]+)` \| (\w+) \| (.*?) \| (.*?) \| (yes|no) \|$", text, re.MULTILINE)
+    said = [(kind, k.severity, k.told, k.fix, "yes" if k.mended else "no") for kind, k in KINDS.items()]
+    assert sorted(rows) == sorted(said)
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_boxes_of_a_lying_picture_turn_with_it(tmp_path: Path, orientation: int) -> None:
+    """A red block in the stored pixels lies under its box in the upright picture and in the copy's."""
+    x1, y1, x2, y2 = 8, 16, 40, 32
+    picture = np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
+    picture[y1:y2, x1:x2] = (250, 10, 10)
+    save(tmp_path / "set/JPEGImages/a.jpg", picture, orientation)
+    write(tmp_path / "set/Annotations/a.xml", xml("a.jpg", [("block", (x1, y1, x2, y2))]))
+    found = check(tmp_path / "set")
+    assert "picture-lying" in found.counts
+    write_copy(found, tmp_path / "copy")
+    for root in (tmp_path / "set", tmp_path / "copy"):
+        (example,) = read_table(root).examples
+        assert (example.width, example.height) == (HEIGHT, WIDTH)
+        seen = cv2.imread(str(example.path)).astype(int)
+        assert seen.shape[:2] == (WIDTH, HEIGHT)
+        left, top, right, bottom = example.boxes[0].astype(int)
+        red = (seen[..., 2] > 170) & (seen[..., 1] < 90)
+        assert red[top + 2 : bottom - 2, left + 2 : right - 2].all()
+        assert red.sum() <= (right - left + 2) * (bottom - top + 2)
+    with Image.open(example.path) as copied:
+        assert copied.getexif().get(0x0112, 1) == 1
+
+
+def test_boxes_that_only_fit_the_upright_picture_stay(tmp_path: Path) -> None:
+    save(tmp_path / "JPEGImages/a.jpg", scene("a"), 6)
+    write(tmp_path / "Annotations/a.xml", xml("a.jpg", [("cat", (10, 70, 50, 94))]))
+    found = check(tmp_path)
+    assert found.table.examples[0].boxes.tolist() == [[10, 70, 50, 94]]
+    assert "size-differs" in found.counts
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_copy_says_the_same(form: str, tmp_path: Path) -> None:
+    root = FORMS[form](tmp_path / "set")
+    write_copy(check(root), tmp_path / "copy")
+    one, other = read_table(root), read_table(tmp_path / "copy")
+    assert other.names == one.names
+    assert [e.split for e in other.examples] == [e.split for e in one.examples]
+    for a, b in zip(one.examples, other.examples, strict=True):
+        assert a.path.read_bytes() == b.path.read_bytes()
+        np.testing.assert_allclose(a.boxes, b.boxes, atol=2e-3)
+        assert a.labels.tolist() == b.labels.tolist()
+
+
+def test_plain_names_are_plain() -> None:
+    names = ["a b#1=x", "é\u4e2d", "-rf", "..", "", "x" * 400, "ok-1_2", "\udcff"]
+    plain = [plain_name(n) for n in names]
+    assert plain == ["a_b_1_x", "e", "rf", "_", "_", "x" * 180, "ok-1_2", "_"]
+
+
+# Real sets
+
+
+def test_blood_cells(shared: Path) -> None:
+    found = check(shared / "data/bccd")
+    assert found.counts == {"box-without-area": 2, "split-leak": 1, "class-imbalance": 1}
+    named = {(p.kind, Path(p.file).stem) for p in found.problems}
+    assert {("box-without-area", "BloodImage_00338"), ("box-without-area", "BloodImage_00343")} < named
+    leak = next(p for p in found.problems if p.kind == "split-leak")
+    pair = {Path(leak.file).stem, re.search(r"BloodImage_\d+", leak.detail)[0]}  # type: ignore[index]
+    assert pair == {"BloodImage_00037", "BloodImage_00038"}, "which show one field of view, moved by nothing"
+
+
+def test_helmets(shared: Path) -> None:
+    found = check(shared / "data/helmet")
+    lines = sum(int(p.detail.split(" of ")[0]) for p in found.problems if p.kind == "box-polygon")
+    assert 0.35 < lines / 3940 < 0.45, "two of five"
+    assert found.counts["box-tiny"] > 0
+    assert found.counts["picture-near-duplicate"] == 4
+    assert found.counts["split-leak"] == 1
+
+
+def test_coco(shared: Path) -> None:
+    found = check(shared / "data/coco_val")
+    regions = sum(int(p.detail.split()[0]) for p in found.problems if p.kind == "box-crowd")
+    assert (found.counts["picture-gray"], found.counts["picture-empty"], regions) == (11, 2, 18)
+    assert found.counts["id-large"] == 1
+    assert "picture-near-duplicate" not in found.counts

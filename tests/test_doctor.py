@@ -1,0 +1,293 @@
+"""One kind of dirt a row: it is found, in its place, and nothing else is."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from dirty import BOXES, FORMS, HEIGHT, WIDTH, save, scene, write, xml, yolo_line
+from PIL import Image
+
+from nanogfl.data.findings import KINDS
+from nanogfl.doctor.check import Checkup, check
+from nanogfl.doctor.fix import write_copy
+
+Spoil = Callable[[Path], object]
+CAT, DOG = BOXES.values()
+FIRST = "train/labels/a.txt"
+A, H = "train/images/a.jpg", "train/images/h.jpg"
+JSON = "instances_train.json"
+NAMES = "names: [cat, dog]\n"
+
+
+def kinds(found: Checkup) -> dict[str, int]:
+    return dict(found.counts)
+
+
+def add_line(line: str, file: str = FIRST) -> Spoil:
+    return lambda root: write(root / file, (root / file).read_text() + line)
+
+
+def replace_picture(file: str, picture: np.ndarray, **options: Any) -> Spoil:
+    return lambda root: save(root / file, picture, **options)
+
+
+def cut_short(root: Path) -> None:
+    save(root / "train/images/a.jpg", scene("a", 400, 300))
+    data = (root / "train/images/a.jpg").read_bytes()
+    (root / "train/images/a.jpg").write_bytes(data[: len(data) // 2])
+
+
+def bomb(root: Path) -> None:
+    """A PNG of a few hundred bytes that says it is 60000 x 60000."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    parts = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 9999)) + chunk(b"IEND", b"")
+    (root / "train/images/a.jpg").write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+
+
+def rename(before: str, after: str) -> Spoil:
+    def spoil(root: Path) -> None:
+        for folder, suffix in (("images", ".jpg"), ("labels", ".txt")):
+            (root / f"train/{folder}/{before}{suffix}").rename(root / f"train/{folder}/{after}{suffix}")
+
+    return spoil
+
+
+def copy_picture(source: str, target: str, quality: int | None = None) -> Spoil:
+    def spoil(root: Path) -> None:
+        path = root / target
+        label = root / target.replace("images", "labels").replace(".jpg", ".txt")
+        write(label, (root / source.replace("images", "labels").replace(".jpg", ".txt")).read_text())
+        if quality:
+            Image.open(root / source).resize((WIDTH * 2, HEIGHT * 2)).save(path, quality=quality)
+        else:
+            path.write_bytes((root / source).read_bytes())
+
+    return spoil
+
+
+def in_json(change: Callable[[dict[str, Any]], object], split: str = "train") -> Spoil:
+    def spoil(root: Path) -> None:
+        path = root / f"annotations/instances_{split}.json"
+        document = json.loads(path.read_text())
+        change(document)
+        path.write_text(json.dumps(document))
+
+    return spoil
+
+
+def in_both(change: Callable[[dict[str, Any]], object]) -> Spoil:
+    return lambda root: [in_json(change, split)(root) for split in ("train", "val")]
+
+
+def set_all(part: str, key: str, value: Callable[[Any], object]) -> Callable[[dict[str, Any]], object]:
+    return lambda document: [entry.update({key: value(entry[key])}) for entry in document[part]]
+
+
+def lying(orientation: int) -> Spoil:
+    """A phone's photograph, annotated by a tool that does not know of EXIF."""
+
+    def spoil(root: Path) -> None:
+        save(root / "JPEGImages/a.jpg", scene("a"), orientation)
+
+    return spoil
+
+
+def xml_of(text: str, stem: str = "a") -> Spoil:
+    return lambda root: write(root / f"Annotations/{stem}.xml", text)
+
+
+def many_cats(root: Path) -> None:
+    boxes = [(4 + 3 * i, 4, 30 + 3 * i, 30 + i) for i in range(20)]
+    for stem in "abc":
+        write(root / f"train/labels/{stem}.txt", "".join(yolo_line(0, box) for box in boxes) + yolo_line(1, DOG))
+
+
+# What is done to which clean set, which kinds are found how often, and what of the first: file, where.
+DIRT: list[tuple[str, Spoil, dict[str, int], str, str]] = [
+    # Pictures
+    ("yolo", cut_short, {"picture-truncated": 1}, A, ""),
+    ("yolo", lambda r: write(r / A, "x"), {"picture-unreadable": 1}, A, ""),
+    ("yolo", lambda r: write(r / A, ""), {"picture-unreadable": 1}, A, ""),
+    ("yolo", bomb, {"picture-huge": 1}, A, ""),
+    ("yolo", replace_picture(A, scene("a"), format="PNG"), {"picture-suffix": 1}, A, ""),
+    ("yolo", replace_picture(A, scene("a")[..., 0]), {"picture-gray": 1}, A, ""),
+    ("yolo", replace_picture(A, scene("a")[..., :1].repeat(3, 2)), {"picture-gray": 1}, "", ""),
+    ("yolo", replace_picture(A, scene("a"), orientation=3), {"picture-rotated": 1}, A, ""),
+    ("voc", lying(6), {"picture-lying": 1}, "JPEGImages/a.jpg", ""),
+    ("yolo", replace_picture("train/images/g.gif", scene("g")), {"picture-form": 1}, "train/images/g.gif", ""),
+    ("yolo", replace_picture("train/images/g.jpg", scene("g")), {"picture-unannotated": 1}, "train/images/g.jpg", ""),
+    ("voc", replace_picture("JPEGImages/g.jpg", scene("g")), {"picture-unannotated": 1}, "JPEGImages/g.jpg", ""),
+    ("coco", replace_picture("train/g.jpg", scene("g")), {"picture-unannotated": 1}, "train/g.jpg", ""),
+    ("yolo", lambda r: (r / A).unlink(), {"picture-missing": 1}, FIRST, ""),
+    ("voc", lambda r: (r / "JPEGImages/a.jpg").unlink(), {"picture-missing": 1}, "JPEGImages/a.jpg", ""),
+    ("coco", lambda r: (r / "train/a.jpg").unlink(), {"picture-missing": 1}, "train/a.jpg", ""),
+    ("yolo", lambda r: write(r / FIRST, ""), {"picture-empty": 1}, A, ""),
+    ("yolo", copy_picture(A, H), {"picture-duplicate": 1}, H, ""),
+    ("yolo", copy_picture(A, H, 60), {"picture-near-duplicate": 1}, H, ""),
+    ("yolo", copy_picture(A, "valid/images/h.jpg"), {"split-leak": 1}, "valid/images/h.jpg", "in val"),
+    ("yolo", copy_picture(A, "valid/images/h.jpg", 60), {"split-leak": 1}, "valid/images/h.jpg", "in val"),
+    # Boxes
+    ("yolo", add_line("0 .5 .5 0 .5\n"), {"box-without-area": 1}, A, "line 3"),
+    ("yolo", add_line("0 .5 .5 -.2 .5\n"), {"box-inverted": 1}, A, "line 3"),
+    ("yolo", add_line("0 1.8 .5 .2 .2\n"), {"box-outside": 1}, A, "line 3"),
+    ("yolo", add_line("0 .9 .5 .4 .4\n"), {"box-clipped": 1}, A, "line 3"),
+    ("yolo", add_line("0 .5 .5 nan .2\n"), {"box-not-finite": 1}, A, "line 3"),
+    ("yolo", add_line("0 .5 .5 .2\n"), {"box-malformed": 1}, FIRST, "line 3"),
+    ("yolo", add_line("\n7 .5 .5 .2 .2\n"), {"class-unknown": 1}, A, "line 4"),
+    ("yolo", add_line(yolo_line(0, CAT)), {"box-duplicate": 1}, A, "line 3"),
+    ("yolo", add_line(yolo_line(1, CAT)), {"box-contradicted": 1}, A, "line 3"),
+    ("yolo", add_line(yolo_line(0, (5, 5, 5.9, 30))), {"box-tiny": 1}, A, "line 3"),
+    ("yolo", add_line("0 .1 .1 .5 .1 .5 .6\n"), {"box-polygon": 1}, FIRST, "line 3"),
+    (
+        "voc",
+        xml_of(xml("a.jpg", [("cat", (50, 8, 10, 40)), ("dog", DOG)])),
+        {"box-inverted": 1},
+        "JPEGImages/a.jpg",
+        "object 1",
+    ),
+    (
+        "coco",
+        in_json(lambda d: d["annotations"][1].update(bbox=[5, 5, 0, 9])),
+        {"box-without-area": 1},
+        "train/a.jpg",
+        "annotation 2",
+    ),
+    ("coco", in_json(lambda d: d["annotations"][1].update(bbox=None)), {"box-malformed": 1}, JSON, "annotation 2"),
+    ("coco", in_json(lambda d: d["annotations"][1].update(iscrowd=1)), {"box-crowd": 1}, "train/a.jpg", "annotation 2"),
+    # Ids and labels
+    ("coco", in_json(lambda d: d["annotations"][1].update(id=1)), {"id-repeated": 1}, JSON, "annotation 1"),
+    ("coco", in_json(set_all("annotations", "id", lambda i: i - 1)), {"id-zero": 1}, JSON, "annotations"),
+    ("coco", in_json(set_all("annotations", "id", lambda i: i + 2**31)), {"id-large": 1}, JSON, "annotations"),
+    ("coco", in_json(set_all("annotations", "id", lambda i: f"x{i}")), {"id-text": 1}, JSON, "annotations"),
+    (
+        "coco",
+        in_json(lambda d: d["images"].append({**d["images"][0], "file_name": "z.jpg"})),
+        {"image-repeated": 1},
+        JSON,
+        "image 1",
+    ),
+    ("coco", in_json(lambda d: d["annotations"][1].update(image_id=99)), {"image-unknown": 1}, JSON, "annotation 2"),
+    ("coco", in_json(lambda d: d["annotations"][1].update(category_id=99)), {"class-unknown": 1}, JSON, "annotation 2"),
+    ("coco", in_json(lambda d: d["images"].append({"id": 9})), {"image-malformed": 1}, JSON, "entry 3 of images"),
+    (
+        "coco",
+        in_json(lambda d: d["images"].append({"id": 9, "file_name": "../../x.jpg"})),
+        {"picture-outside": 1},
+        JSON,
+        "image 9",
+    ),
+    (
+        "coco",
+        in_both(lambda d: d["categories"].append({"id": 3, "name": "dog"})),
+        {"class-repeated": 1},
+        JSON,
+        "categories",
+    ),
+    ("voc", xml_of(xml("a.jpg", [("Cat", CAT), ("dog", DOG)])), {"class-variant": 1}, "JPEGImages/a.jpg", ""),
+    (
+        "yolo",
+        lambda r: write(r / "data.yaml", (r / "data.yaml").read_text().replace("dog]", "dog, cow]")),
+        {"class-unused": 1},
+        "",
+        "",
+    ),
+    ("yolo", many_cats, {"class-imbalance": 1}, "", ""),
+    (
+        "yolo",
+        lambda r: [write(r / f"train/labels/{s}.txt", yolo_line(0, CAT)) for s in "abc"],
+        {"class-untaught": 1},
+        "",
+        "val",
+    ),
+    # Sizes and paths
+    ("voc", xml_of(xml("a.jpg", BOXES.items(), (0, 0))), {"size-missing": 1}, "Annotations/a.xml", "size"),
+    ("voc", xml_of(xml("a.jpg", BOXES.items(), (640, 480))), {"size-differs": 1}, "JPEGImages/a.jpg", ""),
+    ("voc", xml_of(xml("other.jpg", BOXES.items())), {"path-misleading": 1}, "Annotations/a.xml", "filename"),
+    (
+        "voc",
+        xml_of("<annotation><object>"),
+        {"annotation-unreadable": 1, "annotation-missing": 1, "picture-unannotated": 1},
+        "",
+        "",
+    ),
+    (
+        "voc",
+        lambda r: (r / "Annotations/a.xml").unlink(),
+        {"annotation-missing": 1, "picture-unannotated": 1},
+        "ImageSets/Main/train.txt",
+        "line 1",
+    ),
+    (
+        "voc",
+        lambda r: write(r / "ImageSets/Main/val.txt", "d\ne\na"),
+        {"picture-repeated": 1},
+        "ImageSets/Main/val.txt",
+        "line 3",
+    ),
+    ("voc", lambda r: write(r / "ImageSets/Main/val.txt", "d"), {"picture-unlisted": 1}, "JPEGImages/e.jpg", ""),
+    (
+        "yolo",
+        lambda r: write(r / "data.yaml", NAMES + "train: ../train/images\nval: ../valid/images"),
+        {"path-corrected": 2},
+        "data.yaml",
+        "train",
+    ),
+    (
+        "yolo",
+        lambda r: write(r / "data.yaml", NAMES + "train: train/images\nval: valid/images\ntest: t"),
+        {"split-missing": 1},
+        "data.yaml",
+        "test",
+    ),
+    ("yolo", lambda r: write(r / "data.yaml", "names: [cat, dog"), {"annotation-unreadable": 1}, "data.yaml", ""),
+    # Names
+    ("yolo", rename("a", "a b#1=x"), {"name-odd": 1}, "train/images/a b#1=x.jpg", ""),
+    ("yolo", rename("a", "é\u4e2d"), {"name-odd": 1}, "train/images/é\u4e2d.jpg", ""),
+    ("yolo", rename("a", "B"), {"name-collides": 1}, "train/images/b.jpg", ""),
+    ("yolo", replace_picture("train/images/a.png", scene("h")), {"name-collides": 1}, "train/images/a.png", ""),
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_clean_set_is_clean(form: str, tmp_path: Path) -> None:
+    found = check(FORMS[form](tmp_path / "set"))
+    assert found.problems == ()
+    assert found.to_json()["images"] == 5
+    assert found.to_json()["annotations"] == 10
+    assert found.to_json()["classes"] == ["cat", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("form", "spoil", "expected", "file", "where"),
+    [pytest.param(*row, id=f"{i}-{'+'.join(row[2])}") for i, row in enumerate(DIRT)],
+)
+def test_dirt_is_found_and_mended(
+    form: str, spoil: Spoil, expected: dict[str, int], file: str, where: str, tmp_path: Path
+) -> None:
+    root = FORMS[form](tmp_path / "set")
+    spoil(root)
+    before = {p: p.read_bytes() for p in root.rglob("*") if p.is_file()}
+    found = check(root)
+    assert kinds(found) == expected
+    if found.problems and file:
+        assert (found.problems[0].file, found.problems[0].where) == (file, where)
+    write_copy(found, tmp_path / "out" / "copy")
+    again = check(tmp_path / "out" / "copy")
+    assert {kind for kind in again.counts if KINDS[kind].mended} == set(), again.problems
+    assert {p: p.read_bytes() for p in root.rglob("*") if p.is_file()} == before, "the original is untouched"
+
+
+def test_every_kind_has_its_row() -> None:
+    known = {kind for row in DIRT for kind in row[2]}
+    assert set(KINDS) - known == {"picture-large", "picture-unlabelled"}, "which their own tests have"
