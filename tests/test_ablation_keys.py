@@ -13,12 +13,13 @@ from models import random_detector
 from oracles.layouts import torchvision_resnet
 
 import nanogfl
-from nanogfl.errors import ModelError, RecipeError
+from nanogfl.errors import ModelError, RecipeError, UsageError
 from nanogfl.model.detector import Architecture, Detector
 from nanogfl.model.weights import read_weights
 from nanogfl.predictor import TorchDetector
 from nanogfl.recipe import LossRecipe, load_recipe
 from nanogfl.training.objective import LossWeights, Targets, assign, head_loss
+from nanogfl.training.resume import going_on
 from nanogfl.training.start import start
 
 Train = Callable[..., dict[str, Any]]
@@ -163,3 +164,12 @@ def test_a_separate_branch_does_not_disturb_the_other() -> None:
 
     assert moved(detector.head.side_towers) and moved(detector.head.measure)  # type: ignore[arg-type]
     assert not moved(detector.head.towers) and not moved(detector.head.predict)  # type: ignore[arg-type]
+
+
+def test_a_resumed_run_keeps_what_its_recipe_leaves_open(tiny_run: Path) -> None:
+    names = nanogfl.load(tiny_run / "best.ckpt").names
+    model = going_on(load_recipe(None), tiny_run / "last.ckpt", tuple(names)).model
+    assert (model.size, model.family, model.reg_max, model.sides) == ("s", "plus", 7, "distribution")
+    for change in ("sides=dirac", "family=first", "reg_max=8", "separate_sides=true"):
+        with pytest.raises(UsageError, match=rf"model\.{change.split('=')[0]} cannot change within a run"):
+            going_on(load_recipe(None, [f"model.{change}"]), tiny_run / "last.ckpt", tuple(names))
