@@ -78,7 +78,7 @@ def test_every_form_finds_the_same_boxes(tmp_path: Path, name: str, form: Form) 
     (tmp_path / "model.onnx").write_bytes(build(network, form).SerializeToString())
     file = nanogfl.load(tmp_path / "model.onnx")
     parity = compare(network, file, [(f"scene {i}", scene(120, 160, i)) for i in range(3)])
-    assert parity.holds and parity.boxes > 50, parity.to_text()
+    assert parity.holds and parity.boxes >= 10, parity.to_text()
     assert file.describe()["strides"] == network.describe()["strides"]
     dirac = SHAPES[name].reg_max == 0
     ours, theirs = file.predict(scene()), network.predict(scene())
