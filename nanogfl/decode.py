@@ -47,7 +47,7 @@ class Layout:
     Attributes:
         input_size: (H, W) in px.
         strides: of the levels in px, in the order of the rows.
-        reg_max: R; each side has R + 1 bins.
+        reg_max: R; each side has R + 1 bins; 0: one value, softplus of it is the distance.
         centred: priors at the cells' centres (the first NanoDet) instead of their corners.
         sigma: whether the deviation of each side is wanted.
         temperature: factor on that deviation.
@@ -86,16 +86,21 @@ def decode(
 
 def side_geometry(logits: Array, priors: Array, reg_max: int) -> tuple[Array, Array]:
     """Side logits [N, 4 * (R + 1)] around priors [N, 3] -> boxes [N, 4] and deviations [N, 4], input px."""
+    if reg_max == 0:
+        return _around(np.logaddexp(0, logits), priors), np.zeros((len(logits), 4), np.float32)
     bins = np.arange(reg_max + 1, dtype=np.float32)
     exp = logits.reshape(-1, 4, reg_max + 1)
     exp = np.exp(exp - exp.max(axis=2, keepdims=True, initial=-np.inf))
     probability = exp / exp.sum(axis=2, keepdims=True)
     mean = probability @ bins
-    stride = priors[:, 2:]
-    side = mean * stride
-    boxes = np.concatenate([priors[:, :2] - side[:, :2], priors[:, :2] + side[:, 2:]], axis=1)
-    deviation = np.sqrt((probability @ bins**2 - mean**2).clip(0)) * stride
-    return boxes.astype(np.float32), deviation.astype(np.float32)
+    deviation = np.sqrt((probability @ bins**2 - mean**2).clip(0)) * priors[:, 2:]
+    return _around(mean, priors), deviation.astype(np.float32)
+
+
+def _around(distances: Array, priors: Array) -> Array:
+    """Sides in strides [N, 4] around priors [N, 3] -> boxes [N, 4] in px."""
+    side = distances * priors[:, 2:]
+    return np.concatenate([priors[:, :2] - side[:, :2], priors[:, :2] + side[:, 2:]], axis=1).astype(np.float32)
 
 
 def nms(boxes: Array, scores: Array, labels: NDArray[np.integer], limits: Thresholds) -> NDArray[np.intp]:

@@ -120,8 +120,10 @@ class TorchDetector:
     @property
     def layout(self) -> Layout:
         """How the raw output is to be read."""
-        reg_max = self.card.architecture.reg_max
-        return Layout(self.input_size, self.network.strides, reg_max, sigma=True, temperature=self.card.temperature)
+        reg_max, network = self.card.architecture.reg_max, self.network
+        return Layout(
+            self.input_size, network.strides, reg_max, network.centred, reg_max > 0, temperature=self.card.temperature
+        )
 
     def predict(
         self, source: str | Path | NDArray[np.uint8], score: float = 0.3, *, iou: float = 0.6, max_boxes: int = 100
@@ -152,6 +154,7 @@ class TorchDetector:
         return {
             "file": str(self.source),
             "kind": f"{self.kind} checkpoint",
+            "family": a.family,
             "size": a.size,
             "classes": self.names,
             "input_size": list(self.input_size),

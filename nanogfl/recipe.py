@@ -12,7 +12,7 @@ from nanogfl.errors import RecipeError, nearest
 
 Pair = tuple[float, float]
 MANY, PROCESSES = 1_000_000, 256  # beyond these a number is a slip, and no machine would ever be done
-YES_OR_NO = frozenset({"share_levels", "sync_batch_norm"})
+YES_OR_NO = frozenset({"share_levels", "separate_sides", "sync_batch_norm"})
 CLOSED = {"extra": "forbid"}  # pydantic: a key that nobody reads is an error
 
 
@@ -38,7 +38,12 @@ class ModelRecipe:
 
     Attributes:
         size: s | m | l; m is NanoDet-Plus-m, l is NanoDet-Plus-m-1.5x; None: the init checkpoint's, else m.
+        family: plus (NanoDet-Plus), first (the first NanoDet), resnet (the paper's heavy detector: ResNet-18, -34
+            or -50 for s, m, l, FPN, towers); None: the init checkpoint's, else plus.
         share_levels: one head branch for all levels instead of one each.
+        separate_sides: a head branch of their own for the sides.
+        sides: distribution, or dirac (one value a side).
+        reg_max: R of the distribution; None: the init checkpoint's, else 7, and 16 for resnet.
         quality: distribution-guided quality predictor: none, top4 (the paper's), moments (no TopK operator).
         guidance: which module assigns in training: full (NanoDet-Plus' own), light, none (the head itself);
             auto: none where the run starts from a trained detector, which assigns well by itself, else light.
@@ -46,9 +51,23 @@ class ModelRecipe:
 
     __pydantic_config__ = CLOSED
     size: Literal["s", "m", "l"] | None = None
+    family: Literal["plus", "first", "resnet"] | None = None
     share_levels: bool = False
+    separate_sides: bool = False
+    sides: Literal["distribution", "dirac"] = "distribution"
+    reg_max: int | None = None
     quality: Literal["none", "top4", "moments"] = "none"
     guidance: Literal["auto", "full", "light", "none"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.reg_max is not None and not 3 <= self.reg_max <= 64:
+            raise ValueError(f"model.reg_max must be from 3 to 64, not {self.reg_max}")
+        if self.sides == "dirac" and (self.quality != "none" or self.reg_max is not None):
+            raise ValueError(
+                "model.sides=dirac has no distribution; leave model.quality at none and model.reg_max away"
+            )
+        if self.family == "resnet" and (self.share_levels or self.separate_sides):
+            raise ValueError("model.family=resnet always shares its towers and keeps sides apart; leave both keys away")
 
 
 @dataclass(frozen=True)
@@ -130,6 +149,7 @@ class TrainRecipe:
         plain_epochs: last epochs without mosaic and with half the zoom.
         detach_guidance: part of the run after which guidance no longer trains the detector.
         freeze: ``backbone`` keeps the backbone as it was loaded.
+        teacher: a checkpoint or published name of a detector whose predictions are learnt as well; none.
         precision: auto | 32 | bf16 | 16.
         patience: validations without a better AP after which to stop; 0: never.
         validate_every: epochs between validations.
@@ -155,6 +175,7 @@ class TrainRecipe:
     plain_epochs: int | None = None
     detach_guidance: float = 1.0
     freeze: Literal["none", "backbone"] = "none"
+    teacher: str = "none"
     precision: Literal["auto", "32", "bf16", "16", 32, 16] = "auto"
     patience: int = 0
     validate_every: int | None = None
@@ -189,13 +210,18 @@ class TrainRecipe:
 
 @dataclass(frozen=True)
 class LossRecipe:
-    """Weights of the parts, the exponent of QFL, and the assignment.
+    """Weights of the parts, the exponent of QFL, the assignment, and what a teacher counts.
 
     Attributes:
-        qfl, giou, dfl: weights.
-        beta: exponent of QFL's modulating factor.
+        qfl, giou, dfl: weights; qfl that of the class loss, whichever it is.
+        beta: exponent of the modulating factor of the class loss.
+        classes: qfl, or focal (the score learns 1 where there is a box, not the IoU).
         assign: dsl (dynamic soft labels) or atss.
         topk: candidates a box (dsl 13), or a level (atss 9).
+        anchor: side of ATSS' anchors in strides; 8 in the paper's heavy detectors.
+        teach_classes: weight of the teacher's scores as soft labels.
+        teach_sides: weight of the divergence from the teacher's side distributions.
+        temperature: of both distributions in that divergence.
     """
 
     __pydantic_config__ = CLOSED
@@ -203,11 +229,20 @@ class LossRecipe:
     giou: float = 2.0
     dfl: float = 0.25
     beta: float = 2.0
+    classes: Literal["qfl", "focal"] = "qfl"
     assign: Literal["dsl", "atss"] = "dsl"
     topk: int | None = None
+    anchor: float = 5.0
+    teach_classes: float = 1.0
+    teach_sides: float = 0.25
+    temperature: float = 10.0
 
     def __post_init__(self) -> None:
-        _refuse_outside("loss", self, dict.fromkeys(("qfl", "giou", "dfl", "beta"), math.inf))
+        numbers = ("qfl", "giou", "dfl", "beta", "teach_classes", "teach_sides")
+        _refuse_outside("loss", self, dict.fromkeys(numbers, math.inf))
+        for name in ("anchor", "temperature"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"loss.{name} must be above 0, not {getattr(self, name)}")
         _refuse_count("loss.topk", self.topk, 1, MANY)
 
 

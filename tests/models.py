@@ -15,6 +15,7 @@ from nanogfl.deploy.build import Form, build
 from nanogfl.detections import Detections
 from nanogfl.model.checkpoint import Card
 from nanogfl.model.detector import Architecture, Detector
+from nanogfl.model.head import TowerHead
 from nanogfl.pictures import Picture, write_picture
 from nanogfl.predictor import TorchDetector
 from nanogfl.view import normalise
@@ -36,10 +37,12 @@ def random_detector(architecture: Architecture, seed: int = 0, background: float
     classes = architecture.classes
     with torch.no_grad():
         detector(torch.from_numpy(pictures))
-        for predict in detector.head.predict:
+        head, towers = detector.head, isinstance(detector.head, TowerHead)
+        for predict in [head.classify, head.measure] if towers else [*head.predict, *head.measure]:
             assert isinstance(predict, nn.Conv2d) and predict.bias is not None
-            predict.weight.normal_(0, 0.1)
+            predict.weight.normal_(0, 0.03 if towers else 0.1)
             predict.bias.normal_(0, 0.5)
+        for predict in [head.classify] if towers else head.predict:
             predict.bias[:classes] = background
     return detector.eval()
 

@@ -46,6 +46,12 @@ def test_the_strings_of_the_contract() -> None:
     }
 
 
+def test_centred_priors_are_said() -> None:
+    card = FileCard(["a"], (96, 160), "letterbox", strides=(8, 16, 32), centred=True)
+    assert card.to_metadata()["nanogfl.prior"] == "centre"
+    assert read_card(card.to_metadata(), PATH).centred and not read_card(good(), PATH).centred
+
+
 def test_keys_of_others_do_not_matter() -> None:
     assert read_card(good() | {"author": "someone"}, PATH).names == ["a", "b"]
 

@@ -12,8 +12,15 @@ import torch
 from oracles import losses as oracle
 from oracles.gradient import central_difference
 from torch import Tensor
+from torch.nn import functional as F
 
-from nanogfl.training.losses import distribution_focal_loss, giou_loss, quality_focal_loss
+from nanogfl.training.losses import (
+    distribution_focal_loss,
+    focal_loss,
+    generalized_focal_loss,
+    giou_loss,
+    quality_focal_loss,
+)
 
 Loss = Callable[[Tensor], Tensor]
 
@@ -255,3 +262,75 @@ def test_extreme_logits_stay_finite(size: float) -> None:
     torch.testing.assert_close(dfl, torch.tensor([size, 0.0, size / 2]), atol=1e-3, rtol=1e-6)
     for x in (logits, bins):
         assert x.grad is not None and x.grad.isfinite().all()
+
+
+# --- the general form, of which QFL and DFL are cases
+
+
+def same_with_gradient(ours: Loss, general: Loss, at: Tensor) -> None:
+    """Both values and both gradients agree."""
+    grads = []
+    for function in (ours, general):
+        x = at.clone().requires_grad_()
+        value = function(x)
+        value.sum().backward()
+        grads.append((value.detach(), x.grad))
+    torch.testing.assert_close(grads[0], grads[1], rtol=1e-9, atol=1e-12)
+
+
+def test_qfl_is_the_general_form_between_zero_and_one() -> None:
+    labels, quality = torch.tensor([0, 1, 3, 2]), torch.tensor([0.9, 0.2, 0.7, 1.0]).double()
+    target = F.one_hot(labels, 4)[:, :3] * quality[:, None]
+
+    def general(x: Tensor) -> Tensor:
+        zero, one = torch.zeros_like(x), torch.ones_like(x)
+        return generalized_focal_loss(F.logsigmoid(-x), F.logsigmoid(x), zero, one, target, 2.0).sum(dim=1)
+
+    same_with_gradient(lambda x: quality_focal_loss(x, labels, quality), general, torch.randn(4, 3).double() * 3)
+
+
+def test_dfl_is_the_general_form_between_neighbouring_bins() -> None:
+    target = torch.tensor([0.0, 0.4, 3.0, 6.9]).double()
+    left = target.long()
+
+    def general(x: Tensor) -> Tensor:
+        log = x.log_softmax(dim=1)
+        ends = (log.gather(1, (left + i)[:, None])[:, 0] for i in (0, 1))
+        return generalized_focal_loss(*ends, left.double(), left + 1.0, target, 0.0)
+
+    same_with_gradient(lambda x: distribution_focal_loss(x, target), general, torch.randn(4, 8).double() * 3)
+
+
+def test_focal_loss_is_the_general_form_with_targets_zero_and_one() -> None:
+    labels = torch.tensor([0, 1, 3, 2])
+    target = F.one_hot(labels, 4)[:, :3].double()
+
+    def general(x: Tensor) -> Tensor:
+        zero, one = torch.zeros_like(x), torch.ones_like(x)
+        loss = generalized_focal_loss(F.logsigmoid(-x), F.logsigmoid(x), zero, one, target, 2.0)
+        return (loss * torch.where(target > 0, 0.25, 0.75)).sum(dim=1)
+
+    same_with_gradient(lambda x: focal_loss(x, labels), general, torch.randn(4, 3).double() * 3)
+
+
+@pytest.mark.parametrize(
+    ("logit", "label", "expected"),
+    [
+        (0.0, 0, 0.25 * 0.25 * math.log(2)),
+        (0.0, 1, 0.75 * 0.25 * math.log(2)),  # background
+        (-math.log(3), 0, 0.25 * 0.75**2 * math.log(4)),
+        (-math.log(3), 1, 0.75 * 0.25**2 * math.log(4 / 3)),
+    ],
+)
+def test_focal_hand_values(logit: float, label: int, expected: float) -> None:
+    got = focal_loss(torch.tensor([[logit]]), torch.tensor([label]))
+    assert got.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_general_form_is_least_where_the_estimate_is_the_target() -> None:
+    """The paper's: its minimum is at p_l = (y_r - y) / (y_r - y_l)."""
+    p = torch.linspace(0.01, 0.99, 99).double()
+    loss = generalized_focal_loss(
+        (1 - p).log(), p.log(), torch.full_like(p, 2), torch.full_like(p, 3), torch.full_like(p, 2.3), 2.0
+    )
+    assert p[loss.argmin()].item() == pytest.approx(0.3)

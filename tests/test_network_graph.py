@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import nn
 
+from nanogfl.deploy.families import write_network
 from nanogfl.deploy.fuse import fuse, fused_parameters
 from nanogfl.deploy.graph import FLOAT, INT64, Graph
-from nanogfl.deploy.network import Value, collect, write_layers, write_network
+from nanogfl.deploy.network import Value, collect, write_layers
 from nanogfl.model.detector import Architecture, Detector, count_parameters
 
 SIZES = [Architecture("s", 3), Architecture("m", 3), Architecture("l", 3), Architecture("s", 2, share_levels=True)]

@@ -26,6 +26,7 @@ from nanogfl.training.objective import (
     head_loss,
     predicted_boxes,
     side_targets,
+    split,
 )
 from nanogfl.view import normalise
 
@@ -260,7 +261,7 @@ def test_hand_values_of_one_prior() -> None:
     prior = torch.tensor([[32.0, 32.0, 8.0]])
     to = targets([[4.0, 4.0, 60.0, 60.0]])
     raw = torch.zeros(1, 1, CLASSES + 32)
-    assert predicted_boxes(raw, prior).tolist() == [[[4.0, 4.0, 60.0, 60.0]]]
+    assert predicted_boxes(split(raw, 7)[1], prior).tolist() == [[[4.0, 4.0, 60.0, 60.0]]]
     assignment = assign(DSL, raw, prior, [1], to)
     assert assignment.gt_index.tolist() == [[0]] and assignment.quality.tolist() == [[1.0]]
     found = head_loss(raw, prior, to, assignment, LossWeights())
@@ -290,7 +291,7 @@ def test_side_targets_by_hand(box: list[float], expected: list[float]) -> None:
 def test_quality_is_the_iou_of_each_positive_with_its_box(recipe: LossRecipe) -> None:
     raw, to = logits(2, seed=3), targets(TWO, THREE)
     found = assign(recipe, raw, PRIORS, LEVELS, to)
-    boxes = predicted_boxes(raw, PRIORS)
+    boxes = predicted_boxes(split(raw, 7)[1], PRIORS)
     positives = (found.gt_index >= 0).nonzero().tolist()
     assert len(positives) > 5
     for b, p in positives:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -46,7 +47,7 @@ def test_golden_values(golden: dict[str, Tensor], predictor: QualityPredictor) -
     torch.testing.assert_close(predictor.describe(probabilities), statistic, atol=1e-6, rtol=1e-5)
     quality = predictor(golden["reg_logits"])
     torch.testing.assert_close(quality, golden["quality"], atol=1e-6, rtol=1e-5)
-    score = product_logits(golden["cls_logits"], quality).sigmoid()
+    score = product_logits(golden["cls_logits"], predictor.logits(golden["reg_logits"])).sigmoid()
     torch.testing.assert_close(score, golden["score"], atol=1e-6, rtol=1e-5)
 
 
@@ -55,7 +56,7 @@ def test_golden_gradients_through_score_and_distribution(
 ) -> None:
     classes = golden["cls_logits"].contiguous().requires_grad_()
     sides = golden["reg_logits"].contiguous().requires_grad_()
-    logits = product_logits(classes, predictor(sides))
+    logits = product_logits(classes, predictor.logits(sides))
     labels, quality = golden["labels"].flatten(), golden["target_quality"].flatten()
     loss = quality_focal_loss(logits.flatten(0, 2), labels, quality).sum() / golden["avg_factor"]
     loss.backward()
@@ -117,26 +118,47 @@ def test_the_papers_statistics_see_the_shape_and_not_the_place() -> None:
 
 
 @pytest.mark.parametrize(
-    ("logit", "quality", "score"),
+    ("logit", "quality", "product"),
     [
-        (0.0, 0.5, 0.25),
-        (30.0, 0.3, 0.3),  # a sure class: the quality alone
-        (0.0, 1.0, 0.5),
-        (-200.0, 0.5, 1e-6),  # held at the ends, so that the logit stays finite
-        (200.0, 1.0, 1 - 1e-6),
-        (200.0, 0.0, 1e-6),
+        (0.0, 0.0, -math.log(3)),  # a half of a half is a quarter: odds 1 to 3
+        (50.0, -0.8, -0.8),  # a sure class: the quality alone
+        (1.3, 60.0, 1.3),  # a perfect box: the class alone
+        (-200.0, 0.0, -200 - math.log(2)),  # no score is ever computed, so none is lost
+        (-200.0, -300.0, -500.0),
+        (200.0, 200.0, 200 - math.log(2)),
     ],
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_product_at_extremes(logit: float, quality: float, score: float, dtype: torch.dtype) -> None:
-    x = torch.tensor([[logit]], dtype=dtype, requires_grad=True)
-    q = torch.tensor([[quality]], dtype=dtype, requires_grad=True)
-    product = product_logits(x, q)
-    product.sum().backward()
-    assert product.dtype == torch.float32
-    assert product.sigmoid().item() == pytest.approx(score, rel=5e-3 if dtype == torch.bfloat16 else 1e-5)
-    for value in (product, x.grad, q.grad):
-        assert value is not None and value.isfinite().all()
+def test_product_at_extremes(logit: float, quality: float, product: float) -> None:
+    c, q = (torch.tensor([[x]], requires_grad=True) for x in (logit, quality))
+    got = product_logits(c, q)
+    got.sum().backward()
+    assert got.item() == pytest.approx(product, rel=1e-5)
+    assert c.grad is not None and q.grad is not None
+    assert c.grad.isfinite().all() and q.grad.isfinite().all()
+    assert float(c.grad + q.grad) >= 1 - 1e-6  # never saturated: one of the two is always moved
+
+
+def test_the_gradient_lives_where_the_score_does_not() -> None:
+    """d product / d c is 1 - sigmoid(c) over 1 - p: at a score of 1e-13 a positive still learns at full speed."""
+    c, q = (torch.tensor([[-30.0]], requires_grad=True) for _ in range(2))
+    loss = quality_focal_loss(product_logits(c, q), torch.tensor([0]), torch.tensor([0.8]))
+    loss.sum().backward()
+    assert c.grad is not None and q.grad is not None
+    assert float(c.grad) == pytest.approx(-(0.8**3), rel=1e-4) and float(q.grad) == pytest.approx(-(0.8**3), rel=1e-4)
+
+
+def test_product_logits_are_the_logits_of_the_product() -> None:
+    generator = torch.Generator().manual_seed(0)
+    c, q = (torch.randn(200, n, generator=generator, dtype=torch.float64) * 4 for n in (5, 1))
+    torch.testing.assert_close(product_logits(c, q), torch.logit(c.sigmoid() * q.sigmoid()), rtol=1e-6, atol=1e-6)
+    assert torch.autograd.gradcheck(product_logits, (c[:4].requires_grad_(), q[:4].requires_grad_()))
+    assert product_logits(c.bfloat16(), q.bfloat16()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("reg_max", [0, 2])
+def test_fewer_than_four_bins_are_refused(reg_max: int) -> None:
+    with pytest.raises(ValueError, match=f"at least 4 bins, not {reg_max + 1}"):
+        QualityPredictor(reg_max)
 
 
 @pytest.mark.parametrize("statistics", ["top4", "moments"])
@@ -144,12 +166,12 @@ def test_bf16_autocast_stays_near_and_finite(statistics: Statistics) -> None:
     torch.manual_seed(0)
     made = QualityPredictor(statistics=statistics)
     sides, classes = (torch.randn(300, 32) * 4).requires_grad_(), torch.randn(300, 5) * 4
-    exact = product_logits(classes, made(sides)).sigmoid()
+    exact = product_logits(classes, made.logits(sides)).sigmoid()
     with torch.autocast("cpu", torch.bfloat16):
-        rough = product_logits(classes, made(sides))
+        rough = product_logits(classes, made.logits(sides))
     rough.sum().backward()
     assert rough.dtype == torch.float32
-    assert (rough.sigmoid() - exact).abs().max() < 0.01
+    assert torch.equal(rough.sigmoid(), exact)  # float32 throughout
     assert sides.grad is not None and sides.grad.isfinite().all()
 
 

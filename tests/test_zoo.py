@@ -104,6 +104,9 @@ NAMES = [
     ("imagenet", "s", "s", TORCHVISION + "shufflenetv2_x0.5-f707e7126e.pth"),
     ("imagenet", "m", "m", TORCHVISION + "shufflenetv2_x1-5666bf0f80.pth"),
     ("imagenet-l", "s", "l", TORCHVISION + "shufflenetv2_x1_5-3c479a10.pth"),  # a named size wins
+    ("imagenet", "resnet18", "s", TORCHVISION + "resnet18-f37072fd.pth"),
+    ("imagenet", "resnet34", "m", TORCHVISION + "resnet34-b627a593.pth"),
+    ("imagenet-resnet50", "m", "l", TORCHVISION + "resnet50-0676ba61.pth"),
 ]
 
 

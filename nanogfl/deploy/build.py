@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import onnx
 
 from nanogfl.decode import Thresholds
+from nanogfl.deploy.families import write_network
 from nanogfl.deploy.frame import Outputs, write_boxes, write_frame, write_normalise
 from nanogfl.deploy.fuse import fuse
 from nanogfl.deploy.graph import FLOAT, Graph
-from nanogfl.deploy.network import write_network
 from nanogfl.errors import UsageError
 from nanogfl.predictor import TorchDetector
 from nanogfl.runtime.card import FORMS, FileCard
@@ -46,6 +46,9 @@ class Form:
 def build(detector: TorchDetector, form: Form) -> onnx.ModelProto:
     """The whole model; nothing is proven yet."""
     card = detector.card
+    reg_max = card.architecture.reg_max
+    if form.sigma and reg_max == 0:
+        raise UsageError("--sigma: this detector gives one value a side (model.sides dirac), no distribution")
     network = fuse(detector.network)
     graph, size = Graph(), detector.input_size
     geometry = None
@@ -59,10 +62,16 @@ def build(detector: TorchDetector, form: Form) -> onnx.ModelProto:
     else:
         outputs = Outputs(form.thresholds, form.fixed, form.sigma, card.temperature)
         write_boxes(
-            graph, maps, size, network.strides, card.architecture.reg_max, network.head.quality, geometry, outputs
+            graph, maps, size, network.strides, network.centred, reg_max, network.head.quality, geometry, outputs
         )
     file_card = FileCard(
-        list(card.names), size, card.resize, form.form, strides=network.strides, reg_max=card.architecture.reg_max
+        list(card.names),
+        size,
+        card.resize,
+        form.form,
+        strides=network.strides,
+        reg_max=reg_max,
+        centred=network.centred,
     )
     return graph.model(form.opset, file_card.to_metadata())
 

@@ -118,21 +118,21 @@ def write_boxes(
     maps: tuple[list[str], list[str]],
     size: tuple[int, int],
     strides: tuple[int, ...],
+    centred: bool,
     reg_max: int,
     quality: QualityPredictor | None,
     geometry: Geometry | None,
     outputs: Outputs,
 ) -> None:
     """Class and side maps of each level -> boxes, scores, labels (and side_sigma), best first."""
-    priors = all_priors(size, strides, False)
+    priors = all_priors(size, strides, centred)
     classes = _flatten(graph, maps[0], "class_logits")
     sides = _flatten(graph, maps[1], "side_logits")
-    bins = graph.constant([0, 4, reg_max + 1, len(priors)], np.int64)
-    probability = graph.node("Softmax", [graph.node("Reshape", [sides, bins])], attributes={"axis": 2})
+    probability = _probability(graph, sides, reg_max, len(priors)) if reg_max else None
     scores = graph.node("Sigmoid", [classes], name="class_scores")
-    if quality is not None:
+    if quality is not None and probability is not None:
         scores = graph.node("Mul", [scores, write_quality(graph, quality, probability)])
-    boxes = _boxes(graph, probability, priors, size, reg_max)
+    boxes = _boxes(graph, sides, probability, priors, size, reg_max)
 
     limits = outputs.thresholds
     asked = {
@@ -160,7 +160,7 @@ def write_boxes(
     graph.output("boxes", FLOAT, ["boxes", 4])
     graph.output("scores", FLOAT, ["boxes"])
     graph.output("labels", INT64, ["boxes"])
-    if outputs.sigma:
+    if outputs.sigma and probability is not None:
         _write_sigma(graph, probability, priors, prior, reg_max, geometry, outputs.temperature)
 
 
@@ -170,11 +170,21 @@ def _flatten(graph: Graph, maps: list[str], name: str) -> str:
     return graph.node("Concat", [graph.node("Reshape", [m, rows]) for m in maps], name=name, attributes={"axis": 2})
 
 
-def _boxes(graph: Graph, probability: str, priors: np.ndarray, size: tuple[int, int], reg_max: int) -> str:
-    """Side probabilities [B, 4, R + 1, P] -> boxes [B, P, 4] clipped to the input."""
+def _probability(graph: Graph, sides: str, reg_max: int, priors: int) -> str:
+    """Side logits [B, 4 * (R + 1), P] -> probabilities [B, 4, R + 1, P]."""
+    shape = graph.constant([0, 4, reg_max + 1, priors], np.int64)
+    return graph.node("Softmax", [graph.node("Reshape", [sides, shape])], attributes={"axis": 2})
+
+
+def _boxes(
+    graph: Graph, sides: str, probability: str | None, priors: np.ndarray, size: tuple[int, int], reg_max: int
+) -> str:
+    """Side probabilities [B, 4, R + 1, P], or single values [B, 4, P] -> boxes [B, P, 4] clipped to the input."""
     sign = np.array([-1, -1, 1, 1], np.float32).reshape(1, 4, 1, 1)
-    bins = _bins(reg_max)
-    side = _expect(graph, probability, sign * bins)
+    if probability is None:
+        side = graph.node("Mul", [graph.node("Softplus", [sides]), graph.constant(sign[..., 0])])
+    else:
+        side = _expect(graph, probability, sign * _bins(reg_max))
     stride = graph.constant(priors[:, 2].reshape(1, 1, -1))
     corner = graph.constant(np.ascontiguousarray(priors[:, [0, 1, 0, 1]].T)[None])
     moved = graph.node("Add", [graph.node("Mul", [side, stride]), corner])

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nanogfl.deploy.graph import Graph
-from nanogfl.model.detector import Detector
 from nanogfl.model.ghost_pan import GhostBlock, GhostModule, GhostPAN
 from nanogfl.model.head import GFLHead
 from nanogfl.model.shufflenet import ShuffleBlock, ShuffleNetV2
@@ -35,16 +34,6 @@ class Value:
 
     name: str
     order: tuple[int, ...] | None = None
-
-
-def write_network(graph: Graph, detector: Detector, image: str) -> tuple[list[str], list[str]]:
-    """Nodes from a normalised image [B, 3, H, W] to the maps of each level.
-
-    Returns:
-        Names of the class maps [B, C, h, w] and of the side maps [B, 4 * (R + 1), h, w].
-    """
-    features = write_backbone(graph, detector.backbone, image)
-    return write_head(graph, detector.head, write_neck(graph, detector.neck, features))
 
 
 def write_backbone(graph: Graph, backbone: ShuffleNetV2, image: str) -> list[Value]:
@@ -102,8 +91,8 @@ def _shuffled(first: list[Channel], second: list[Channel]) -> list[Channel]:
 def write_neck(graph: Graph, neck: GhostPAN, features: Sequence[Value]) -> list[Value]:
     """GhostPAN: four maps."""
     x8, x16, x32 = (write_layers(graph, r, f) for r, f in zip(neck.reduce, features, strict=True))
-    t16 = write_ghost(graph, neck.top_down[0], _join(graph, _double(graph, x32), x16))
-    t8 = write_ghost(graph, neck.top_down[1], _join(graph, _double(graph, t16), x8))
+    t16 = write_ghost(graph, neck.top_down[0], _join(graph, write_double(graph, x32), x16))
+    t8 = write_ghost(graph, neck.top_down[1], _join(graph, write_double(graph, t16), x8))
     p16 = write_ghost(graph, neck.bottom_up[0], _join(graph, write_layers(graph, neck.downsample[0], t8), t16))
     p32 = write_ghost(graph, neck.bottom_up[1], _join(graph, write_layers(graph, neck.downsample[1], p16), x32))
     extra = [write_layers(graph, layers, x) for layers, x in ((neck.extra_in, x32), (neck.extra_out, p32))]
@@ -129,9 +118,12 @@ def _join(graph: Graph, first: Value, second: Value) -> Value:
     return Value(graph.node("Concat", [first.name, second.name], attributes={"axis": 1}))
 
 
-def _double(graph: Graph, value: Value) -> Value:
+def write_double(graph: Graph, value: Value, mode: str = "linear") -> Value:
+    """Twice as high and wide; ``linear`` or ``nearest``."""
     scales = graph.constant([1, 1, 2, 2], np.float32)
-    attributes = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+    attributes = {"mode": mode, "coordinate_transformation_mode": "half_pixel"}
+    if mode == "nearest":
+        attributes |= {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     return Value(graph.node("Resize", [value.name, "", scales], attributes=attributes))
 
 
@@ -141,6 +133,11 @@ def write_head(graph: Graph, head: GFLHead, features: Sequence[Value]) -> tuple[
     for i, feature in enumerate(features):
         tower = write_layers(graph, head.towers[min(i, last)], feature)
         predict = head.predict[min(i, last)]
+        if head.side_towers:
+            own = write_layers(graph, head.side_towers[min(i, last)], feature)
+            classes.append(write_layers(graph, predict, tower).name)
+            sides.append(write_layers(graph, head.measure[min(i, last)], own).name)
+            continue
         assert isinstance(predict, nn.Conv2d) and predict.bias is not None
         weight, bias = (_array(p) for p in (predict.weight, predict.bias))
         for names, rows in ((classes, slice(None, head.classes)), (sides, slice(head.classes, None))):

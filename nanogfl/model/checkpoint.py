@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from nanogfl.errors import ModelError, RecipeError
 from nanogfl.model.coco_names import COCO_NAMES
-from nanogfl.model.detector import WIDTHS, Architecture, Quality
+from nanogfl.model.detector import WIDTHS, Architecture, Family, Quality
 from nanogfl.model.weights import Weights, recognise
 from nanogfl.view import MAX_SIDE, RULES, is_side
 
@@ -78,10 +78,12 @@ def read_card(weights: Weights, config: Path | None = None) -> Card:
         coco = architecture.classes == len(COCO_NAMES)
         names = COCO_NAMES if coco else tuple(f"class_{i}" for i in range(architecture.classes))
         names_from = "COCO's list" if coco else "numbers"
-    rule = "letterbox" if said.keep_ratio else "stretch-corner"
+    keep = architecture.family == "first" if said.keep_ratio is None else said.keep_ratio
+    rule = "letterbox" if keep else "stretch-corner"
     log.info(
-        "%s: size %s, input %dx%d from %s, class names from %s, resize %s",
+        "%s: family %s, size %s, input %dx%d from %s, class names from %s, resize %s",
         weights.source.name,
+        architecture.family,
         architecture.size,
         *size,
         size_from,
@@ -123,10 +125,12 @@ def _refuse_odd(card: Card) -> None:
     """Values of a type or size that no checkpoint of ours holds."""
     a = card.architecture
     for name, value in (("classes", a.classes), ("reg_max", a.reg_max)):
-        if type(value) is not int or value < 1:
+        if type(value) is not int or value < (name == "classes"):
             raise ValueError(f"{name} {value}")
-    if type(a.size) is not str or type(a.share_levels) is not bool or a.quality not in get_args(Quality):
-        raise ValueError(f"size {a.size}, share_levels {a.share_levels}, quality {a.quality}")
+    if {type(a.share_levels), type(a.separate_sides)} != {bool} or a.family not in get_args(Family):
+        raise ValueError(f"family {a.family}, share_levels {a.share_levels}, separate_sides {a.separate_sides}")
+    if type(a.size) is not str or a.quality not in get_args(Quality) or (a.quality != "none" and a.reg_max < 3):
+        raise ValueError(f"size {a.size}, quality {a.quality}, reg_max {a.reg_max}")
     if not 0 < card.temperature < math.inf:
         raise ValueError(f"temperature {card.temperature}")
 
@@ -143,7 +147,7 @@ class _NanoDetConfig:
     path: Path | None = None
     input_size: tuple[int, int] | None = None
     names: tuple[str, ...] | None = None
-    keep_ratio: bool = False
+    keep_ratio: bool | None = None
 
 
 def _nanodet_config(checkpoint: Path, config: Path | None) -> _NanoDetConfig:

@@ -8,16 +8,21 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from nanogfl.errors import RecipeError
 from nanogfl.model.distribution import REG_MAX, make_priors
 from nanogfl.model.ghost_pan import GhostPAN
 from nanogfl.model.guidance import FullGuidance, Guidance, LightGuidance
-from nanogfl.model.head import GFLHead
+from nanogfl.model.head import GFLHead, TowerHead, conv_tower
+from nanogfl.model.pan import PlainPAN
 from nanogfl.model.quality import QualityPredictor
+from nanogfl.model.resnet import FPN, ResNet
 from nanogfl.model.shufflenet import ShuffleNetV2
 
+Family = Literal["plus", "first", "resnet"]
 Size = Literal["s", "m", "l"]
 Quality = Literal["none", "top4", "moments"]
-STRIDES = (8, 16, 32, 64)
+STRIDES = (8, 16, 32, 64, 128)
+FPN_WIDTH = 256
 SMALL = 0.1  # of the usual deviation of a fresh kernel
 # size: channels of the stem and the three stages (ShuffleNetV2 0.5x, 1.0x, 1.5x), channels of the neck
 WIDTHS: dict[str, tuple[tuple[int, int, int, int], int]] = {
@@ -32,11 +37,15 @@ class Architecture:
     """Everything that decides the shape of the network.
 
     Attributes:
-        size: s | m | l; m is NanoDet-Plus-m, l is NanoDet-Plus-m-1.5x.
+        size: s | m | l; ShuffleNetV2 0.5x, 1.0x (NanoDet-Plus-m), 1.5x (NanoDet-Plus-m-1.5x), or ResNet-18, -34, -50.
         classes: number of classes C.
-        reg_max: R; each side has R + 1 bins.
+        reg_max: R; each side has R + 1 bins; 0: one value a side (a Dirac delta).
         share_levels: one head branch for all levels instead of one each.
         quality: the distribution-guided quality predictor's statistics, or none.
+        family: plus (NanoDet-Plus: ShuffleNetV2, GhostPAN, strides 8 to 64), first (the first NanoDet: ShuffleNetV2,
+            PAN without convolutions, strides 8 to 32, priors at cells' centres), resnet (the paper's heavy detector:
+            ResNet, FPN, towers of four 3x3 convolutions, strides 8 to 128).
+        separate_sides: a head branch of their own for the sides; resnet always has it.
     """
 
     size: Size
@@ -44,44 +53,60 @@ class Architecture:
     reg_max: int = REG_MAX
     share_levels: bool = False
     quality: Quality = "none"
+    family: Family = "plus"
+    separate_sides: bool = False
 
     @property
     def outputs(self) -> int:
-        """Logits a prior: classes, then four sides of R + 1 bins."""
-        return self.classes + 4 * (self.reg_max + 1)
+        """Rows of ``head.predict``: classes, then four sides of R + 1 bins where they have no branch of their own."""
+        return self.classes + (0 if self.separate_sides else 4 * (self.reg_max + 1))
 
 
 class Detector(nn.Module):
     """Pictures in, logits out; decode is no part of it."""
 
-    strides = STRIDES
-
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         a = self.architecture = architecture
-        stages, width = WIDTHS[a.size]
+        self.strides = STRIDES[: {"first": 3, "plus": 4, "resnet": 5}[a.family]]
+        self.centred = a.family == "first"
         quality = None if a.quality == "none" else QualityPredictor(a.reg_max, a.quality)
+        if a.family == "resnet":
+            self.backbone = ResNet(a.size)
+            self.neck = FPN(self.backbone.widths, FPN_WIDTH)
+            towers = (conv_tower(FPN_WIDTH), conv_tower(FPN_WIDTH))
+            self.head = TowerHead(towers, FPN_WIDTH, a.classes, a.reg_max, len(self.strides), quality)
+            return
+        stages, width = WIDTHS[a.size]
+        plain = a.family == "first"
         self.backbone = ShuffleNetV2(stages)
-        self.neck = GhostPAN(stages[1:], width)
-        self.head = GFLHead(width, a.classes, a.reg_max, len(STRIDES), a.share_levels, quality)
+        self.neck = PlainPAN(stages[1:], width) if plain else GhostPAN(stages[1:], width)
+        shape = (a.classes, a.reg_max, len(self.strides), a.share_levels, quality, 3 if plain else 5, a.separate_sides)
+        self.head = GFLHead(width, *shape)
 
     def forward(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] normalised BGR -> [B, P, C + 4 * (R + 1)] logits, levels 8 16 32 64, rows first."""
+        """[B, 3, H, W] normalised BGR -> [B, P, C + 4 * (R + 1)] logits, levels by stride, rows first."""
         return self.head(self.neck(self.backbone(images)))
 
     def priors(self, height: int, width: int) -> tuple[Tensor, list[int]]:
         """Priors [P, 3] (x, y, stride in px) of an input of this size, and how many each level has."""
-        return make_priors(height, width, self.strides)
+        return make_priors(height, width, self.strides, self.centred)
 
 
 def make_guidance(kind: Guidance, architecture: Architecture) -> FullGuidance | LightGuidance | None:
-    """The guidance module of a detector of this architecture, or None."""
+    """The guidance module of a detector of this architecture, or None.
+
+    Raises:
+        RecipeError: guidance is asked for where there is none.
+    """
+    if kind == "none":
+        return None
+    if architecture.family != "plus":
+        raise RecipeError(f"model.guidance={kind} is for family plus, not {architecture.family}; leave it at none")
     stages, width = WIDTHS[architecture.size]
     if kind == "full":
         return FullGuidance(stages[1:], width, architecture.classes, architecture.reg_max)
-    if kind == "light":
-        return LightGuidance(width, architecture.classes, architecture.reg_max)
-    return None
+    return LightGuidance(width, architecture.classes, architecture.reg_max)
 
 
 def count_parameters(module: nn.Module) -> int:

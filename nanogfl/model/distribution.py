@@ -1,9 +1,13 @@
-"""The general distribution of a box side (Li et al., TPAMI 2022, section 3.2): R + 1 bins a side, in strides."""
+"""The general distribution of a box side (Li et al., TPAMI 2022, section 3.2): R + 1 bins a side, in strides.
+
+R = 0 stands for the paper's Dirac delta: one value a side, softplus of it is the distance.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 REG_MAX = 7
 
@@ -29,12 +33,14 @@ def integral(logits: Tensor, reg_max: int | None = None) -> Tensor:
         [..., 4].
     """
     reg_max = logits.shape[-1] // 4 - 1 if reg_max is None else reg_max
+    if reg_max == 0:
+        return F.softplus(logits)
     probabilities = side_probabilities(logits, reg_max)
     return probabilities @ bins(reg_max, probabilities)
 
 
 def side_deviation(logits: Tensor) -> Tensor:
-    """Standard deviation of each side in strides: [..., 4 * (R + 1)] -> [..., 4]."""
+    """Standard deviation of each side in strides: [..., 4 * (R + 1)] -> [..., 4]; 0 for a Dirac delta."""
     reg_max = logits.shape[-1] // 4 - 1
     probabilities = side_probabilities(logits, reg_max)
     values = bins(reg_max, probabilities)
@@ -48,12 +54,16 @@ def distances_to_boxes(distances: Tensor, priors: Tensor) -> Tensor:
     return torch.cat([centre - distances[..., :2] * stride, centre + distances[..., 2:] * stride], dim=-1)
 
 
-def make_priors(height: int, width: int, strides: tuple[int, ...]) -> tuple[Tensor, list[int]]:
-    """One prior a cell at (column * stride, row * stride): [P, 3] (x, y, stride in px), and the level sizes."""
+def make_priors(height: int, width: int, strides: tuple[int, ...], centred: bool = False) -> tuple[Tensor, list[int]]:
+    """One prior a cell, at its corner (column * stride, row * stride) or at its centre.
+
+    Returns:
+        [P, 3] (x, y, stride in px), and the level sizes.
+    """
     levels = []
     for stride in strides:
         rows, columns = -(-height // stride), -(-width // stride)
         y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-        xy = torch.stack([x, y], dim=-1).reshape(-1, 2) * stride
+        xy = (torch.stack([x, y], dim=-1).reshape(-1, 2) + 0.5 * centred) * stride
         levels.append(torch.cat([xy, torch.full_like(xy[:, :1], stride)], dim=1).float())
     return torch.cat(levels), [len(level) for level in levels]

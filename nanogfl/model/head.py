@@ -1,4 +1,4 @@
-"""The GFL head: one branch of separable convolutions a level predicts classes and side distributions together."""
+"""The heads of the detectors: class logits and side distributions of every prior, from maps of one width."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import math
 import torch
 from torch import Tensor, nn
 
-from nanogfl.model.layers import separable_block
+from nanogfl.model.layers import activation, separable_block
 from nanogfl.model.quality import QualityPredictor, product_logits
 
 BACKGROUND_BIAS = -math.log(99)  # every class starts at a score of .01 (RetinaNet, section 4.1)
+DIRAC_BIAS = math.log(math.expm1(3.5))  # a single value starts where eight equal bins do: softplus of it is 3.5 strides
 
 
 class GFLHead(nn.Module):
-    """Maps of one width in, one tensor of logits out.
+    """NanoDet's: one branch of separable convolutions a level for classes and sides, or one branch for each.
 
     Args:
         width: channels of the maps.
@@ -23,6 +24,8 @@ class GFLHead(nn.Module):
         levels: number of maps.
         share_levels: one branch for all levels instead of one each.
         quality: the distribution-guided quality predictor, or None.
+        kernel: side of the depthwise kernels.
+        separate_sides: the sides have a branch of their own.
     """
 
     def __init__(
@@ -33,32 +36,106 @@ class GFLHead(nn.Module):
         levels: int,
         share_levels: bool = False,
         quality: QualityPredictor | None = None,
+        kernel: int = 5,
+        separate_sides: bool = False,
     ) -> None:
         super().__init__()
-        self.classes, self.levels = classes, levels
-        branches = 1 if share_levels else levels
-        self.towers = nn.ModuleList(
-            nn.Sequential(separable_block(width, width, 5), separable_block(width, width, 5)) for _ in range(branches)
-        )
-        self.predict = nn.ModuleList(self._predictor(width, classes + 4 * (reg_max + 1)) for _ in range(branches))
-        self.quality = quality
+        self.classes, self.levels, self.quality = classes, levels, quality
+        branches, sides = 1 if share_levels else levels, 4 * (reg_max + 1)
 
-    @staticmethod
-    def _predictor(width: int, outputs: int) -> nn.Conv2d:
-        conv = nn.Conv2d(width, outputs, 1)
-        nn.init.normal_(conv.weight, std=0.01)
-        nn.init.constant_(torch.as_tensor(conv.bias), BACKGROUND_BIAS)
-        return conv
+        def towers(count: int) -> nn.ModuleList:
+            pairs = ([separable_block(width, width, kernel) for _ in range(2)] for _ in range(count))
+            return nn.ModuleList(nn.Sequential(*pair) for pair in pairs)
+
+        self.towers, self.side_towers = towers(branches), towers(branches if separate_sides else 0)
+        outputs = classes if separate_sides else classes + sides
+        self.predict = nn.ModuleList(nn.Conv2d(width, outputs, 1) for _ in range(branches))
+        self.measure = nn.ModuleList(nn.Conv2d(width, sides, 1) for _ in self.side_towers)
+        for conv in self.predict:
+            start(conv, classes, reg_max)
+        for conv in self.measure:
+            start(conv, 0, reg_max)
 
     def maps(self, features: list[Tensor]) -> list[Tensor]:
-        """Four maps [B, width, h, w] -> four maps [B, C + 4 * (R + 1), h, w], before the quality predictor."""
+        """Maps [B, width, h, w] of each level -> [B, C + 4 * (R + 1), h, w], before the quality predictor."""
         last = len(self.towers) - 1
-        return [self.predict[min(i, last)](self.towers[min(i, last)](f)) for i, f in enumerate(features)]
+        return [self._map(f, min(i, last)) for i, f in enumerate(features)]
+
+    def _map(self, feature: Tensor, branch: int) -> Tensor:
+        made = self.predict[branch](self.towers[branch](feature))
+        if not self.side_towers:
+            return made
+        return torch.cat([made, self.measure[branch](self.side_towers[branch](feature))], dim=1)
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """Four maps [B, width, h, w] -> [B, P, C + 4 * (R + 1)]; class columns are logits of the final score."""
-        raw = torch.cat([m.flatten(2) for m in self.maps(features)], dim=2).transpose(1, 2)
-        if self.quality is None:
-            return raw
-        classes, sides = raw.split([self.classes, raw.shape[-1] - self.classes], dim=-1)
-        return torch.cat([product_logits(classes, self.quality(sides)), sides], dim=-1)
+        """Maps [B, width, h, w] of each level -> [B, P, C + 4 * (R + 1)]; class columns give the final score."""
+        return with_quality(rows(self.maps(features)), self.classes, self.quality)
+
+
+class TowerHead(nn.Module):
+    """The paper's: a class tower and a side tower, shared by all levels, with a learned scale of the sides a level.
+
+    Args:
+        towers: the class tower and the side tower, modules that keep [B, width, h, w].
+        width: channels that the towers give.
+        classes, reg_max, levels, quality: as in :class:`GFLHead`.
+    """
+
+    def __init__(
+        self,
+        towers: tuple[nn.Module, nn.Module],
+        width: int,
+        classes: int,
+        reg_max: int,
+        levels: int,
+        quality: QualityPredictor | None = None,
+    ) -> None:
+        super().__init__()
+        self.classes, self.quality = classes, quality
+        self.class_tower, self.side_tower = towers
+        self.classify = nn.Conv2d(width, classes, 3, padding=1)
+        self.measure = nn.Conv2d(width, 4 * (reg_max + 1), 3, padding=1)
+        self.scales = nn.Parameter(torch.ones(levels))
+        start(self.classify, classes, reg_max)
+        start(self.measure, 0, reg_max)
+
+    def maps(self, features: list[Tensor]) -> list[Tensor]:
+        """Maps [B, width, h, w] of each level -> [B, C + 4 * (R + 1), h, w], before the quality predictor."""
+        return [
+            torch.cat([self.classify(self.class_tower(f)), self.measure(self.side_tower(f)) * scale], dim=1)
+            for f, scale in zip(features, self.scales, strict=True)
+        ]
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """Maps [B, width, h, w] of each level -> [B, P, C + 4 * (R + 1)]; class columns give the final score."""
+        return with_quality(rows(self.maps(features)), self.classes, self.quality)
+
+
+def conv_tower(width: int, depth: int = 4) -> nn.Sequential:
+    """3x3 convolutions with GroupNorm: [B, width, h, w] stays."""
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        conv = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        layers += [conv, nn.GroupNorm(math.gcd(32, width), width), activation()]
+    return nn.Sequential(*layers)
+
+
+def rows(maps: list[Tensor]) -> Tensor:
+    """Maps [B, K, h, w] of each level -> one row a prior [B, P, K], levels in order, rows first."""
+    return torch.cat([m.flatten(2) for m in maps], dim=2).transpose(1, 2)
+
+
+def with_quality(raw: Tensor, classes: int, quality: QualityPredictor | None) -> Tensor:
+    """Class logits become those of score x quality where there is a predictor: [B, P, C + 4 * (R + 1)] stays."""
+    if quality is None:
+        return raw
+    scores, sides = raw.split([classes, raw.shape[-1] - classes], dim=-1)
+    return torch.cat([product_logits(scores, quality.logits(sides)), sides], dim=-1)
+
+
+def start(conv: nn.Module, classes: int, reg_max: int) -> None:
+    """First values of a predictor whose first rows are classes, the others sides."""
+    assert isinstance(conv, nn.Conv2d) and conv.bias is not None
+    nn.init.normal_(conv.weight, std=0.01)
+    nn.init.constant_(conv.bias[:classes], BACKGROUND_BIAS)
+    nn.init.constant_(conv.bias[classes:], 0.0 if reg_max else DIRAC_BIAS)

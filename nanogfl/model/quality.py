@@ -26,14 +26,22 @@ class QualityPredictor(nn.Module):
         super().__init__()
         if statistics not in get_args(Statistics):
             raise ValueError(f"statistics must be one of {get_args(Statistics)}, not {statistics!r}")
+        if reg_max < 3:
+            raise ValueError(f"the quality predictor reads distributions of at least 4 bins, not {reg_max + 1}")
         self.reg_max, self.statistics = reg_max, statistics
         self.fc1 = nn.Linear(20 if statistics == "top4" else 12, hidden)
         self.fc2 = nn.Linear(hidden, 1)
 
     def forward(self, side_logits: Tensor) -> Tensor:
         """[..., 4 * (R + 1)] -> quality in (0, 1), [..., 1]."""
-        statistic = self.describe(side_probabilities(side_logits, self.reg_max)).flatten(-2)
-        return self.fc2(self.fc1(statistic).relu()).sigmoid()
+        return self.logits(side_logits).sigmoid()
+
+    def logits(self, side_logits: Tensor) -> Tensor:
+        """[..., 4 * (R + 1)] -> logits of the quality [..., 1], at least in float32, also under autocast."""
+        with torch.autocast(side_logits.device.type, enabled=False):
+            exact = side_logits.float() if side_logits.dtype.itemsize < 4 else side_logits
+            statistic = self.describe(side_probabilities(exact, self.reg_max)).flatten(-2)
+            return self.fc2(self.fc1(statistic).relu())
 
     def describe(self, probabilities: Tensor) -> Tensor:
         """[..., 4, R + 1] -> [..., 4, statistics a side]."""
@@ -46,7 +54,12 @@ class QualityPredictor(nn.Module):
         return torch.stack([probabilities.amax(-1), probabilities.square().sum(-1), variance], dim=-1)
 
 
-def product_logits(class_logits: Tensor, quality: Tensor) -> Tensor:
-    """Logits of sigmoid(class) x quality, in float32 and away from 0 and 1: stable also under AMP."""
-    score = class_logits.float().sigmoid() * quality.float()
-    return torch.logit(score, eps=1e-6)
+def product_logits(class_logits: Tensor, quality_logits: Tensor) -> Tensor:
+    """Logits of sigmoid(c) x sigmoid(q), at least in float32, for logits that broadcast.
+
+    With p = 1 / ((1 + e^-c) (1 + e^-q)), p / (1 - p) is 1 / (e^-c + e^-q + e^-(c + q)): no score is ever computed,
+    so that nothing is cut at 0 or 1 and no gradient dies where the score does.
+    """
+    c, q = (-(x.float() if x.dtype.itemsize < 4 else x) for x in (class_logits, quality_logits))
+    c, q = torch.broadcast_tensors(c, q)
+    return -torch.stack([c, q, c + q]).logsumexp(dim=0)

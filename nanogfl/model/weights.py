@@ -15,37 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from nanogfl.errors import ModelError
-from nanogfl.model.detector import WIDTHS, Architecture
+from nanogfl.model.detector import WIDTHS, Architecture, Family
+from nanogfl.model.distribution import REG_MAX
+from nanogfl.model.layouts import State, from_nanodet, from_resnet
+from nanogfl.model.resnet import RESNETS
 
 log = logging.getLogger(__name__)
-State = dict[str, Tensor]
 MOST_VALUES = 10**8  # in one tensor; a file can claim more than it holds
-
-# NanoDet's key layout to ours; the backbone has torchvision's in both
-RENAMES = [
-    (r"^aux_fpn\.", "guidance.neck."),
-    (r"^aux_head\.cls_convs\.(\d)\.conv\.", lambda m: f"guidance.head.class_tower.{3 * int(m[1])}."),
-    (r"^aux_head\.cls_convs\.(\d)\.gn\.", lambda m: f"guidance.head.class_tower.{3 * int(m[1]) + 1}."),
-    (r"^aux_head\.reg_convs\.(\d)\.conv\.", lambda m: f"guidance.head.side_tower.{3 * int(m[1])}."),
-    (r"^aux_head\.reg_convs\.(\d)\.gn\.", lambda m: f"guidance.head.side_tower.{3 * int(m[1]) + 1}."),
-    (r"^aux_head\.gfl_cls\.", "guidance.head.classify."),
-    (r"^aux_head\.gfl_reg\.", "guidance.head.measure."),
-    (r"^fpn\.", "neck."),
-    (r"neck\.reduce_layers\.(\d)\.conv\.", r"neck.reduce.\1.0."),
-    (r"neck\.reduce_layers\.(\d)\.bn\.", r"neck.reduce.\1.1."),
-    (r"neck\.top_down_blocks\.(\d)\.blocks\.0\.", r"neck.top_down.\1."),
-    (r"neck\.bottom_up_blocks\.(\d)\.blocks\.0\.", r"neck.bottom_up.\1."),
-    (r"neck\.downsamples\.", "neck.downsample."),
-    (r"neck\.extra_lvl_(in|out)_conv\.0\.", r"neck.extra_\1."),
-    (r"\.primary_conv\.", ".primary."),
-    (r"\.cheap_operation\.", ".cheap."),
-    (r"^head\.cls_convs\.", "head.towers."),
-    (r"^head\.gfl_cls\.", "head.predict."),
-    (r"\.depthwise\.", ".0."),
-    (r"\.dwnorm\.", ".1."),
-    (r"\.pointwise\.", ".3."),
-    (r"\.pwnorm\.", ".4."),
-]
 
 
 @dataclass(frozen=True)
@@ -80,6 +56,8 @@ def read_weights(path: Path) -> Weights:
     state = _plain(tensors, path)
     if any(k.startswith("conv5.") for k in state) and "stage2.0.branch1.0.weight" in state:
         return Weights(path, "imagenet", {f"backbone.{k}": v for k, v in state.items() if k[:3] in ("con", "sta")})
+    if state.keys() >= {"bn1.weight", "layer1.0.conv1.weight", "layer4.0.conv1.weight"}:
+        return Weights(path, "imagenet", from_resnet(state))
     return Weights(path, "nanodet", from_nanodet(state, path))
 
 
@@ -127,39 +105,23 @@ def _plain(tensors: Mapping[Any, Any], path: Path) -> State:
     return state
 
 
-def from_nanodet(state: State, path: Path) -> State:
-    """Tensors in NanoDet's layout (``avg_model.*``, ``model.*`` or plain) in ours; averaged ones preferred."""
-    for prefix in ("avg_model.", "model.", ""):
-        chosen = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
-        if "backbone.conv1.0.weight" in chosen:
-            break
-    else:
-        raise ModelError(f"{path} is no detector that nanogfl knows (no ShuffleNetV2 backbone in its keys)")
-    renamed: State = {}
-    scales = sorted((k, v) for k, v in chosen.items() if re.match(r"aux_head\.scales\.\d\.scale", k))
-    if scales:
-        renamed["guidance.head.scales"] = torch.cat([v.flatten() for _, v in scales])
-    for key, tensor in chosen.items():
-        if "distribution_project" in key or key.startswith("aux_head.scales"):
-            continue
-        for pattern, new in RENAMES:
-            key = re.sub(pattern, new, key)
-        renamed[key] = tensor.float() if tensor.is_floating_point() else tensor
-    return renamed
-
-
 def recognise(state: State, path: Path) -> Architecture:
-    """Read the architecture from the tensors of a detector in our layout."""
+    """Read the architecture from the tensors of a NanoDet detector in our layout."""
     predict = sorted(k for k in state if re.fullmatch(r"head\.predict\.\d\.weight", k))
     widths = backbone_widths(state)
     size = size_of(widths)
-    if size is None or not predict or "neck.extra_in.0.weight" not in state:
-        raise ModelError(f"{path} is no NanoDet-Plus detector (widths {list(widths)}, {len(predict)} head levels)")
-    outputs = _rows(state[predict[0]])
-    reg_max = 7
-    if outputs <= 4 * (reg_max + 1):
+    family: Family = "first" if "neck.lateral.0.weight" in state else "plus"
+    if size is None or not predict or (family == "plus" and "neck.extra_in.0.weight" not in state):
+        raise ModelError(
+            f"{path} is no NanoDet-Plus detector, nor the first (widths {list(widths)}, {len(predict)} head levels)"
+        )
+    separate = "head.side_towers.0.0.0.weight" in state
+    outputs, measure = _rows(state[predict[0]]), state.get("head.measure.0.weight")
+    reg_max = REG_MAX if measure is None else _rows(measure) // 4 - 1  # the first NanoDet has it, used or not
+    classes = outputs if separate else outputs - 4 * (reg_max + 1)
+    if classes < 1:
         raise ModelError(f"{path} has {outputs} outputs a prior, too few for a class and {4 * (reg_max + 1)} side bins")
-    return Architecture(size, outputs - 4 * (reg_max + 1), reg_max, share_levels=len(predict) == 1)  # type: ignore[arg-type]
+    return Architecture(size, classes, reg_max, len(predict) == 1, family=family, separate_sides=separate)  # type: ignore[arg-type]
 
 
 def backbone_widths(state: State) -> tuple[int, ...]:
@@ -175,6 +137,15 @@ def _rows(tensor: Tensor) -> int:
 def size_of(widths: tuple[int, ...]) -> str | None:
     """The size whose stages have these channels, or None."""
     return next((size for size, (stages, _) in WIDTHS.items() if stages[1:] == widths), None)
+
+
+def backbone_size(state: State) -> tuple[bool, str | None]:
+    """Whether a backbone is a ResNet, and its size (None: of none that is known)."""
+    blocks = [len({k.split(".")[2] for k in state if k.startswith(f"backbone.layer{i}.")}) for i in (1, 2, 3, 4)]
+    if not any(blocks):
+        return False, size_of(backbone_widths(state))
+    shape = (tuple(blocks), 4 if "backbone.layer1.0.branch.6.weight" in state else 1)
+    return True, next((size for size, known in RESNETS.items() if known == shape), None)
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
@@ -211,9 +182,9 @@ def transplant(
         if source.shape == target.shape and not is_class_layer(key):
             loaded[key] = source
         elif is_class_layer(key) and source.shape[1:] == target.shape[1:]:
-            if old_names and source.shape[0] != len(old_names) + target.shape[0] - len(new_names):
+            if old_names and (source.shape[0] < len(old_names) or (source.shape[0] - len(old_names)) % 4):
                 raise ModelError(f"{weights.source}: {key} has {source.shape[0]} rows for {len(old_names)} classes")
-            loaded[key] = _by_class(target, source, rows, len(new_names))
+            loaded[key] = _by_class(target, source, rows, len(new_names), len(old_names or ()))
     module.load_state_dict(loaded, strict=False)
     fresh = [k for k in own if k not in loaded and not k.endswith("num_batches_tracked")]
     log.info("%s: %d tensors loaded, %d made anew", weights.source.name, len(loaded), len(fresh))
@@ -232,19 +203,20 @@ def _for_levels(weights: Weights, own: Mapping[str, Tensor]) -> Mapping[str, Ten
         log.info("%s: of %d branches of the head the first is taken", weights.source.name, branches[0])
         return weights.state
     log.info("%s: its one branch of the head is taken for each of %d levels", weights.source.name, branches[1])
-    first = {key: re.sub(r"^(head\.(?:towers|predict))\.\d\.", r"\1.0.", key) for key in own}
+    first = {key: re.sub(r"^(head\.(?:side_)?(?:towers|predict|measure))\.\d\.", r"\1.0.", key) for key in own}
     return {key: weights.state[source] for key, source in first.items() if source in weights.state}
 
 
 def is_class_layer(key: str) -> bool:
     """Whether a tensor's rows are classes (in the head: followed by the side rows)."""
-    return bool(re.match(r"(head\.predict\.\d|guidance\.head\.classify)\.(weight|bias)$", key))
+    return bool(re.match(r"(head\.predict\.\d|(guidance\.)?head\.classify)\.(weight|bias)$", key))
 
 
-def _by_class(target: Tensor, source: Tensor, rows: list[tuple[int, int]], classes: int) -> Tensor:
-    """``target`` with the rows of common classes and all side rows, which are the last, from ``source``."""
+def _by_class(target: Tensor, source: Tensor, rows: list[tuple[int, int]], classes: int, old: int) -> Tensor:
+    """``target`` with the rows of common classes, and the side rows behind them where ``source`` has as many."""
     result, sides = target.clone(), target.shape[0] - classes
     for new, former in rows:
         result[new] = source[former]
-    result[classes:] = source[source.shape[0] - sides :]
+    if source.shape[0] - old == sides:
+        result[classes:] = source[old:]
     return result

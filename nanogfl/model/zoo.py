@@ -17,12 +17,12 @@ import urllib.request
 import uuid
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from http.client import HTTPException, HTTPMessage, HTTPResponse
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO
 
 from nanogfl.errors import DownloadError, UsageError, nearest
+from nanogfl.model.published import PREFIX, PUBLISHED, PublishedFile
 
 __all__ = ["PUBLISHED", "Progress", "PublishedFile", "cache_folder", "fetch", "lookup", "resolve"]
 
@@ -35,59 +35,12 @@ TIMEOUT_S = 20.0
 CHUNK = 1 << 18
 RESTART_AFTER_S = (0.1, 0.3, 0.9)
 WEB_ADDRESS = re.compile(r"https?://(\[[\da-f:]+\]|[\w.-]+)(:\d+)?/\S+", re.IGNORECASE)
-PREFIX = "nanodet-plus-"
-
-
-@dataclass(frozen=True)
-class PublishedFile:
-    """One file that its authors serve.
-
-    Attributes:
-        url: where it is published; the part after the last slash is its name in the cache and on a mirror.
-        sha256: the hex digest or its first digits, in lower case, None where the publisher gives none.
-        size: the size of our network that it fits.
-        about: what it is, for people.
-    """
-
-    url: str
-    sha256: str | None
-    size: Literal["s", "m", "l"]
-    about: str
-
-    @property
-    def file_name(self) -> str:
-        """Name in the cache and on a mirror."""
-        return self.url.rpartition("/")[2]
-
-
-def _nanodet(name: str, size: Literal["m", "l"], input_size: int, ap: float) -> PublishedFile:
-    """RangiLyu/nanodet, release v1.0.0-alpha-1; no digests were published with it."""
-    folder = "https://github.com/RangiLyu/nanodet/releases/download/v1.0.0-alpha-1"
-    about = f"NanoDet-Plus, COCO, 80 classes, {input_size} px, {ap} AP on val2017 (Apache-2.0)"
-    return PublishedFile(f"{folder}/{PREFIX}{name}_checkpoint.ckpt", None, size, about)
-
-
-def _torchvision(stem: str, digits: str, size: Literal["s", "m", "l"], width: str) -> PublishedFile:
-    """ImageNet weights of torchvision; the last part of their names is the start of their sha256."""
-    url = f"https://download.pytorch.org/models/{stem}-{digits}.pth"
-    return PublishedFile(url, digits, size, f"ShuffleNetV2 {width}x backbone, ImageNet, torchvision (BSD-3-Clause)")
-
-
-PUBLISHED: dict[str, PublishedFile] = {
-    "nanodet-plus-m_320": _nanodet("m_320", "m", 320, 27.0),
-    "nanodet-plus-m_416": _nanodet("m_416", "m", 416, 30.4),
-    "nanodet-plus-m-1.5x_320": _nanodet("m-1.5x_320", "l", 320, 29.9),
-    "nanodet-plus-m-1.5x_416": _nanodet("m-1.5x_416", "l", 416, 34.1),
-    "imagenet-s": _torchvision("shufflenetv2_x0.5", "f707e7126e", "s", "0.5"),
-    "imagenet-m": _torchvision("shufflenetv2_x1", "5666bf0f80", "m", "1.0"),
-    "imagenet-l": _torchvision("shufflenetv2_x1_5", "3c479a10", "l", "1.5"),
-}
 
 
 def resolve(name_or_path: str, size: str = "m") -> Path:
     """Return an existing file as it is, or the file of a published name, fetched where the cache lacks it.
 
-    ``size`` (s, m or l) says which backbone ``imagenet`` means.
+    ``size`` (s, m or l, or resnet18, resnet34, resnet50) says which backbone ``imagenet`` means.
     """
     path = Path(name_or_path)
     return path if path.is_file() else fetch(lookup(name_or_path, size))

@@ -27,6 +27,7 @@ class FileCard:
             (resized in, maps of each level out).
         precision: fp32 | fp16 | int8.
         strides, reg_max: of the head.
+        centred: priors at the cells' centres instead of their corners.
         parity: what the export proved, or measured.
     """
 
@@ -38,6 +39,7 @@ class FileCard:
     strides: tuple[int, ...] = (8, 16, 32, 64)
     reg_max: int = 7
     parity: Mapping[str, Any] | None = None
+    centred: bool = False
 
     def to_metadata(self) -> dict[str, str]:
         """Strings, as they are stored in the file."""
@@ -54,6 +56,8 @@ class FileCard:
             "precision": self.precision,
             "parity": json.dumps(dict(self.parity or {})),
         }
+        if self.centred:
+            values["prior"] = "centre"  # where nothing is said they lie at the corners
         return {f"nanogfl.{key}": value for key, value in values.items()}
 
 
@@ -82,6 +86,7 @@ def read_card(metadata: Mapping[str, str], path: Path) -> FileCard:
             tuple(int(v) for v in metadata["nanogfl.strides"].split(",")),
             int(metadata["nanogfl.reg_max"]),
             json.loads(metadata["nanogfl.parity"]),
+            metadata.get("nanogfl.prior") == "centre",
         )
         if (
             not isinstance(card.parity, dict)

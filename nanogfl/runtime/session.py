@@ -103,7 +103,8 @@ class OnnxDetector:
 
     @property
     def _layout(self) -> Layout:
-        return Layout(self.input_size, self.card.strides, self.card.reg_max, sigma=True)
+        card = self.card
+        return Layout(self.input_size, card.strides, card.reg_max, card.centred, sigma=card.reg_max > 0)
 
     def _read(self, outputs: dict[str, NDArray[Any]], limits: Thresholds) -> Detections:
         """Outputs of a file that decodes; thresholds that are fixed in the file are applied on top."""

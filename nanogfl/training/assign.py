@@ -80,8 +80,9 @@ def atss(
     gt_labels: Tensor,
     gt_valid: Tensor,
     topk: int = 9,
+    side: float = 5.0,
 ) -> Tensor:
-    """Adaptive training sample selection (Zhang et al., CVPR 2020) with anchors of side 5 strides.
+    """Adaptive training sample selection (Zhang et al., CVPR 2020) with square anchors of this side in strides.
 
     The ``topk`` nearest anchors a level are candidates; those whose IoU reaches mean + deviation of the candidates'
     and whose centre lies in the box are positive. Arguments and result as in :func:`dynamic_soft_label`.
@@ -89,7 +90,7 @@ def atss(
     del gt_labels  # the same for every class
     if gt_boxes.shape[1] == 0:
         return _nothing(gt_boxes.new_zeros(gt_boxes.shape[0], priors.shape[0], 1))[0]
-    centre, half = priors[:, :2], 2.5 * priors[:, 2:]
+    centre, half = priors[:, :2], side / 2 * priors[:, 2:]
     anchors = torch.cat([centre - half, centre + half], dim=1).expand(gt_boxes.shape[0], -1, -1)
     iou = pairwise_iou(anchors, gt_boxes)
     gt_centre = (gt_boxes[..., :2] + gt_boxes[..., 2:]) / 2

@@ -156,7 +156,7 @@ class Keeper(Callback):
 def decode_all(predictions: list[Any], task: DetectionTask, table: Table) -> list[Detections]:
     """Raw outputs to detections, in the table's order."""
     card = task.card
-    layout = Layout(card.input_size, task.detector.strides, card.architecture.reg_max)
+    layout = Layout(card.input_size, task.detector.strides, card.architecture.reg_max, task.detector.centred)
     found = {
         index: decode(raw, layout, View(tuple(shape), card.input_size, card.resize), card.names)
         for index, raw, shape in predictions

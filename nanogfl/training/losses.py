@@ -1,4 +1,4 @@
-"""The three losses of Generalized Focal Loss (Li et al., TPAMI 2022), one row a prior; none reduces or weighs."""
+"""The losses of Generalized Focal Loss (Li et al., TPAMI 2022), one row a prior; none reduces or weighs."""
 
 from __future__ import annotations
 
@@ -43,6 +43,39 @@ def distribution_focal_loss(logits: Tensor, target: Tensor) -> Tensor:
     nearness = torch.stack([left + 1 - target, target - left], dim=-1)
     pair = torch.stack([left, left + 1], dim=-1)
     return -(log_probability.gather(-1, pair) * nearness).sum(dim=-1)
+
+
+def generalized_focal_loss(
+    log_left: Tensor, log_right: Tensor, left: Tensor, right: Tensor, target: Tensor, beta: float
+) -> Tensor:
+    """GFL, the paper's general form: two values of a variable, their probabilities, and a target between them.
+
+    ``-|y - (y_l p_l + y_r p_r)|^beta ((y_r - y) log p_l + (y - y_l) log p_r)``. QFL is the case y_l, y_r = 0, 1 with
+    p_r = sigmoid and beta = 2, summed over classes; DFL the case of two neighbouring bins with beta = 0; the focal
+    loss QFL with targets 0 and 1.
+
+    Args:
+        log_left: [...], log p_l.
+        log_right: [...], log p_r.
+        left: [...], the lower value y_l.
+        right: [...], the higher value y_r.
+        target: [...], y from y_l to y_r.
+        beta: exponent of the modulating factor.
+
+    Returns:
+        [...].
+    """
+    distance = (target - left * log_left.exp() - right * log_right.exp()).abs()
+    return -distance.pow(beta) * ((right - target) * log_left + (target - left) * log_right)
+
+
+def focal_loss(logits: Tensor, labels: Tensor, gamma: float = 2.0, alpha: float = 0.25) -> Tensor:
+    """The focal loss that QFL takes the place of (Lin et al., ICCV 2017): logits [N, C], labels [N] -> [N]."""
+    classes = logits.shape[1]
+    target = F.one_hot(labels, classes + 1)[:, :classes].to(logits.dtype)
+    balance = alpha * target + (1 - alpha) * (1 - target)
+    loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return (balance * (target - logits.sigmoid()).abs().pow(gamma) * loss).sum(dim=1)
 
 
 def giou_loss(pred: Tensor, target: Tensor, eps: float = 1e-6) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,10 +12,9 @@ from torch import Tensor
 from nanogfl.model.distribution import REG_MAX, distances_to_boxes, integral
 from nanogfl.recipe import LossRecipe
 from nanogfl.training.assign import atss, box_iou, dynamic_soft_label, inside
-from nanogfl.training.losses import distribution_focal_loss, giou_loss, quality_focal_loss
+from nanogfl.training.losses import distribution_focal_loss, focal_loss, giou_loss, quality_focal_loss
 
 Parts = dict[str, Tensor]
-SIDES = 4 * (REG_MAX + 1)  # how many of the last columns are side logits
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,13 @@ class Targets:
 
 @dataclass(frozen=True)
 class LossWeights:
-    """How much each part counts, as in NanoDet-Plus."""
+    """How much each part counts, as in NanoDet-Plus, and which class loss it is."""
 
     qfl: float = 1.0
     giou: float = 2.0
     dfl: float = 0.25
     beta: float = 2.0
+    classes: Literal["qfl", "focal"] = "qfl"
 
 
 @dataclass(frozen=True)
@@ -53,16 +54,18 @@ class Assignment:
     ignored: Tensor
 
 
-def assign(recipe: LossRecipe, raw: Tensor, priors: Tensor, levels: list[int], targets: Targets) -> Assignment:
+def assign(
+    recipe: LossRecipe, raw: Tensor, priors: Tensor, levels: list[int], targets: Targets, reg_max: int = REG_MAX
+) -> Assignment:
     """Assign by the predictions of one head, raw [B, P, C + 4 * (R + 1)], with the recipe's method."""
     raw = raw.detach().float()
-    boxes = predicted_boxes(raw, priors)
+    logits, sides = split(raw, reg_max)
+    boxes = predicted_boxes(sides, priors)
     gt = (targets.boxes, targets.labels, targets.valid)
     if recipe.assign == "atss":
-        index = atss(priors, levels, *gt, topk=recipe.topk or 9)
+        index = atss(priors, levels, *gt, topk=recipe.topk or 9, side=recipe.anchor)
         quality = _iou_with_own(boxes, targets.boxes, index)
     else:
-        logits = raw[..., : raw.shape[-1] - SIDES]
         index, quality = dynamic_soft_label(logits, boxes, priors, *gt, topk=recipe.topk or 13)
     ignored = (inside(priors, targets.boxes) & targets.crowd[:, None]).any(dim=2) & (index < 0)
     return Assignment(index, quality, ignored)
@@ -75,45 +78,56 @@ def head_loss(
     assignment: Assignment,
     weights: LossWeights,
     mean_over_processes: Callable[[Tensor], Tensor] = lambda total: total,
+    reg_max: int = REG_MAX,
 ) -> Parts:
-    """QFL, GIoU and DFL of one head against an assignment, each already weighted.
+    """QFL (or focal loss), GIoU and DFL of one head against an assignment, each already weighted.
 
     QFL is divided by the number of positives; boxes are weighted by the detached best class score of their prior
-    and divided by the sum of these weights (both at least 1, over all processes).
+    and divided by the sum of these weights (both at least 1, over all processes). Dirac sides (R = 0) have no DFL.
     """
-    raw = raw.float()
-    classes = raw.shape[-1] - SIDES
-    logits, sides = raw[..., :classes], raw[..., classes:]
+    logits, sides = split(raw.float(), reg_max)
+    classes = logits.shape[-1]
     positive = assignment.gt_index >= 0
     own = assignment.gt_index.clamp(min=0)
     if targets.boxes.shape[1]:
         gt_boxes = targets.boxes.gather(1, own[..., None].expand(-1, -1, 4))
         labels = torch.where(positive, targets.labels.gather(1, own), classes)
     else:
-        gt_boxes = raw.new_zeros(*own.shape, 4)
+        gt_boxes = logits.new_zeros(*own.shape, 4)
         labels = torch.full_like(own, classes)
 
-    qfl = quality_focal_loss(
-        logits.reshape(-1, classes), labels.reshape(-1), assignment.quality.reshape(-1), weights.beta
-    ).view_as(own)
+    flat, label = logits.reshape(-1, classes), labels.reshape(-1)
+    if weights.classes == "focal":
+        qfl = focal_loss(flat, label, weights.beta).view_as(own)
+    else:
+        qfl = quality_focal_loss(flat, label, assignment.quality.reshape(-1), weights.beta).view_as(own)
     positives = mean_over_processes(positive.sum().float()).clamp(min=1)
     weight = logits.detach().sigmoid().amax(dim=-1) * positive
     total = mean_over_processes(weight.sum()).clamp(min=1)
 
-    giou = giou_loss(predicted_boxes(raw, priors).reshape(-1, 4), gt_boxes.reshape(-1, 4)).view_as(weight)
-    bins = sides.unflatten(-1, (4, -1))
-    target = side_targets(gt_boxes, priors, reg_max=bins.shape[-1] - 1)
-    dfl = distribution_focal_loss(bins.flatten(0, 2), target.flatten()).view_as(target).sum(dim=-1)
-    return {
-        "qfl": weights.qfl * (qfl * ~assignment.ignored).sum() / positives,
+    boxes = predicted_boxes(sides, priors)
+    giou = giou_loss(boxes.reshape(-1, 4), gt_boxes.reshape(-1, 4)).view_as(weight)
+    parts = {
+        weights.classes: weights.qfl * (qfl * ~assignment.ignored).sum() / positives,
         "giou": weights.giou * (giou * weight).sum() / total,
-        "dfl": weights.dfl * (dfl * weight).sum() / (4 * total),
     }
+    if reg_max:
+        target = side_targets(gt_boxes, priors, reg_max)
+        bins = sides.unflatten(-1, (4, -1)).flatten(0, 2)
+        dfl = distribution_focal_loss(bins, target.flatten()).view_as(target).sum(dim=-1)
+        parts["dfl"] = weights.dfl * (dfl * weight).sum() / (4 * total)
+    return parts
 
 
-def predicted_boxes(raw: Tensor, priors: Tensor) -> Tensor:
-    """Raw logits [B, P, C + 4 * (R + 1)] -> boxes [B, P, 4] in px."""
-    return distances_to_boxes(integral(raw[..., raw.shape[-1] - SIDES :]), priors)
+def predicted_boxes(sides: Tensor, priors: Tensor) -> Tensor:
+    """Side logits [B, P, 4 * (R + 1)] -> boxes [B, P, 4] in px."""
+    return distances_to_boxes(integral(sides), priors)
+
+
+def split(raw: Tensor, reg_max: int) -> tuple[Tensor, Tensor]:
+    """Raw logits [B, P, C + 4 * (R + 1)] -> class logits [B, P, C] and side logits [B, P, 4 * (R + 1)]."""
+    sides = 4 * (reg_max + 1)
+    return raw[..., : raw.shape[-1] - sides], raw[..., raw.shape[-1] - sides :]
 
 
 def side_targets(boxes: Tensor, priors: Tensor, reg_max: int) -> Tensor:

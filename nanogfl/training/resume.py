@@ -13,8 +13,9 @@ from pytorch_lightning.callbacks import Callback
 
 from nanogfl.errors import UsageError
 from nanogfl.model.checkpoint import read_card
+from nanogfl.model.detector import Architecture
 from nanogfl.model.weights import read_weights
-from nanogfl.recipe import Recipe, from_dict
+from nanogfl.recipe import ModelRecipe, Recipe, from_dict
 from nanogfl.training.folder import Folder
 
 
@@ -44,11 +45,11 @@ def going_on(recipe: Recipe, last: Path, names: tuple[str, ...]) -> Recipe:
     """
     weights = read_weights(last)
     card, was = read_card(weights), from_dict(weights.card.get("recipe", {}), str(last))
-    model = replace(recipe.model, size=recipe.model.size or card.architecture.size)
+    model, former_model = (_written_out(m, card.architecture) for m in (recipe.model, was.model))
     if model.guidance == "auto":
         model = replace(model, guidance=was.model.guidance)
     for key, asked, former in [
-        *((f"model.{key}", value, getattr(was.model, key)) for key, value in vars(model).items()),
+        *((f"model.{key}", value, getattr(former_model, key)) for key, value in vars(model).items()),
         ("train.freeze", recipe.train.freeze, was.train.freeze),
     ]:
         _refuse_change(last, key, asked, former)
@@ -60,6 +61,17 @@ def going_on(recipe: Recipe, last: Path, names: tuple[str, ...]) -> Recipe:
     )
     train = replace(recipe.train, lr=was.train.lr if recipe.train.lr is None else recipe.train.lr)
     return replace(recipe, model=model, input=seen, train=train)
+
+
+def _written_out(model: ModelRecipe, was: Architecture) -> ModelRecipe:
+    """What a recipe leaves to the checkpoint."""
+    reg_max = model.reg_max or was.reg_max or None
+    return replace(
+        model,
+        size=model.size or was.size,
+        family=model.family or was.family,
+        reg_max=None if model.sides == "dirac" else reg_max,
+    )
 
 
 def _refuse_change(last: Path, what: str, asked: Any, former: Any) -> None:

@@ -29,6 +29,7 @@ from nanogfl.training.resume import Signals, former_state, going_on, interrupted
 from nanogfl.training.schedule import Plan, plan, with_plan
 from nanogfl.training.start import Start, start
 from nanogfl.training.task import DetectionTask
+from nanogfl.training.teacher import read_teacher
 from nanogfl.wholefile import write_json
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,8 @@ def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> d
     recipe = written_out(recipe, begin, made)
     log.info("%d training and %d validation pictures", len(training), len(validation))
     log.info("%d epochs, %d steps, input %dx%d", made.epochs, made.steps, *begin.card.input_size)
-    task = DetectionTask(begin.detector, begin.guidance, begin.card, recipe, made)
+    teacher = read_teacher(recipe, begin.card)
+    task = DetectionTask(begin.detector, begin.guidance, begin.card, recipe, made, teacher)
     task.detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     keeper = Keeper(folder, validation)
     trainer = make_trainer(recipe, made, keeper, hardware)
@@ -103,7 +105,9 @@ def written_out(recipe: Recipe, begin: Start, made: Plan) -> Recipe:
     """The recipe with everything that followed from data and weights written out."""
     size = "x".join(map(str, begin.card.input_size))
     seen = replace(recipe.input, size=size, resize=begin.card.resize)
-    model = replace(recipe.model, size=begin.card.architecture.size, guidance=begin.kind)
+    made_of = begin.card.architecture
+    shape = {"size": made_of.size, "family": made_of.family, "reg_max": made_of.reg_max or None}
+    model = replace(recipe.model, guidance=begin.kind, **shape)
     return with_plan(replace(recipe, input=seen, model=model), made)
 
 

@@ -11,10 +11,11 @@ from torch import nn
 from nanogfl.errors import ModelError
 from nanogfl.model import zoo
 from nanogfl.model.checkpoint import Card, read_card
-from nanogfl.model.detector import Architecture, Detector, initialise, make_guidance
+from nanogfl.model.detector import Architecture, Detector, Family, initialise, make_guidance
 from nanogfl.model.distribution import REG_MAX
 from nanogfl.model.guidance import Guidance
-from nanogfl.model.weights import Weights, backbone_widths, read_weights, size_of, transplant
+from nanogfl.model.resnet import NAMES
+from nanogfl.model.weights import Weights, backbone_size, read_weights, transplant
 from nanogfl.predictor import parse_input
 from nanogfl.recipe import Recipe
 
@@ -38,11 +39,10 @@ def start(recipe: Recipe, names: tuple[str, ...]) -> Start:
     """Build detector and guidance for these classes and load what ``recipe.init`` says."""
     weights = None if recipe.init == "none" else read_weights(_init_file(recipe))
     former = None if weights is None or weights.kind == "imagenet" else read_card(weights)
-    size = _size(recipe, weights, former)
-    model = recipe.model
-    reg_max = former.architecture.reg_max if former else REG_MAX
-    architecture = Architecture(size, len(names), reg_max, model.share_levels, model.quality)  # type: ignore[arg-type]
+    architecture = _architecture(recipe, weights, former, len(names))
     kind = guidance_kind(recipe, former)
+    if recipe.model.guidance == "auto" and architecture.family != "plus":
+        kind = "none"
     detector, guidance = Detector(architecture), make_guidance(kind, architecture)
     initialise(detector)
     if guidance is not None:
@@ -65,7 +65,40 @@ def guidance_kind(recipe: Recipe, former: Card | None) -> Guidance:
 
 
 def _init_file(recipe: Recipe) -> Path:
-    return zoo.resolve(recipe.init, recipe.model.size or "m")
+    size = recipe.model.size or "m"
+    return zoo.resolve(recipe.init, NAMES[size] if recipe.model.family == "resnet" else size)
+
+
+def _architecture(recipe: Recipe, weights: Weights | None, former: Card | None, classes: int) -> Architecture:
+    """The network that recipe and first weights ask for together."""
+    model, family = recipe.model, _family(recipe, weights, former)
+    reg_max = model.reg_max or (former.architecture.reg_max if former else 0) or (16 if family == "resnet" else REG_MAX)
+    return Architecture(
+        _size(recipe, weights, former),  # type: ignore[arg-type]
+        classes,
+        0 if model.sides == "dirac" else reg_max,
+        model.share_levels,
+        model.quality,
+        family,
+        model.separate_sides,
+    )
+
+
+def _family(recipe: Recipe, weights: Weights | None, former: Card | None) -> Family:
+    """The recipe's family, else the checkpoint's; a contradiction is an error."""
+    asked = recipe.model.family
+    if former is not None:
+        own = former.architecture.family
+        if asked not in (None, own):
+            raise ModelError(f"--init {recipe.init} is a detector of family {own}, not {asked}; leave it away")
+        return own
+    if weights is None:
+        return asked or "plus"
+    resnet = backbone_size(weights.state)[0]
+    if resnet != (asked == "resnet"):
+        kind, other = ("a ResNet", "resnet") if resnet else ("a ShuffleNetV2", "plus or first")
+        raise ModelError(f"--init {recipe.init} is {kind} backbone; set model.family={other}")
+    return asked or "plus"
 
 
 def _size(recipe: Recipe, weights: Weights | None, former: Card | None) -> str:
@@ -77,7 +110,7 @@ def _size(recipe: Recipe, weights: Weights | None, former: Card | None) -> str:
             raise ModelError(f"--init {recipe.init} is a detector of size {own}, not {asked}; leave --size away")
         return own
     if weights is not None:
-        own = size_of(backbone_widths(weights.state))
+        _, own = backbone_size(weights.state)
         if own is None or asked not in (None, own):
             raise ModelError(
                 f"--init {recipe.init} is a backbone of size {own or 'unknown'}, not {asked}; change --size"

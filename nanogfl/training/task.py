@@ -15,8 +15,9 @@ from nanogfl.errors import TrainingError
 from nanogfl.model.checkpoint import Card
 from nanogfl.model.detector import Detector
 from nanogfl.recipe import Recipe, to_dict
-from nanogfl.training.objective import LossWeights, Targets, assign, head_loss
+from nanogfl.training.objective import LossWeights, Targets, assign, head_loss, split
 from nanogfl.training.schedule import Plan, learning_rate
+from nanogfl.training.teacher import Teacher, teaching_loss
 from nanogfl.view import MEAN, STD
 
 
@@ -27,12 +28,20 @@ class DetectionTask(pl.LightningModule):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, detector: Detector, guidance: nn.Module | None, card: Card, recipe: Recipe, plan: Plan) -> None:
+    def __init__(
+        self,
+        detector: Detector,
+        guidance: nn.Module | None,
+        card: Card,
+        recipe: Recipe,
+        plan: Plan,
+        teacher: Teacher | None = None,
+    ) -> None:
         super().__init__()
-        self.detector, self.guidance = detector, guidance
+        self.detector, self.guidance, self.teacher = detector, guidance, teacher
         self.card, self.recipe, self.plan = card, recipe, plan
         loss = recipe.loss
-        self.weights = LossWeights(loss.qfl, loss.giou, loss.dfl, loss.beta)
+        self.weights = LossWeights(loss.qfl, loss.giou, loss.dfl, loss.beta, loss.classes)
         priors, self.levels = detector.priors(*card.input_size)
         self.register_buffer("priors", priors, persistent=False)
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
@@ -48,19 +57,24 @@ class DetectionTask(pl.LightningModule):
         return (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        """Guidance assigns for both heads; both learn from the same assignment."""
+        """Guidance assigns for both heads; both learn from the same assignment, and the detector from a teacher."""
         targets = Targets(batch.boxes, batch.labels, batch.valid, batch.crowd)
-        features = self.detector.backbone(self.normalise(batch.images))
+        images, reg_max = self.normalise(batch.images), self.card.architecture.reg_max
+        features = self.detector.backbone(images)
         pyramid = self.detector.neck(features)
         raw = self.detector.head(pyramid)
         guide = None if self.guidance is None else self.guidance(features, pyramid, detach=self._late())
+        taught = None if self.teacher is None else self.teacher.predict(images)
 
         with torch.autocast(self.device.type, enabled=False):
-            assignment = assign(self.recipe.loss, raw if guide is None else guide, self.priors, self.levels, targets)
-            parts = head_loss(raw, self.priors, targets, assignment, self.weights, self._mean)
+            best = raw if guide is None else guide
+            assignment = assign(self.recipe.loss, best, self.priors, self.levels, targets, reg_max)
+            parts = head_loss(raw, self.priors, targets, assignment, self.weights, self._mean, reg_max)
             if guide is not None:
-                again = head_loss(guide, self.priors, targets, assignment, self.weights, self._mean)
+                again = head_loss(guide, self.priors, targets, assignment, self.weights, self._mean, reg_max)
                 parts |= {f"guide_{name}": part for name, part in again.items()}
+            if taught is not None:
+                parts |= teaching_loss(*split(raw.float(), reg_max), taught, self.recipe.loss, self._mean)
             loss = torch.stack(list(parts.values())).sum()
         self.names = batch.names
         self._refuse_nan(loss, "loss")
@@ -97,6 +111,11 @@ class DetectionTask(pl.LightningModule):
         self.rates = [{key: group[key] for key in ("lr", "weight_decay")} for group in optimizer.param_groups]
         scheduler = LambdaLR(optimizer, lambda step: learning_rate(step, self.plan, train))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_fit_start(self) -> None:
+        """The teacher goes where the detector is."""
+        if self.teacher is not None:
+            self.teacher.to(self.device)
 
     def on_train_epoch_start(self) -> None:
         """A frozen backbone keeps its batch statistics too."""

@@ -79,3 +79,33 @@ def torchvision_state(widths: tuple[int, int, int, int], last: int = 1024, class
         key: torch.tensor(7) if key.endswith("tracked") else torch.rand(shape, generator=generator) + 0.5
         for key, shape in shapes.items()
     }
+
+
+def torchvision_resnet(depths: tuple[int, ...], bottleneck: bool) -> State:
+    """A ResNet in torchvision's layout, random: the keys and shapes of torchvision.models.resnet."""
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def conv(name: str, norm: str, outputs: int, inputs: int, kernel: int) -> None:
+        shapes[f"{name}.weight"] = (outputs, inputs, kernel, kernel)
+        shapes.update({f"{norm}.{leaf}": (outputs,) for leaf in NORM[:4]} | {f"{norm}.num_batches_tracked": ()})
+
+    conv("conv1", "bn1", 64, 3, 7)
+    inputs = 64
+    for stage, depth in enumerate(depths):
+        width = 64 << stage
+        outputs = 4 * width if bottleneck else width
+        for unit in range(depth):
+            name = f"layer{stage + 1}.{unit}"
+            inside = ((width, inputs, 1), (width, width, 3), (outputs, width, 1)) if bottleneck else (
+                (width, inputs, 3), (width, width, 3))  # fmt: skip
+            for i, (wide, narrow, kernel) in enumerate(inside, 1):
+                conv(f"{name}.conv{i}", f"{name}.bn{i}", wide, narrow, kernel)
+            if unit == 0 and inputs != outputs:
+                conv(f"{name}.downsample.0", f"{name}.downsample.1", outputs, inputs, 1)
+            inputs = outputs
+    shapes |= {"fc.weight": (10, inputs), "fc.bias": (10,)}
+    generator = torch.Generator().manual_seed(0)
+    return {
+        key: torch.tensor(7) if key.endswith("tracked") else torch.rand(shape, generator=generator) + 0.5
+        for key, shape in shapes.items()
+    }

@@ -1,0 +1,84 @@
+"""Other projects' names of our tensors: NanoDet's and torchvision's key layouts in ours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nanogfl.errors import ModelError
+
+State = dict[str, Tensor]
+
+# NanoDet's key layout to ours; the backbone has torchvision's in both
+RENAMES = [
+    (r"^aux_fpn\.", "guidance.neck."),
+    (r"^aux_head\.cls_convs\.(\d)\.conv\.", lambda m: f"guidance.head.class_tower.{3 * int(m[1])}."),
+    (r"^aux_head\.cls_convs\.(\d)\.gn\.", lambda m: f"guidance.head.class_tower.{3 * int(m[1]) + 1}."),
+    (r"^aux_head\.reg_convs\.(\d)\.conv\.", lambda m: f"guidance.head.side_tower.{3 * int(m[1])}."),
+    (r"^aux_head\.reg_convs\.(\d)\.gn\.", lambda m: f"guidance.head.side_tower.{3 * int(m[1]) + 1}."),
+    (r"^aux_head\.gfl_cls\.", "guidance.head.classify."),
+    (r"^aux_head\.gfl_reg\.", "guidance.head.measure."),
+    (r"^fpn\.lateral_convs\.(\d)\.conv\.", r"neck.lateral.\1."),
+    (r"^fpn\.", "neck."),
+    (r"neck\.reduce_layers\.(\d)\.conv\.", r"neck.reduce.\1.0."),
+    (r"neck\.reduce_layers\.(\d)\.bn\.", r"neck.reduce.\1.1."),
+    (r"neck\.top_down_blocks\.(\d)\.blocks\.0\.", r"neck.top_down.\1."),
+    (r"neck\.bottom_up_blocks\.(\d)\.blocks\.0\.", r"neck.bottom_up.\1."),
+    (r"neck\.downsamples\.", "neck.downsample."),
+    (r"neck\.extra_lvl_(in|out)_conv\.0\.", r"neck.extra_\1."),
+    (r"\.primary_conv\.", ".primary."),
+    (r"\.cheap_operation\.", ".cheap."),
+    (r"^head\.cls_convs\.", "head.towers."),
+    (r"^head\.reg_convs\.", "head.side_towers."),
+    (r"^head\.gfl_cls\.", "head.predict."),
+    (r"^head\.gfl_reg\.", "head.measure."),
+    (r"\.depthwise\.", ".0."),
+    (r"\.dwnorm\.", ".1."),
+    (r"\.pointwise\.", ".3."),
+    (r"\.pwnorm\.", ".4."),
+]
+
+# torchvision's ResNet to ours, where a convolution and its norm stand side by side
+RESNET_RENAMES = [
+    (r"^conv1\.", "conv1.0."),
+    (r"^bn1\.", "conv1.1."),
+    (r"\.conv(\d)\.", lambda m: f".branch.{3 * int(m[1]) - 3}."),
+    (r"\.bn(\d)\.", lambda m: f".branch.{3 * int(m[1]) - 2}."),
+    (r"\.downsample\.", ".shortcut."),
+]
+
+
+def from_nanodet(state: State, path: Path) -> State:
+    """Tensors in NanoDet's layout (``avg_model.*``, ``model.*`` or plain) in ours; averaged ones preferred."""
+    for prefix in ("avg_model.", "model.", ""):
+        chosen = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+        if "backbone.conv1.0.weight" in chosen:
+            break
+    else:
+        raise ModelError(f"{path} is no detector that nanogfl knows (no ShuffleNetV2 backbone in its keys)")
+    renamed: State = {}
+    scales = sorted((k, v) for k, v in chosen.items() if re.match(r"aux_head\.scales\.\d\.scale", k))
+    if scales:
+        renamed["guidance.head.scales"] = torch.cat([v.flatten() for _, v in scales])
+    for key, tensor in chosen.items():
+        if "distribution_project" in key or key.startswith("aux_head.scales"):
+            continue
+        renamed[_rename(key, RENAMES)] = tensor.float() if tensor.is_floating_point() else tensor
+    return renamed
+
+
+def from_resnet(state: State) -> State:
+    """The backbone of torchvision's ResNet in our layout; its first convolution reads RGB, ours BGR."""
+    renamed = {f"backbone.{_rename(k, RESNET_RENAMES)}": v for k, v in state.items() if not k.startswith("fc.")}
+    stem = renamed.get("backbone.conv1.0.weight")
+    return renamed if stem is None or stem.ndim != 4 else renamed | {"backbone.conv1.0.weight": stem.flip(1)}
+
+
+def _rename(key: str, pairs: Iterable[tuple[str, str | Callable[[re.Match[str]], str]]]) -> str:
+    for pattern, new in pairs:
+        key = re.sub(pattern, new, key)
+    return key

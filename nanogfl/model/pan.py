@@ -1,0 +1,38 @@
+"""The first NanoDet's neck: a path aggregation network without convolutions behind its sums."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nanogfl.model.ghost_pan import double
+
+
+class PlainPAN(nn.Module):
+    """Maps at strides 8, 16, 32 to one width; sums downwards, then upwards.
+
+    Args:
+        inputs: channels of the three maps.
+        width: channels of the outputs.
+    """
+
+    def __init__(self, inputs: tuple[int, int, int], width: int) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in inputs)
+        for conv in self.lateral:
+            assert isinstance(conv, nn.Conv2d) and conv.bias is not None
+            nn.init.xavier_uniform_(conv.weight)
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        """Three maps [B, C_i, H / s, W / s] -> three maps [B, width, H / s, W / s], s = 8, 16, 32."""
+        x8, x16, x32 = (lateral(f) for lateral, f in zip(self.lateral, features, strict=True))
+        t16 = x16 + double(x32)
+        t8 = x8 + double(t16)
+        p16 = t16 + halve(t8)
+        return [t8, p16, x32 + halve(p16)]
+
+
+def halve(x: Tensor) -> Tensor:
+    """Bilinear by a half, half-pixel centres: each place is the mean of four. Sides are even, as inputs are n x 32."""
+    return F.avg_pool2d(x, 2)

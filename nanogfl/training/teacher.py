@@ -1,0 +1,124 @@
+"""Distillation: a trained detector that a smaller one learns from, its scores and its side distributions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nanogfl.errors import TrainingError
+from nanogfl.model import zoo
+from nanogfl.model.checkpoint import Card, read_card
+from nanogfl.model.detector import Architecture, Detector
+from nanogfl.model.weights import load_state, read_weights
+from nanogfl.recipe import LossRecipe, Recipe
+from nanogfl.training.objective import Parts, split
+
+log = logging.getLogger(__name__)
+
+
+class Teacher:
+    """A frozen detector and where its class columns are; no module, so that no checkpoint and no optimizer holds it.
+
+    Args:
+        network: the detector.
+        columns: the teacher's class column of each of the student's classes.
+    """
+
+    def __init__(self, network: Detector, columns: list[int]) -> None:
+        self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.columns = torch.tensor(columns)
+
+    def __deepcopy__(self, _: dict[int, Any]) -> Teacher:
+        """Averaging copies the task; a teacher never changes."""
+        return self
+
+    def to(self, device: torch.device) -> None:
+        """Move to where the student is."""
+        self.network.to(device)
+        self.columns = self.columns.to(device)
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, 3, H, W] normalised -> logits of the student's classes [B, P, C], side logits [B, P, 4 * (R + 1)]."""
+        logits, sides = split(self.network(images).float(), self.network.architecture.reg_max)
+        return logits[..., self.columns], sides
+
+
+def read_teacher(recipe: Recipe, student: Card) -> Teacher | None:
+    """The detector that ``train.teacher`` names, or None.
+
+    Raises:
+        TrainingError: it cannot teach this student.
+    """
+    source = recipe.train.teacher
+    if source == "none":
+        return None
+    path = zoo.resolve(source)
+    weights = read_weights(path)
+    card = read_card(weights)
+    fault = _fault(card.architecture, student.architecture, recipe.loss)
+    missing = [name for name in student.names if name not in card.names]
+    if missing:
+        fault = f"it does not know {', '.join(missing[:8])}; train one on these classes"
+    if fault:
+        raise TrainingError(f"train.teacher={source} cannot teach this detector: {fault}")
+    network = Detector(card.architecture)
+    load_state(network, weights.state, path)
+    log.info("teacher %s: family %s, size %s", source, card.architecture.family, card.architecture.size)
+    return Teacher(network, [card.names.index(name) for name in student.names])
+
+
+def _fault(teacher: Architecture, student: Architecture, loss: LossRecipe) -> str | None:
+    if teacher.family != student.family:
+        return f"its family is {teacher.family}, not {student.family}, so that its priors differ; take another teacher"
+    if not loss.teach_sides:
+        return None
+    if 0 in (teacher.reg_max, student.reg_max):
+        return "sides of one value have no distribution to learn; set loss.teach_sides=0"
+    if teacher.reg_max != student.reg_max:
+        return (
+            f"its sides have {teacher.reg_max + 1} bins, not {student.reg_max + 1}; "
+            f"set model.reg_max={teacher.reg_max} or loss.teach_sides=0"
+        )
+    return None
+
+
+def teaching_loss(
+    logits: Tensor,
+    sides: Tensor,
+    taught: tuple[Tensor, Tensor],
+    recipe: LossRecipe,
+    mean_over_processes: Callable[[Tensor], Tensor] = lambda total: total,
+) -> Parts:
+    """How far a student is from its teacher: both parts are zero, and so are their gradients, where they are equal.
+
+    Classes: QFL with the teacher's scores as soft labels, divided by the sum of its best scores. Sides: the
+    divergence of the softened distributions (localization distillation, Zheng et al., CVPR 2022), where the teacher
+    is sure: weighted by the square of its best score, divided by the sum of these weights.
+
+    Args:
+        logits: [B, P, C], the student's.
+        sides: [B, P, 4 * (R + 1)], the student's.
+        taught: the same of the teacher.
+        recipe: weights, beta, temperature.
+        mean_over_processes: of a total.
+    """
+    target, wanted = taught[0].sigmoid(), taught[1]
+    sure = target.amax(dim=-1)
+    loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    classes = (loss * (target - logits.sigmoid()).abs().pow(recipe.beta)).sum()
+    parts = {"teach_classes": recipe.teach_classes * classes / mean_over_processes(sure.sum()).clamp(min=1)}
+    if recipe.teach_sides:
+        weight = sure.square()
+        student, teacher = (
+            (x.unflatten(-1, (4, -1)) / recipe.temperature).log_softmax(dim=-1) for x in (sides, wanted)
+        )
+        divergence = F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=-1).mean(dim=-1)
+        total = mean_over_processes(weight.sum()).clamp(min=1)
+        parts["teach_sides"] = recipe.teach_sides * recipe.temperature**2 * (divergence * weight).sum() / total
+    return parts
