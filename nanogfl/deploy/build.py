@@ -62,7 +62,13 @@ def build(detector: TorchDetector, form: Form) -> onnx.ModelProto:
             graph, maps, size, network.strides, card.architecture.reg_max, network.head.quality, geometry, outputs
         )
     file_card = FileCard(
-        list(card.names), size, card.resize, form.form, strides=network.strides, reg_max=card.architecture.reg_max
+        list(card.names),
+        size,
+        card.resize,
+        form.form,
+        strides=network.strides,
+        reg_max=card.architecture.reg_max,
+        temperature=card.temperature,
     )
     return graph.model(form.opset, file_card.to_metadata())
 

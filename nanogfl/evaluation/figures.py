@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from nanogfl.evaluation.calibrate import WITHIN_ONE, WITHIN_TWO, Reliability
@@ -37,7 +38,7 @@ def new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, l
 
 
 def _titles(axis: Axes, title: str, x: str, y: str) -> None:
-    axis.set_title(title, fontsize=10.5, color=INK, loc="left", pad=8, weight="semibold")
+    axis.set_title(title, fontsize=10.5, color=INK, loc="left", pad=8, weight="bold")
     axis.set_xlabel(x, fontsize=9, color=SOFT)
     axis.set_ylabel(y, fontsize=9, color=SOFT)
 
@@ -188,6 +189,10 @@ def sigma_lines(found: Reliability) -> Figure:
     )
     left.plot(sigma, [b.error for b in found.bins], "o-", color=GREY, markersize=4, label="mean error")
     left.set(xscale="log", yscale="log")
+    for ticks in (left.xaxis, left.yaxis):
+        ticks.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ticks.set_minor_locator(NullLocator())
+        ticks.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     _titles(left, "Error over sigma", "predicted sigma, px", "distance from the label, px")
     _legend(left, "upper left")
     at = np.arange(1, len(found.bins) + 1)

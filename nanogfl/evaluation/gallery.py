@@ -14,7 +14,7 @@ from nanogfl.pictures import Picture, read_picture
 from nanogfl.runtime.draw import draw_detections, draw_truth
 
 WHOLE_PX = 620
-CUT_PX = 300
+CUT_PX = 360
 LEAST_CUT = 96  # px of the picture; less shows nothing of the surroundings
 JPEG = [cv2.IMWRITE_JPEG_QUALITY, 82]
 

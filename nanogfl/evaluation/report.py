@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,7 @@ IOUS = (0.5, 0.75, 0.9)
 SHOWN_PICTURES = 6
 SHOWN_SUSPECTS = 18
 SHOWN_PAIRS = 12
+INCH_PX = 112  # of a plot in the page
 AREAS = (0, 32**2, 96**2, np.inf)
 
 WHAT_ERRORS_ARE = {
@@ -45,20 +48,23 @@ WHAT_SUSPECTS_ARE = {
 def write_report(out: Path, study: Study) -> Path:
     """Write DIR/report.html, DIR/report.json and a PNG of each plot; returns the page."""
     out.mkdir(parents=True, exist_ok=True)
-    drawn = {name: _png(figure) for name, figure in _figures(study)}
-    for name, data in drawn.items():
+    shown = {}
+    for name, figure in _figures(study):
+        data = _png(figure)
         with whole_file(out / f"{name}.png") as partial:
             partial.write_bytes(data)
+        shown[name] = picture(data, alt=name.replace("_", " "), width=round(INCH_PX * figure.get_figwidth()))
     write_json(out / "report.json", study.to_json())
     page = out / "report.html"
-    shown = {name: picture(data, alt=name.replace("_", " ")) for name, data in drawn.items()}
     write_page(page, "Evaluation", study.title, list(_sections(study, shown)))
     return page
 
 
 def _png(figure: Figure) -> bytes:
     stream = io.BytesIO()
-    figure.savefig(stream, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of a class name; the page's table has it
+        figure.savefig(stream, format="png")
     return stream.getvalue()
 
 
@@ -86,7 +92,7 @@ def _size_counts(data: Table) -> list[int]:
 def _sections(study: Study, plots: dict[str, Html]) -> Iterator[Section]:
     numbers = study.scores.numbers
     top = [(key, _number(numbers[key])) for key in ("AP", "AP50", "AP75")]
-    top += [("best F1", f"{study.total.f1.max(initial=0):.3f}"), ("at score", f"{study.threshold:.2f}")]
+    top.append((f"best F1, at score {study.threshold:.2f}", f"{study.total.f1.max(initial=0):.3f}"))
     top += [("pictures", str(len(study.table))), ("boxes", str(len(study.pool.truth_labels)))]
     top += [("suspected labels", str(len(study.suspects)))]
     twelve = table(["", "", "means"], [[key, _number(numbers[key]), meaning] for key, meaning in MEANINGS.items()])
@@ -134,7 +140,7 @@ def _sigma(study: Study, plots: dict[str, Html]) -> list[Html]:
     whole = found.whole
     said = text(
         f"Rank correlation of sigma and error (Spearman): {found.spearman:.3f}. {100 * whole.within_one:.0f} % of "
-        f"{whole.sides} sides lie within one sigma of the label and {100 * whole.within_two:.0f} % within two; 68 % and "
+        f"{whole.sides} sides lie within one sigma of the label and {100 * whole.within_two:.0f} % within two; 68 and "
         f"95 % would be calibrated. A factor of {found.factor:.2f} on sigma would put 68 % within one."
     )
     rows = [
@@ -152,7 +158,7 @@ def _suspects(study: Study) -> Iterator[Html]:
         few = [suspect for suspect in study.suspects if suspect.kind == kind][:SHOWN_SUSPECTS]
         shown = f", {len(few)} shown" if len(few) < total[kind] else ""
         title = f"{kind[0].upper()}{kind[1:]}: {total[kind]}{shown}"
-        yield folded(title, text(meaning), grid([_cut(study, s) for s in few], 200), unfolded=bool(few))
+        yield folded(title, text(meaning), grid([_cut(study, s) for s in few], 230), unfolded=bool(few))
 
 
 def _cut(study: Study, suspect: Suspect) -> Html:
@@ -166,6 +172,9 @@ def _cut(study: Study, suspect: Suspect) -> Html:
     )
     said = [f"labelled {suspect.labelled}"] if suspect.labelled else []
     said += [] if suspect.found is None else [f"found {suspect.found} {suspect.score:.2f}"]
+    if suspect.kind == UNFOUND:  # only this label, so that it is seen which one is meant
+        only = (example.boxes == suspect.box).all(axis=1)
+        example = replace(example, boxes=example.boxes[only], labels=example.labels[only])
     place = "at " + ", ".join(f"{value:.0f}" for value in suspect.box)
     caption = _lines(", ".join(said), example.name, place)
     return picture(draw_cut(example, found, suspect.box), caption, alt=f"{suspect.kind} in {example.name}")

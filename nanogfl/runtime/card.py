@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ class FileCard:
         precision: fp32 | fp16 | int8.
         strides, reg_max: of the head.
         parity: what the export proved, or measured.
+        temperature: factor on the deviation of the sides, for who decodes the core form; the others have it inside.
     """
 
     names: list[str]
@@ -38,6 +40,7 @@ class FileCard:
     strides: tuple[int, ...] = (8, 16, 32, 64)
     reg_max: int = 7
     parity: Mapping[str, Any] | None = None
+    temperature: float = 1.0
 
     def to_metadata(self) -> dict[str, str]:
         """Strings, as they are stored in the file."""
@@ -53,6 +56,7 @@ class FileCard:
             "form": self.form,
             "precision": self.precision,
             "parity": json.dumps(dict(self.parity or {})),
+            "temperature": str(self.temperature),
         }
         return {f"nanogfl.{key}": value for key, value in values.items()}
 
@@ -82,6 +86,7 @@ def read_card(metadata: Mapping[str, str], path: Path) -> FileCard:
             tuple(int(v) for v in metadata["nanogfl.strides"].split(",")),
             int(metadata["nanogfl.reg_max"]),
             json.loads(metadata["nanogfl.parity"]),
+            float(metadata.get("nanogfl.temperature", 1.0)),
         )
         if (
             not isinstance(card.parity, dict)
@@ -94,8 +99,10 @@ def read_card(metadata: Mapping[str, str], path: Path) -> FileCard:
         raise ModelError(
             f"{path} does not say what it is ({type(error).__name__}: {error}); export it again"
         ) from error
-    if card.resize not in RULES or card.form not in FORMS or not isinstance(names, list):
+    known = card.resize in RULES and card.form in FORMS and isinstance(names, list)
+    if not known or not 0 < card.temperature < math.inf:
         raise ModelError(
-            f"{path} says what this nanogfl does not know (resize {card.resize}, form {card.form}); export it again"
+            f"{path} says what this nanogfl does not know (resize {card.resize}, form {card.form}, temperature "
+            f"{card.temperature}); export it again"
         )
     return card
