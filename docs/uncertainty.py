@@ -1,8 +1,8 @@
 """The numbers of docs/reports.md: what `nanogfl mine` finds, and whether a calibrated sigma holds on other pictures.
 
 Mining: labels are hidden from the ranking, then the model's errors (missed and wrong boxes at the score of the best
-F1, IoU 0.5) are counted in the first fifth of each ranking. Sigma: the factor is fitted on a random half of the pictures
-and tried on the other half, twenty times.
+F1, IoU 0.5) are counted in the first fifth of each ranking. Sigma: the factor is fitted on a random half of the
+pictures and tried on the other half, twenty times.
 
     python docs/uncertainty.py nanodet-plus-m_416 COCO_VAL [SPLIT]
 """
