@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import scene, write_scene
+from models import scene, write_models, write_scene
 
 from nanogfl.detections import Detections
 from nanogfl.errors import DataError
@@ -26,6 +26,14 @@ def found(scores: list[float], sigma: float | None = None) -> Detections:
     boxes = np.tile(np.array([0, 0, 10, 20], np.float32), (count, 1))
     spread = None if sigma is None else np.full((count, 4), sigma, np.float32)
     return Detections(boxes, np.array(scores, np.float32), np.zeros(count, np.int64), ["x"], spread)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported file with random weights that finds boxes."""
+    folder = tmp_path_factory.mktemp("mine")
+    write_models(folder, (96, 96))
+    return folder / "model.onnx"
 
 
 class Reads:
@@ -78,11 +86,11 @@ def test_nothing_to_rank_is_an_error(tmp_path: Path) -> None:
         mine(Reads(), str(tmp_path))
 
 
-def test_the_command_ranks_writes_and_draws(tiny_onnx: Path, tmp_path: Path, command: Command) -> None:
+def test_the_command_ranks_writes_and_draws(model: Path, tmp_path: Path, command: Command) -> None:
     for i in range(5):
         write_scene(tmp_path / "in" / f"{i}.png", seed=i)
     said = command(
-        "mine", tiny_onnx, tmp_path / "in", "--top", 3, "--json", tmp_path / "a" / "next.json", "--draw", tmp_path / "b"
+        "mine", model, tmp_path / "in", "--top", 3, "--json", tmp_path / "a" / "next.json", "--draw", tmp_path / "b"
     )
     assert said.code == 0, said.err
     records = json.loads((tmp_path / "a" / "next.json").read_text())
@@ -105,10 +113,10 @@ def test_the_command_ranks_writes_and_draws(tiny_onnx: Path, tmp_path: Path, com
     ],
 )
 def test_mistakes_are_one_line(
-    arguments: tuple[str, ...], code: int, word: str, tiny_onnx: Path, tmp_path: Path, command: Command
+    arguments: tuple[str, ...], code: int, word: str, model: Path, tmp_path: Path, command: Command
 ) -> None:
     (tmp_path / "empty").mkdir()
-    values = {"{model}": tiny_onnx, "{empty}": tmp_path / "empty"}
+    values = {"{model}": model, "{empty}": tmp_path / "empty"}
     said = command("mine", *(values.get(a, a) for a in arguments))
     assert said.code == code
     last = said.err.splitlines()[-1]
@@ -116,14 +124,14 @@ def test_mistakes_are_one_line(
     assert word in last
 
 
-def test_it_needs_no_torch(tiny_onnx: Path, tmp_path: Path) -> None:
+def test_it_needs_no_torch(model: Path, tmp_path: Path) -> None:
     write_picture(tmp_path / "in" / "a.png", scene())
     script = (
         "import sys; sys.modules['torch'] = None; sys.modules['matplotlib'] = None\n"
         "from nanogfl.cli import main; main(sys.argv[1:])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script, "mine", str(tiny_onnx), str(tmp_path / "in")],
+        [sys.executable, "-c", script, "mine", str(model), str(tmp_path / "in")],
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from models import write_models
 
 from nanogfl.data.table import Example, Table
 from nanogfl.detections import Detections
@@ -162,19 +163,20 @@ def test_a_cut_shows_its_place(tmp_path: Path) -> None:
     assert max(cut.shape) == 360
 
 
-def test_the_command(
-    learnt_onnx: Path, blocks: Path, tmp_path: Path, command: Callable[..., Any], learnt: Path
-) -> None:
+def test_the_command(blocks: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
+    write_models(tmp_path, (96, 96))
     out = tmp_path / "new" / "report"
-    said = command("eval", learnt / "best.ckpt", blocks, "--report", out, "--json", tmp_path / "scores.json")
+    said = command("eval", tmp_path / "model.onnx", blocks, "--report", out, "--json", tmp_path / "scores.json")
     assert said.code == 0, said.err
     assert str(out / "report.html") in said.out
     record = json.loads((out / "report.json").read_text())
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert {key: record[key] for key in scores} == scores
+    assert "does not give it" in Page(out / "report.html").text  # this file has no sigma
     blocked = tmp_path / "file"
     blocked.write_text("")
-    said = command("eval", learnt_onnx, blocks, "--report", blocked)
+    said = command("eval", tmp_path / "model.onnx", blocks, "--report", blocked)
     assert said.code == 1
-    assert "file" in said.err.splitlines()[-1]
-    assert "Traceback" not in said.err
+    last = said.err.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert str(blocked) in last

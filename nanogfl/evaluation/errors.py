@@ -71,13 +71,13 @@ def total_curve(data: Pool) -> Curve:
 def average_precision(
     labels: NDArray[np.int64], scores: NDArray[np.float64], hits: NDArray[np.bool_], counts: NDArray[np.int64]
 ) -> float:
-    """Mean AP of the classes with labels, at the IoU that the hits were matched at; nan where there are none."""
+    """Mean AP of the classes with labels, at the IoU that the hits were matched at; 0 where there are none."""
     values = [
         curve(scores[labels == label], hits[labels == label], int(count)).at_recalls().mean()
         for label, count in enumerate(counts)
         if count
     ]
-    return float(np.mean(values)) if values else float("nan")
+    return float(np.mean(values)) if values else 0.0
 
 
 @dataclass(frozen=True)
