@@ -79,7 +79,7 @@ def precision_recall(
 
 def score_choice(curve: Curve, threshold: float) -> Figure:
     """Precision, recall and F1 of all classes together over the score threshold."""
-    figure, (axis,) = new_figure(6.4, 3.4)
+    figure, (axis,) = new_figure(7.2, 3.4)
     steps = slice(None, None, max(1, len(curve.scores) // 2000))
     for values, name, color in ((curve.precision, "precision", BLUE), (curve.recall, "recall", ORANGE)):
         axis.plot(curve.scores[steps], values[steps], color=color, linewidth=1.6, label=name)
@@ -90,7 +90,7 @@ def score_choice(curve: Curve, threshold: float) -> Figure:
     axis.text(threshold, 0.03, best + " " * (side == "right"), fontsize=8.5, color=SOFT, ha=side)
     axis.set(xlim=(0, 1), ylim=(0, 1.03))
     _titles(axis, "Which score to ask for", "boxes above this score are shown", "all classes together")
-    _legend(axis, "lower right" if threshold < 0.4 else "lower left")
+    axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), fontsize=8, frameon=False, labelcolor=INK)
     return figure
 
 
