@@ -4,7 +4,7 @@ Mining: labels are hidden from the ranking, then the model's errors (missed and 
 F1, IoU 0.5) are counted in the first fifth of each ranking. Sigma: the factor is fitted on a random half of the
 pictures and tried on the other half, twenty times.
 
-    python docs/uncertainty.py nanodet-plus-m_416 COCO_VAL [SPLIT]
+    python docs/uncertainty.py nanodet-plus-m_416 COCO_VAL [SPLIT,SPLIT]
 """
 
 from __future__ import annotations
@@ -82,7 +82,9 @@ def main(model: str, data: str, split: str | None = None) -> None:
     """Predict, rank, count."""
     predictor = nanogfl.load(model)
     table = read_table(data)
-    table = in_model_order(select(table, split or evaluation_split(table)), predictor.names)
+    parts = [select(table, part) for part in (split or evaluation_split(table)).split(",")]
+    table = replace(table, examples=tuple(example for part in parts for example in part.examples))
+    table = in_model_order(table, predictor.names)
     detections = list(predict_all(predictor, table.examples, EVALUATION))
     pooled = pool(table, detections)
     seen = by_picture(pooled, len(table), total_curve(pooled).best_score)
