@@ -158,7 +158,8 @@ def test_every_form_gives_the_checkpoints_sigma(rule: str, tmp_path: Path) -> No
 
 
 def test_a_factor_that_is_no_number_is_refused(tmp_path: Path) -> None:
-    file = exported(write_checkpoint(tmp_path / "best.ckpt"), "core")
+    file = exported(write_checkpoint(tmp_path / "best.ckpt", temperature=0.37), "core")
+    assert nanogfl.load(file).describe()["temperature"] == 0.37
     model = onnx.load(file)
     for value in ("nan", "-1", "0", "inf", "wide"):
         next(p for p in model.metadata_props if p.key == "nanogfl.temperature").value = value

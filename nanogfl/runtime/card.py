@@ -56,8 +56,9 @@ class FileCard:
             "form": self.form,
             "precision": self.precision,
             "parity": json.dumps(dict(self.parity or {})),
-            "temperature": str(self.temperature),
         }
+        if self.temperature != 1:
+            values["temperature"] = str(self.temperature)
         return {f"nanogfl.{key}": value for key, value in values.items()}
 
 
@@ -93,16 +94,16 @@ def read_card(metadata: Mapping[str, str], path: Path) -> FileCard:
             or min(card.strides) < 1
             or card.reg_max < 1
             or not all(map(is_side, (height, width)))
+            or not 0 < card.temperature < math.inf
         ):
-            raise ValueError(f"input {height}x{width}, strides {card.strides}, reg_max {card.reg_max}, {card.parity}")
+            shape = f"input {height}x{width}, strides {card.strides}, reg_max {card.reg_max}"
+            raise ValueError(f"{shape}, temperature {card.temperature}, {card.parity}")
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise ModelError(
             f"{path} does not say what it is ({type(error).__name__}: {error}); export it again"
         ) from error
-    known = card.resize in RULES and card.form in FORMS and isinstance(names, list)
-    if not known or not 0 < card.temperature < math.inf:
+    if card.resize not in RULES or card.form not in FORMS or not isinstance(names, list):
         raise ModelError(
-            f"{path} says what this nanogfl does not know (resize {card.resize}, form {card.form}, temperature "
-            f"{card.temperature}); export it again"
+            f"{path} says what this nanogfl does not know (resize {card.resize}, form {card.form}); export it again"
         )
     return card
