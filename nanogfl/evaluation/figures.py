@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,6 +19,7 @@ from nanogfl.runtime.draw import class_color
 
 INK, SOFT, LINE = "#1b1f24", "#5c6773", "#dde2e8"
 BLUE, ORANGE, GREY = "#0b6bcb", "#d9730d", "#b8c0ca"
+LEGEND: dict[str, Any] = {"fontsize": 8, "frameon": False, "labelcolor": INK}
 DPI = 160
 CURVES = 10  # more classes than these are a thicket
 BARS = 40
@@ -43,10 +45,6 @@ def _titles(axis: Axes, title: str, x: str, y: str) -> None:
     axis.set_ylabel(y, fontsize=9, color=SOFT)
 
 
-def _legend(axis: Axes, place: str) -> None:
-    axis.legend(loc=place, fontsize=8, frameon=False, labelcolor=INK)
-
-
 def plain(name: str, most: int = 22) -> str:
     """A class name that matplotlib writes as it is: no formulas, one line, cut where it is long."""
     shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(name.split()))
@@ -62,7 +60,7 @@ def precision_recall(
     for (name, values), color in zip(means.items(), (BLUE, ORANGE, SOFT), strict=False):
         left.plot(RECALLS, values, color=color, linewidth=2, label=f"{name}: AP {values.mean():.3f}")
     _titles(left, "Mean of all classes", "recall", "precision")
-    _legend(left, "upper right")
+    left.legend(loc="upper right", **LEGEND)
     shown = sorted(curves, key=lambda label: -counts[label])[:CURVES]
     for label in shown:
         values = curves[label].at_recalls()
@@ -71,7 +69,7 @@ def precision_recall(
     rest = len(curves) - len(shown)
     title = "Each class at IoU 0.5" if not rest else f"The {len(shown)} classes with most labels, at IoU 0.5"
     _titles(right, title, "recall", "precision")
-    right.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), fontsize=8, frameon=False, labelcolor=INK)
+    right.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), **LEGEND)
     for axis in (left, right):
         axis.set(xlim=(0, 1), ylim=(0, 1.03))
     return figure
@@ -90,7 +88,7 @@ def score_choice(curve: Curve, threshold: float) -> Figure:
     axis.text(threshold, 0.03, best + " " * (side == "right"), fontsize=8.5, color=SOFT, ha=side)
     axis.set(xlim=(0, 1), ylim=(0, 1.03))
     _titles(axis, "Which score to ask for", "boxes above this score are shown", "all classes together")
-    axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), fontsize=8, frameon=False, labelcolor=INK)
+    axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), **LEGEND)
     return figure
 
 
@@ -130,7 +128,7 @@ def sizes(scores: Scores, counts: Sequence[int]) -> Figure:
     axis.grid(visible=False, axis="x")
     axis.set_ylim(0, 1.05)
     _titles(axis, "By size of the box (square root of its area)", "", "AP, and AR of 100 boxes a picture")
-    _legend(axis, "upper left")
+    axis.legend(loc="upper left", **LEGEND)
     return figure
 
 
@@ -194,7 +192,7 @@ def sigma_lines(found: Reliability) -> Figure:
         ticks.set_minor_locator(NullLocator())
         ticks.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     _titles(left, "Error over sigma", "predicted sigma, px", "distance from the label, px")
-    _legend(left, "upper left")
+    left.legend(loc="upper left", **LEGEND)
     at = np.arange(1, len(found.bins) + 1)
     for values, promise, name, color in (
         ([b.within_one for b in found.bins], WITHIN_ONE, "within one sigma", BLUE),
@@ -204,7 +202,7 @@ def sigma_lines(found: Reliability) -> Figure:
         right.plot(at, values, "o-", color=color, markersize=4, label=name)
     right.set(ylim=(0, 1.03), xticks=at)
     _titles(right, "Part of the sides that lies", "tenths of the sides, from the surest to the least sure", "")
-    _legend(right, "lower left")
+    right.legend(loc="lower left", **LEGEND)
     return figure
 
 

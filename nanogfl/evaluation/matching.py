@@ -150,14 +150,10 @@ def pool(table: Table, detections: Sequence[Detections], iou: float = MATCH_IOU)
     about, kinds = about[order].astype(np.int64), kinds[order].astype(np.int64)
     finders = np.full(total, -1, np.int64)
     finders[about[kinds == CORRECT]] = np.flatnonzero(kinds == CORRECT)
-    *whole, nearest = (np.concatenate(column) for column in zip(*truths, strict=True))
+    whole = [np.concatenate(column) for column in zip(*truths, strict=True)]
+    pictures, rows, labels = (column[order].astype(np.int64) for column in (pictures, rows, labels))
+    truth_pictures, truth_rows, truth_labels = (column.astype(np.int64) for column in whole[:3])
     return Pool(
-        tuple(table.names),
-        *(column[order].astype(np.int64) for column in (pictures, rows, labels)),
-        scores[order],
-        kinds,
-        about,
-        *(column.astype(np.int64) for column in whole),
-        finders,
-        nearest,
-    )
+        tuple(table.names), pictures, rows, labels, scores[order], kinds, about,
+        truth_pictures, truth_rows, truth_labels, finders, whole[3],
+    )  # fmt: skip

@@ -91,7 +91,7 @@ def _size_counts(data: Table) -> list[int]:
 
 def _sections(study: Study, plots: dict[str, Html]) -> Iterator[Section]:
     numbers = study.scores.numbers
-    top = [(key, _number(numbers[key])) for key in ("AP", "AP50", "AP75")]
+    top = [(key, _number(numbers[key]) or "–") for key in ("AP", "AP50", "AP75")]
     top.append((f"best F1, at score {study.threshold:.2f}", f"{study.total.f1.max(initial=0):.3f}"))
     top += [("pictures", str(len(study.table))), ("boxes", str(len(study.pool.truth_labels)))]
     top += [("suspected labels", str(len(study.suspects)))]

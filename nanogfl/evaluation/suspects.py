@@ -58,11 +58,11 @@ def suspects(table: Table, detections: Sequence[Detections], data: Pool, thresho
     found = found_at(data, threshold)
     result = []
     for i in np.flatnonzero(strong & (data.kinds == BACKGROUND)):
-        box = _found_box(detections, data, i)
+        box = _found_box(detections, data, int(i))
         if crowd_cover(table.examples[data.pictures[i]], box).max(initial=0) < SAME_IOU:
             result.append(_suspect(UNLABELLED, data, int(i), box, None))
     for i in np.flatnonzero(strong & (data.kinds == CLASS)):
-        truth, box = int(data.truths[i]), _found_box(detections, data, i)
+        truth, box = int(data.truths[i]), _found_box(detections, data, int(i))
         label = table.examples[data.pictures[i]].boxes[data.truth_rows[truth]]
         if not found[truth] and iou(box, label[None])[0, 0] >= SAME_IOU:
             result.append(_suspect(MISNAMED, data, int(i), box, data.names[data.truth_labels[truth]]))
