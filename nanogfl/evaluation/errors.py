@@ -150,7 +150,7 @@ def confusion(data: Pool, threshold: float) -> NDArray[np.int64]:
     taken[data.truths[wrong]] = True
     np.add.at(matrix, (data.truth_labels[found], data.truth_labels[found]), 1)
     np.add.at(matrix, (data.truth_labels[data.truths[wrong]], data.labels[wrong]), 1)
-    np.add.at(matrix, (data.truth_labels[~taken], classes), 1)
+    matrix[:classes, classes] = np.bincount(data.truth_labels[~taken], minlength=classes)
     spare = shown & np.isin(data.kinds, (DUPLICATE, CLASS, LOCALIZATION, BOTH, BACKGROUND))
     spare[wrong] = False
     np.add.at(matrix, (np.full(spare.sum(), classes), data.labels[spare]), 1)

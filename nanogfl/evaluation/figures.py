@@ -168,7 +168,7 @@ def confusion_cells(matrix: NDArray[np.int64], names: Sequence[str]) -> Figure:
         count = int(cells[row, column])
         axis.text(column, row, str(count), ha="center", va="center", fontsize=7.5,
                   color="white" if count > dark else INK)  # fmt: skip
-    words = [plain(names[label]) for label in shown]
+    words = [plain(names[int(label)]) for label in shown]
     axis.set_xticks(range(len(kept)), [*words, "nothing"], rotation=60, ha="right", rotation_mode="anchor")
     axis.set_yticks(range(len(kept)), [*words, "nothing"])
     title = "Confusions" if classes <= CELLS else f"The {CELLS} classes with most mistakes"
