@@ -162,6 +162,7 @@ class TorchDetector:
             "strides": list(self.network.strides),
             "reg_max": a.reg_max,
             "quality": a.quality,
+            "temperature": self.card.temperature,
             "parameters": count_parameters(self.network),
         }
 

@@ -65,7 +65,7 @@ def train(
     say(f"next: nanogfl export {out / 'best.ckpt'} --out {out / 'model.onnx'}")
 
 
-@app.command("eval", epilog="Example: nanogfl eval runs/cells/best.ckpt pictures/ --split test --json scores.json")
+@app.command("eval", epilog="Example: nanogfl eval runs/cells/best.ckpt pictures/ --split test --report report/")
 def evaluate(
     model: Model,
     data: Data,
@@ -76,9 +76,17 @@ def evaluate(
     config: Config = None,
     score: Score = 0.05,
     json_file: Json = None,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", help="Folder for a page: errors, uncertainty, suspected labels, pictures."),
+    ] = None,
 ) -> None:
     """Measure average precision (pycocotools' twelve numbers, and AP a class)."""
     from nanogfl.evaluation.run import evaluate as run
 
-    scores = run(model, data, split=split, input=input, config=config, score_threshold=score, json_file=json_file)
+    scores = run(
+        model, data, split=split, input=input, config=config, score_threshold=score, json_file=json_file, report=report
+    )
     say(scores.to_table())
+    if report:
+        say(f"\nreport: {report / 'report.html'}")

@@ -1,4 +1,4 @@
-"""Verbs that look at pictures: predict, webcam."""
+"""Verbs that look at pictures: predict, webcam, mine."""
 
 from __future__ import annotations
 
@@ -142,3 +142,27 @@ def _stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         restore()
+
+
+@app.command(epilog="Example: nanogfl mine model.onnx unlabelled/ --top 50 --json next.json --draw next/")
+def mine(
+    model: Model,
+    folder: Annotated[str, typer.Argument(help="Folder of unlabelled pictures; 'DIR/**' looks into subfolders.")],
+    top: Annotated[int, typer.Option("--top", min=1, help="How many are listed, written and drawn.")] = 20,
+    json_file: Json = None,
+    draw: Annotated[Path | None, typer.Option("--draw", help="Folder for these pictures, boxes drawn.")] = None,
+    input: Input = None,  # noqa: A002
+    config: Config = None,
+) -> None:
+    """Say which unlabelled pictures to label next: those that the model is least sure of."""
+    from nanogfl.predictor import load
+    from nanogfl.runtime.mine import mine as run
+    from nanogfl.wholefile import write_json
+
+    ranked = run(load(model, input=input, config=config), folder, draw=draw, top=top)
+    first = ranked[:top]
+    if json_file:
+        write_json(json_file, [mined.to_json() for mined in first])
+    for mined in first:
+        say(f"{mined.doubt:7.2f} bits  {mined.file}")
+    say(f"the {len(first)} least sure of {len(ranked)} pictures" + "".join(f" -> {p}" for p in (draw, json_file) if p))

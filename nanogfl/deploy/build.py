@@ -72,6 +72,7 @@ def build(detector: TorchDetector, form: Form) -> onnx.ModelProto:
         strides=network.strides,
         reg_max=reg_max,
         centred=network.centred,
+        temperature=card.temperature,
     )
     return graph.model(form.opset, file_card.to_metadata())
 

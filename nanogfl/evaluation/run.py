@@ -34,6 +34,7 @@ def evaluate(
     config: str | Path | None = None,
     score_threshold: float = EVALUATION.score,
     json_file: str | Path | None = None,
+    report: str | Path | None = None,
 ) -> Scores:
     """Pycocotools' twelve numbers and AP a class.
 
@@ -45,6 +46,7 @@ def evaluate(
         config: a NanoDet ``.yml``.
         score_threshold: candidates above this score.
         json_file: where to write the numbers.
+        report: folder for a page on errors, uncertainty and suspected labels (nanogfl.evaluation.report).
 
     Raises:
         DataError: nothing to evaluate, or no class in common.
@@ -55,10 +57,21 @@ def evaluate(
     table = select(table, split)
     predictor = load(model, input=input, config=config) if isinstance(model, str | Path) else model
     table = in_model_order(table, predictor.names)
+    if report:
+        Path(report).mkdir(parents=True, exist_ok=True)  # said before the work, not after it
     log.info("evaluating on %d pictures (%s)", len(table), split)
-    scores = score(table, list(predict_all(predictor, table.examples, limits)))
+    detections = list(predict_all(predictor, table.examples, limits))
+    scores = score(table, detections)
     if json_file:
         write_json(Path(json_file), scores.to_json())
+    if report:
+        from nanogfl.evaluation.report import write_report  # matplotlib takes a second to load
+        from nanogfl.evaluation.study import Study
+
+        title = (
+            f"{predictor.describe()['file']} on {table.root}, {split}, input {'x'.join(map(str, predictor.input_size))}"
+        )
+        log.info("report: %s", write_report(Path(report), Study(title, table, detections, scores)))
     return scores
 
 

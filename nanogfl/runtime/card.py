@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ class FileCard:
         strides, reg_max: of the head.
         centred: priors at the cells' centres instead of their corners.
         parity: what the export proved, or measured.
+        temperature: factor on the deviation of the sides, for who decodes the core form; the others have it inside.
     """
 
     names: list[str]
@@ -40,6 +42,7 @@ class FileCard:
     reg_max: int = 7
     parity: Mapping[str, Any] | None = None
     centred: bool = False
+    temperature: float = 1.0
 
     def to_metadata(self) -> dict[str, str]:
         """Strings, as they are stored in the file."""
@@ -58,6 +61,8 @@ class FileCard:
         }
         if self.centred:
             values["prior"] = "centre"  # where nothing is said they lie at the corners
+        if self.temperature != 1:
+            values["temperature"] = str(self.temperature)
         return {f"nanogfl.{key}": value for key, value in values.items()}
 
 
@@ -87,14 +92,17 @@ def read_card(metadata: Mapping[str, str], path: Path) -> FileCard:
             int(metadata["nanogfl.reg_max"]),
             json.loads(metadata["nanogfl.parity"]),
             metadata.get("nanogfl.prior") == "centre",
+            float(metadata.get("nanogfl.temperature", 1.0)),
         )
         if (
             not isinstance(card.parity, dict)
             or min(card.strides) < 1
             or card.reg_max < 1
             or not all(map(is_side, (height, width)))
+            or not 0 < card.temperature < math.inf
         ):
-            raise ValueError(f"input {height}x{width}, strides {card.strides}, reg_max {card.reg_max}, {card.parity}")
+            shape = f"input {height}x{width}, strides {card.strides}, reg_max {card.reg_max}"
+            raise ValueError(f"{shape}, temperature {card.temperature}, {card.parity}")
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise ModelError(
             f"{path} does not say what it is ({type(error).__name__}: {error}); export it again"

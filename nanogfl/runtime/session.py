@@ -96,6 +96,7 @@ class OnnxDetector:
             "resize": card.resize,
             "strides": list(card.strides),
             "reg_max": card.reg_max,
+            "temperature": card.temperature,
             "inputs": {i.name: f"{i.type} {i.shape}" for i in self.session.get_inputs()},
             "outputs": {o.name: f"{o.type} {o.shape}" for o in self.session.get_outputs()},
             "parity": dict(card.parity or {}),
@@ -104,7 +105,14 @@ class OnnxDetector:
     @property
     def _layout(self) -> Layout:
         card = self.card
-        return Layout(self.input_size, card.strides, card.reg_max, card.centred, sigma=card.reg_max > 0)
+        return Layout(
+            self.input_size,
+            card.strides,
+            card.reg_max,
+            card.centred,
+            sigma=card.reg_max > 0,
+            temperature=card.temperature,
+        )
 
     def _read(self, outputs: dict[str, NDArray[Any]], limits: Thresholds) -> Detections:
         """Outputs of a file that decodes; thresholds that are fixed in the file are applied on top."""

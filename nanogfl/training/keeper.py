@@ -18,6 +18,7 @@ from torch import Tensor
 from nanogfl.data.table import Table
 from nanogfl.decode import Layout, decode
 from nanogfl.detections import Detections
+from nanogfl.evaluation.calibrate import fit_temperature, matched_sides
 from nanogfl.evaluation.coco import Scores, score
 from nanogfl.training.folder import Folder
 from nanogfl.training.schedule import averaging_decay
@@ -111,13 +112,15 @@ class Keeper(Callback):
         predictions, pl_module.predictions = gather(pl_module.predictions), []
         if not trainer.is_global_zero:
             return
-        scores = score(self.table, decode_all(predictions, pl_module, self.table))
+        found = decode_all(predictions, pl_module, self.table)
+        scores = score(self.table, found)
         ap, ap50 = (scores.numbers[k] or 0.0 for k in ("AP", "AP50"))
         self._pending |= {"AP": ap, "AP50": ap50}
         self.since_best += 1
         if ap > self.best.AP or scores.numbers["AP"] is None:  # with nothing to find the last are the best
             self.best, self.since_best = Best(trainer.current_epoch, ap, ap50), 0
-            save_detector(pl_module, self.out / "best.ckpt", scores)
+            temperature = fit_temperature(matched_sides(self.table, found))
+            save_detector(pl_module, self.out / "best.ckpt", scores, temperature)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Early stop, where the recipe asks for it."""
@@ -156,7 +159,9 @@ class Keeper(Callback):
 def decode_all(predictions: list[Any], task: DetectionTask, table: Table) -> list[Detections]:
     """Raw outputs to detections, in the table's order."""
     card = task.card
-    layout = Layout(card.input_size, task.detector.strides, card.architecture.reg_max, task.detector.centred)
+    architecture, detector = card.architecture, task.detector
+    sigma = architecture.reg_max > 0
+    layout = Layout(card.input_size, detector.strides, architecture.reg_max, detector.centred, sigma=sigma)
     found = {
         index: decode(raw, layout, View(tuple(shape), card.input_size, card.resize), card.names)
         for index, raw, shape in predictions
@@ -164,10 +169,11 @@ def decode_all(predictions: list[Any], task: DetectionTask, table: Table) -> lis
     return [found[i] for i in range(len(table))]
 
 
-def save_detector(task: DetectionTask, path: Path, scores: Scores | None) -> None:
-    """Only what use needs: the detector's tensors, its card, and how it scored."""
+def save_detector(task: DetectionTask, path: Path, scores: Scores | None, temperature: float = 1.0) -> None:
+    """Only what use needs: the detector's tensors, its card with the factor on sigma, and how it scored."""
     content: dict[str, Any] = {}
     task.on_save_checkpoint(content)
+    content["nanogfl"]["temperature"] = temperature
     content["nanogfl"]["validation"] = None if scores is None else scores.to_json()
     content["epoch"] = task.current_epoch
     content["state_dict"] = {f"detector.{k}": v.detach().cpu() for k, v in task.detector.state_dict().items()}

@@ -1,0 +1,143 @@
+"""Does the deviation of a side say how wrong the side is? Its rank correlation, a table of bins, one factor.
+
+The errors of matched boxes have far longer tails than a normal or a Laplace distribution, so that a maximum of
+likelihood is ruled by the few worst boxes. The factor is a quantile instead: with it, two sides in three (68.3 %, as
+of a normal distribution) lie within one sigma of the label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanogfl.data.table import Table
+from nanogfl.detections import Detections
+from nanogfl.evaluation.matching import CORRECT, match
+
+WITHIN_ONE = 0.6827  # of a normal distribution within one, and within two standard deviations
+WITHIN_TWO = 0.9545
+SHOWN_SCORE = 0.3  # boxes that people see; the others' sides are nobody's concern
+BORDER_PX = 1.0  # a side that was clipped to the border is exact there, whatever its sigma
+LEAST_SIDES = 200  # fewer tell no factor
+LEAST_SIGMA = 1e-3  # px
+BINS = 10
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Sides of found boxes: float64 [N] each, px.
+
+    Attributes:
+        sigma: as predicted.
+        error: distance from the label's side.
+    """
+
+    sigma: NDArray[np.float64]
+    error: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.sigma)
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Sides of nearly the same sigma, px.
+
+    Attributes:
+        sides: how many.
+        sigma: their mean sigma.
+        error: their mean error.
+        spread: the error that 68.3 % of them do not exceed, to be compared with sigma.
+        within_one, within_two: part of them whose error is within one sigma, within two.
+    """
+
+    sides: int
+    sigma: float
+    error: float
+    spread: float
+    within_one: float
+    within_two: float
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How well sigma predicts the error.
+
+    Attributes:
+        spearman: rank correlation of sigma and error.
+        whole: all sides as one bin.
+        bins: as many sides in each, by sigma.
+        factor: what sigma should still be multiplied with; 1 where it is calibrated.
+    """
+
+    spearman: float
+    whole: Bin
+    bins: tuple[Bin, ...]
+    factor: float
+
+
+def matched_sides(table: Table, detections: Sequence[Detections], score: float = SHOWN_SCORE) -> Sides:
+    """Sides of all boxes above this score that found their label at IoU 0.5; sides on the picture's border left out."""
+    sigmas, errors = [np.zeros(0)], [np.zeros(0)]
+    for example, given in zip(table.examples, detections, strict=True):
+        if given.side_sigma is None:
+            continue
+        shown = given.select(given.scores > score)
+        matched = match(example, shown)
+        right = np.flatnonzero(matched.kinds == CORRECT)
+        boxes = shown.boxes[right].astype(np.float64)
+        border = np.array([0, 0, example.width, example.height])
+        free = np.abs(boxes - border) > BORDER_PX
+        assert shown.side_sigma is not None
+        sigmas.append(shown.side_sigma[right][free].astype(np.float64))
+        errors.append(np.abs(boxes - example.boxes[matched.truths[right]])[free])
+    sigma, error = np.concatenate(sigmas), np.concatenate(errors)
+    usable = np.isfinite(sigma) & np.isfinite(error)
+    return Sides(sigma[usable].clip(LEAST_SIGMA), error[usable])
+
+
+def fit_temperature(sides: Sides) -> float:
+    """The factor on sigma that puts 68.3 % of the errors within it; 1 where too few sides tell one."""
+    if len(sides) < LEAST_SIDES:
+        return 1.0
+    factor = float(np.quantile(sides.error / sides.sigma, WITHIN_ONE))
+    return factor if factor > 0 else 1.0
+
+
+def reliability(sides: Sides) -> Reliability | None:
+    """The table of a report; None where there are too few sides."""
+    if len(sides) < LEAST_SIDES:
+        return None
+    order = np.argsort(sides.sigma, kind="stable")
+    bins = tuple(_bin(sides, part) for part in np.array_split(order, BINS))
+    return Reliability(spearman(sides.sigma, sides.error), _bin(sides, order), bins, fit_temperature(sides))
+
+
+def _bin(sides: Sides, rows: NDArray[np.intp]) -> Bin:
+    sigma, error = sides.sigma[rows], sides.error[rows]
+    ratio = error / sigma
+    return Bin(
+        len(rows),
+        float(sigma.mean()),
+        float(error.mean()),
+        float(np.quantile(error, WITHIN_ONE)),
+        float((ratio <= 1).mean()),
+        float((ratio <= 2).mean()),
+    )
+
+
+def spearman(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
+    """Rank correlation, -1 to 1; equal values share their mean rank; 0 where one of the two is constant."""
+    first, second = _ranks(a), _ranks(b)
+    if len(a) < 2 or not first.std() or not second.std():
+        return 0.0
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+def _ranks(values: NDArray[np.floating]) -> NDArray[np.float64]:
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    last = count.cumsum()
+    return (last - (count - 1) / 2)[place]

@@ -1,0 +1,159 @@
+"""Which detection found which label, and what is wrong with the others: one picture at a time, and
+then pooled over a set.
+
+The correct ones are pycocotools'. The wrong ones are named as TIDE names them (Bolya et al., ECCV 2020): each detection
+is one kind, by what it overlaps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanogfl import boxes as box_math
+from nanogfl.data.table import Example, Table
+from nanogfl.detections import Detections
+
+MATCH_IOU = 0.5
+TOUCH_IOU = 0.1  # below it a detection has nothing to do with a label
+CORRECT, DUPLICATE, CLASS, LOCALIZATION, BOTH, BACKGROUND, IGNORED = range(7)
+KINDS = {
+    DUPLICATE: "duplicate",
+    CLASS: "class",
+    LOCALIZATION: "localization",
+    BOTH: "class and localization",
+    BACKGROUND: "background",
+}
+
+
+@dataclass(frozen=True)
+class Matched:
+    """One picture's detections against its labels; rows as in its Detections and its Example.
+
+    Attributes:
+        kinds: int64 [N], CORRECT .. IGNORED (inside a crowd region).
+        truths: int64 [N], the label that the detection is about, -1 where it is about none.
+        overlaps: float64 [N], IoU with that label, 0 where there is none.
+        finders: int64 [M], the detection that found each label, -1 where none did.
+        nearest: float64 [M], highest IoU of any detection with each label, whatever its class.
+    """
+
+    kinds: NDArray[np.int64]
+    truths: NDArray[np.int64]
+    overlaps: NDArray[np.float64]
+    finders: NDArray[np.int64]
+    nearest: NDArray[np.float64]
+
+
+def match(example: Example, found: Detections, iou: float = MATCH_IOU) -> Matched:
+    """Match one picture: best score first, each detection takes the free label of its class that it overlaps most.
+
+    What a detection is does not depend on those with lower scores: a higher score threshold only leaves rows out.
+    """
+    boxes = found.boxes.astype(np.float64)
+    overlap = box_math.iou(boxes, example.boxes)
+    overlap[:, example.crowd] = 0
+    same = found.labels[:, None] == example.labels[None, :]
+    finders = _take(np.where(same, overlap, 0), iou)
+    kinds = np.full(len(found), BACKGROUND, np.int64)
+    truths = np.full(len(found), -1, np.int64)
+    if overlap.shape[1]:
+        rules = (
+            (BOTH, ~same, TOUCH_IOU),
+            (LOCALIZATION, same, TOUCH_IOU),
+            (CLASS, ~same, iou),
+            (DUPLICATE, same, iou),
+        )
+        for kind, of_class, lowest in rules:  # the last that holds stays
+            near = np.where(of_class, overlap, 0)
+            holds = near.max(axis=1) >= lowest
+            kinds[holds], truths[holds] = kind, near.argmax(axis=1)[holds]
+    kinds[(crowd_cover(example, boxes) * same >= iou).any(axis=1)] = IGNORED
+    labels = np.flatnonzero(finders >= 0)
+    kinds[finders[labels]], truths[finders[labels]] = CORRECT, labels
+    at = np.where(truths[:, None] == np.arange(overlap.shape[1]), overlap, 0)
+    return Matched(kinds, truths, at.max(axis=1, initial=0), finders, overlap.max(axis=0, initial=0))
+
+
+def _take(overlap: NDArray[np.float64], iou: float) -> NDArray[np.int64]:
+    """The detection that takes each label, from IoU [N, M] of pairs of one class, rows best first."""
+    finders = np.full(overlap.shape[1], -1, np.int64)
+    for i in np.flatnonzero((overlap >= iou).any(axis=1)):
+        free = np.where(finders < 0, overlap[i], 0)
+        best = len(free) - 1 - int(free[::-1].argmax())  # of equals the last, as pycocotools takes it
+        if free[best] >= iou:
+            finders[best] = i
+    return finders
+
+
+def crowd_cover(example: Example, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Part of each box that each crowd region covers: [N, M], 0 for labels that are no crowd."""
+    inner = np.minimum(boxes[:, None, 2:], example.boxes[:, 2:]) - np.maximum(boxes[:, None, :2], example.boxes[:, :2])
+    covered = inner.clip(0).prod(axis=2)
+    area = box_math.areas(boxes)[:, None]
+    return np.divide(covered, area, out=np.zeros_like(covered), where=area > 0) * example.crowd
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Every detection of a set, best first, and every label that is no crowd.
+
+    Attributes:
+        names: class names.
+        pictures: int64 [N], index of the picture in the table.
+        rows: int64 [N], index of the detection in its picture.
+        labels, scores, kinds: [N], of the detection.
+        truths: int64 [N], index of the label it is about in the arrays below, -1 where it is about none.
+        truth_pictures, truth_rows, truth_labels: int64 [M].
+        finders: int64 [M], the detection here that found the label, -1 where none did.
+        nearest: float64 [M], highest IoU of any detection with the label, whatever its class.
+    """
+
+    names: tuple[str, ...]
+    pictures: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    kinds: NDArray[np.int64]
+    truths: NDArray[np.int64]
+    truth_pictures: NDArray[np.int64]
+    truth_rows: NDArray[np.int64]
+    truth_labels: NDArray[np.int64]
+    finders: NDArray[np.int64]
+    nearest: NDArray[np.float64]
+
+    def counts(self) -> NDArray[np.int64]:
+        """Labels of each class: [C]."""
+        return np.bincount(self.truth_labels, minlength=len(self.names))
+
+
+def pool(table: Table, detections: Sequence[Detections], iou: float = MATCH_IOU) -> Pool:
+    """Match every picture and pool the outcome."""
+    found: list[tuple[NDArray, ...]] = [(np.zeros(0),) * 6]
+    truths: list[tuple[NDArray, ...]] = [(np.zeros(0),) * 4]
+    total = 0
+    for picture, (example, given) in enumerate(zip(table.examples, detections, strict=True)):
+        matched = match(example, given, iou)
+        real = np.flatnonzero(~example.crowd)
+        place = np.full(len(example.labels) + 1, -1)  # the last one: about no label
+        place[real] = total + np.arange(len(real))
+        total += len(real)
+        count = len(given)
+        at = np.full(count, picture)
+        found.append((at, np.arange(count), given.labels, given.scores, matched.kinds, place[matched.truths]))
+        truths.append((np.full(len(real), picture), real, example.labels[real], matched.nearest[real]))
+    pictures, rows, labels, scores, kinds, about = (np.concatenate(column) for column in zip(*found, strict=True))
+    order = np.argsort(-scores, kind="stable")
+    about, kinds = about[order].astype(np.int64), kinds[order].astype(np.int64)
+    finders = np.full(total, -1, np.int64)
+    finders[about[kinds == CORRECT]] = np.flatnonzero(kinds == CORRECT)
+    whole = [np.concatenate(column) for column in zip(*truths, strict=True)]
+    pictures, rows, labels = (column[order].astype(np.int64) for column in (pictures, rows, labels))
+    truth_pictures, truth_rows, truth_labels = (column.astype(np.int64) for column in whole[:3])
+    return Pool(
+        tuple(table.names), pictures, rows, labels, scores[order], kinds, about,
+        truth_pictures, truth_rows, truth_labels, finders, whole[3],
+    )  # fmt: skip

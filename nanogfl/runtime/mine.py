@@ -1,0 +1,126 @@
+"""Which unlabelled pictures to label next: those that the model is least sure of.
+
+The doubt of a picture is the sum over its candidates of the entropy of their scores, in bits: how many yes-or-no
+questions it would answer. How far the sides may lie is told beside it; it does not change the order, because that did
+not find more errors (docs/reports.md has the numbers, and what chance finds).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from nanogfl.detections import Detections
+from nanogfl.errors import DataError
+from nanogfl.pictures import Picture, read_picture, write_picture
+from nanogfl.runtime.draw import draw_detections
+from nanogfl.runtime.frames import expand, is_video
+
+log = logging.getLogger(__name__)
+CANDIDATE_SCORE = 0.05
+DRAWN_SCORE = 0.2  # lower ones hide the picture
+
+
+class Predicts(Protocol):
+    """Anything that ``nanogfl.load`` returns."""
+
+    def predict(self, source: Picture, score: float = 0.3) -> Detections:
+        """Detect in one picture."""
+        ...
+
+
+@dataclass(frozen=True)
+class Mined:
+    """A picture and how unsure the model is of it.
+
+    Attributes:
+        file: the picture.
+        doubt: in bits, see :func:`doubt`.
+        boxes: how many score 0.3 or more.
+        spread: mean deviation of the sides over the length of the box, of the candidates by their score; None where
+            the model does not give it.
+    """
+
+    file: Path
+    doubt: float
+    boxes: int
+    spread: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        spread = None if self.spread is None else round(self.spread, 4)
+        return {"file": str(self.file), "doubt": round(self.doubt, 4), "boxes": self.boxes, "spread": spread}
+
+
+def doubt(found: Detections) -> float:
+    """Bits of doubt about all candidates of a picture."""
+    score = found.scores.astype(np.float64).clip(1e-6, 1 - 1e-6)
+    entropy = -(score * np.log2(score) + (1 - score) * np.log2(1 - score))
+    return float(entropy.sum())
+
+
+def side_spread(found: Detections) -> float | None:
+    """Deviation of the sides over the length of the box, the mean of all by their score; None without sigma."""
+    if found.side_sigma is None:
+        return None
+    if not len(found):
+        return 0.0
+    lengths = np.tile(found.boxes[:, 2:] - found.boxes[:, :2], 2).clip(1)
+    return float(np.average((found.side_sigma / lengths).mean(axis=1), weights=found.scores))
+
+
+def mine(
+    predictor: Predicts,
+    folder: str,
+    *,
+    draw: Path | None = None,
+    top: int = 20,
+    progress: Callable[[], None] | None = None,
+) -> list[Mined]:
+    """Rank the pictures of a folder (or a glob), the least sure first.
+
+    Args:
+        predictor: from ``nanogfl.load``.
+        folder: what holds the pictures; ``folder/**`` looks into subfolders too.
+        draw: where to draw the first ``top`` of them, their rank before their name.
+        top: how many are drawn.
+        progress: called after each picture.
+
+    Raises:
+        DataError: no picture there could be read.
+    """
+    ranked: list[Mined] = []
+    broken: list[DataError] = []
+    for file in expand([folder]):
+        if is_video(file):
+            continue
+        try:
+            found = predictor.predict(read_picture(file), CANDIDATE_SCORE)
+        except DataError as error:
+            broken.append(error)
+            continue
+        ranked.append(Mined(file, doubt(found), int((found.scores >= 0.3).sum()), side_spread(found)))
+        if progress:
+            progress()
+    if not ranked:
+        raise broken[0] if broken else DataError(f"{folder} holds no pictures; name a folder that does")
+    for error in broken:
+        log.warning("left out: %s", error)
+    ranked.sort(key=lambda mined: -mined.doubt)
+    if draw is not None:
+        _draw(predictor, ranked[:top], draw)
+    return ranked
+
+
+def _draw(predictor: Predicts, ranked: list[Mined], folder: Path) -> None:
+    """Pictures with the candidates, named by rank."""
+    digits = len(str(len(ranked)))
+    for rank, mined in enumerate(ranked, 1):
+        picture = read_picture(mined.file)
+        found = predictor.predict(picture, DRAWN_SCORE)
+        write_picture(folder / f"{rank:0{digits}}_{mined.file.stem}.jpg", draw_detections(picture, found))

@@ -1,0 +1,138 @@
+"""nanogfl mine: which pictures it ranks first, and what it leaves on disk."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from models import scene, write_models, write_scene
+
+from nanogfl.detections import Detections
+from nanogfl.errors import DataError
+from nanogfl.pictures import Picture, write_picture
+from nanogfl.runtime.mine import doubt, mine, side_spread
+
+Command = Callable[..., Any]
+
+
+def found(scores: list[float], sigma: float | None = None) -> Detections:
+    count = len(scores)
+    boxes = np.tile(np.array([0, 0, 10, 20], np.float32), (count, 1))
+    spread = None if sigma is None else np.full((count, 4), sigma, np.float32)
+    return Detections(boxes, np.array(scores, np.float32), np.zeros(count, np.int64), ["x"], spread)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported file with random weights that finds boxes."""
+    folder = tmp_path_factory.mktemp("mine")
+    write_models(folder, (96, 96))
+    return folder / "model.onnx"
+
+
+class Reads:
+    """A predictor whose score is the brightness of the picture."""
+
+    def __init__(self) -> None:
+        self.names = ["x"]
+
+    def predict(self, source: Picture, score: float = 0.3) -> Detections:
+        level = float(source.mean()) / 255
+        return found([level] if level > score else [])
+
+
+def test_doubt_is_entropy_in_bits() -> None:
+    assert doubt(found([])) == 0
+    assert doubt(found([0.5])) == pytest.approx(1)
+    assert doubt(found([0.5, 0.5, 0.5])) == pytest.approx(3)
+    assert doubt(found([0.25])) == pytest.approx(0.811278, abs=1e-5)
+    assert doubt(found([0.9])) == pytest.approx(doubt(found([0.1])), abs=1e-6)
+    assert doubt(found([1.0])) < 1e-4  # sure either way, and no logarithm of zero
+    assert doubt(found([0.0])) < 1e-4
+
+
+def test_spread_is_relative_to_the_box() -> None:
+    assert side_spread(found([0.5])) is None
+    assert side_spread(found([], 1.0)) == 0
+    assert side_spread(found([0.5, 0.1], 2.0)) == pytest.approx((2 / 10 + 2 / 20) / 2)
+
+
+def test_the_least_sure_come_first(tmp_path: Path) -> None:
+    levels = {"dark": 10, "dim": 60, "half": 128, "bright": 230}
+    for name, level in levels.items():
+        write_picture(tmp_path / f"{name}.png", np.full((20, 20, 3), level, np.uint8))
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    (tmp_path / "notes.txt").write_text("not looked at")
+    seen: list[None] = []
+    ranked = mine(Reads(), str(tmp_path), progress=lambda: seen.append(None))
+    assert [m.file.stem for m in ranked] == ["half", "dim", "bright", "dark"]
+    assert len(seen) == 4
+    assert [m.boxes for m in ranked] == [1, 0, 1, 0]
+    assert ranked[0].to_json() == {"file": str(tmp_path / "half.png"), "doubt": 1.0, "boxes": 1, "spread": None}
+
+
+def test_nothing_to_rank_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"broken\.jpg"):
+        mine(Reads(), str(tmp_path))
+    (tmp_path / "broken.jpg").rename(tmp_path / "clip.mp4")
+    with pytest.raises(DataError, match="holds no pictures"):
+        mine(Reads(), str(tmp_path))
+
+
+def test_the_command_ranks_writes_and_draws(model: Path, tmp_path: Path, command: Command) -> None:
+    for i in range(5):
+        write_scene(tmp_path / "in" / f"{i}.png", seed=i)
+    said = command(
+        "mine", model, tmp_path / "in", "--top", 3, "--json", tmp_path / "a" / "next.json", "--draw", tmp_path / "b"
+    )
+    assert said.code == 0, said.err
+    records = json.loads((tmp_path / "a" / "next.json").read_text())
+    assert len(records) == 3
+    doubts = [record["doubt"] for record in records]
+    assert doubts == sorted(doubts, reverse=True)
+    drawn = sorted(p.name for p in (tmp_path / "b").iterdir())
+    assert drawn == [f"{rank}_{Path(record['file']).stem}.jpg" for rank, record in enumerate(records, 1)]
+    assert "the 3 least sure of 5 pictures" in said.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "word"),
+    [
+        (("{model}", "nowhere"), 1, "nowhere"),
+        (("{model}", "{empty}"), 1, "empty"),
+        (("{model}", "{empty}", "--top", "0"), 2, "top"),
+        (("nowhere.onnx", "{empty}"), 1, "nowhere.onnx"),
+        (("{model}",), 2, "folder"),
+    ],
+)
+def test_mistakes_are_one_line(
+    arguments: tuple[str, ...], code: int, word: str, model: Path, tmp_path: Path, command: Command
+) -> None:
+    (tmp_path / "empty").mkdir()
+    values = {"{model}": model, "{empty}": tmp_path / "empty"}
+    said = command("mine", *(values.get(a, a) for a in arguments))
+    assert said.code == code
+    last = said.err.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert word in last
+
+
+def test_it_needs_no_torch(model: Path, tmp_path: Path) -> None:
+    write_picture(tmp_path / "in" / "a.png", scene())
+    script = (
+        "import sys; sys.modules['torch'] = None; sys.modules['matplotlib'] = None\n"
+        "from nanogfl.cli import main; main(sys.argv[1:])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "mine", str(model), str(tmp_path / "in")],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "a.png" in done.stdout
