@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nanogfl.decode import Thresholds
 from nanogfl.errors import ModelError
 from nanogfl.view import MEAN, RULES, STD, is_side
 
 SCHEMA = "1"
 FORMS = ("frame", "tensor", "core")
+PRECISIONS = ("fp32", "fp16", "int8")
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class FileCard:
         precision: fp32 | fp16 | int8.
         strides, reg_max: of the head.
         parity: what the export proved, or measured.
+        thresholds: defaults of the optional inputs, or what is fixed in the file.
+        temperature: factor on the deviation of each side.
     """
 
     names: list[str]
@@ -38,6 +42,8 @@ class FileCard:
     strides: tuple[int, ...] = (8, 16, 32, 64)
     reg_max: int = 7
     parity: Mapping[str, Any] | None = None
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    temperature: float = 1.0
 
     def to_metadata(self) -> dict[str, str]:
         """Strings, as they are stored in the file."""
@@ -53,6 +59,8 @@ class FileCard:
             "form": self.form,
             "precision": self.precision,
             "parity": json.dumps(dict(self.parity or {})),
+            "thresholds": ",".join(map(str, astuple(self.thresholds))),
+            "temperature": str(self.temperature),
         }
         return {f"nanogfl.{key}": value for key, value in values.items()}
 
@@ -82,6 +90,8 @@ def read_card(metadata: Mapping[str, str], path: Path) -> FileCard:
             tuple(int(v) for v in metadata["nanogfl.strides"].split(",")),
             int(metadata["nanogfl.reg_max"]),
             json.loads(metadata["nanogfl.parity"]),
+            _thresholds(metadata.get("nanogfl.thresholds", "0.05,0.6,100")),  # not in the first files
+            float(metadata.get("nanogfl.temperature", "1")),
         )
         if (
             not isinstance(card.parity, dict)
@@ -94,8 +104,15 @@ def read_card(metadata: Mapping[str, str], path: Path) -> FileCard:
         raise ModelError(
             f"{path} does not say what it is ({type(error).__name__}: {error}); export it again"
         ) from error
-    if card.resize not in RULES or card.form not in FORMS or not isinstance(names, list):
+    known = card.resize in RULES and card.form in FORMS and card.precision in PRECISIONS and isinstance(names, list)
+    if not known:
         raise ModelError(
-            f"{path} says what this nanogfl does not know (resize {card.resize}, form {card.form}); export it again"
+            f"{path} says what this nanogfl does not know (resize {card.resize}, form {card.form}, "
+            f"precision {card.precision}); export it again"
         )
     return card
+
+
+def _thresholds(text: str) -> Thresholds:
+    score, iou, boxes = text.split(",")
+    return Thresholds(float(score), float(iou), int(boxes))
