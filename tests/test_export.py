@@ -314,7 +314,7 @@ def test_export_proves_every_kind(
     checkpoint = write_checkpoint(tmp_path / "best.ckpt", architecture, resize=rule, input_size=(64, 96), names=names)
     parity = nanogfl.export(checkpoint, out=tmp_path / "m.onnx", data=pictures, form=form).parity
     assert parity.raw is not None and parity.pictures == 2 + 5 and parity.boxes > 20 and parity.one_sided == 0
-    assert (parity.bar.score > 1e-3) == form.half
+    assert (parity.bar.score > 1e-3) == form.half and parity.box_px < parity.bar.box_px
     file = nanogfl.load(tmp_path / "m.onnx")
     assert isinstance(file, OnnxDetector)
     assert file.card.precision == ("fp16" if form.half else "fp32") and file.batch == form.batch
@@ -324,7 +324,7 @@ def test_float16_is_half_the_size(tmp_path: Path) -> None:
     _, full = pair(tmp_path, SMALL, Form("core"))
     size = full.path.stat().st_size
     _, half = pair(tmp_path, SMALL, Form("core", half=True))
-    assert half.path.stat().st_size < 0.55 * size
+    assert half.path.stat().st_size < 0.6 * size
 
 
 def test_a_batch_gives_what_its_pictures_give_alone(tmp_path: Path) -> None:

@@ -31,14 +31,18 @@ class Bar:
 
     Attributes:
         box_px: of a matched box's side.
-        score: of its score; raw outputs may differ by ten times as much.
+        score: of its score.
+        raw: of any score, and of any side logit over ten.
+        of_input: the px are those of the network's input, where the picture is larger than that.
     """
 
     box_px: float = 0.5
     score: float = SCORE
+    raw: float = 10 * SCORE
+    of_input: bool = False
 
 
-FULL, HALF = Bar(), Bar(2.0, 0.02)  # float32; one of the two in float16
+FULL, HALF = Bar(), Bar(2.0, 0.02, 0.05, of_input=True)  # float32; one of the two in float16
 
 
 @dataclass
@@ -68,7 +72,7 @@ class Parity:
     @property
     def holds(self) -> bool:
         """Whether the two are the same detector."""
-        return not self.worst and (self.raw is None or self.raw <= 10 * self.bar.score)
+        return not self.worst and (self.raw is None or self.raw <= self.bar.raw)
 
     def to_json(self) -> dict[str, Any]:
         """Numbers as they are stored in the file."""
@@ -118,15 +122,23 @@ def compare(a: Predictor, b: Predictor, pictures: Iterable[tuple[str, Picture]],
 def _take(parity: Parity, name: str, a: Seen, b: Seen, probe: Probe, limits: Thresholds, one_view: bool) -> None:
     """One picture into the comparison. Near ties only count where the raw outputs are equal."""
     raw = a.difference(b) if one_view else None
-    equal_raw = raw is not None and raw <= 10 * parity.bar.score
+    equal_raw = raw is not None and raw <= parity.bar.raw
     kept = (a.kept(probe.layout), b.kept(probe.layout)) if equal_raw else None
+    sides = zip(a.view.picture, a.view.input, strict=True)
+    zoom = max(1.0, *(own / seen for own, seen in sides)) if parity.bar.of_input else 1.0
     parity.pictures += 1
     parity.raw = parity.raw if raw is None else max(parity.raw or 0.0, raw)
-    match(parity, name, a.found, b.found, limits, kept)
+    match(parity, name, a.found, b.found, limits, kept, zoom)
 
 
 def match(
-    parity: Parity, name: str, a: Detections, b: Detections, limits: Thresholds, kept: tuple[Kept, Kept] | None
+    parity: Parity,
+    name: str,
+    a: Detections,
+    b: Detections,
+    limits: Thresholds,
+    kept: tuple[Kept, Kept] | None,
+    zoom: float = 1.0,
 ) -> None:
     """Match one picture's boxes and note the differences.
 
@@ -134,7 +146,7 @@ def match(
     overlap, to say by how much it differs.
     """
     bar = parity.bar
-    partner = partners(a, b, equal(a, b, bar.box_px, bar.score))
+    partner = partners(a, b, equal(a, b, bar.box_px * zoom, bar.score))
     reasons = set() if kept is None else explained((a, b), partner, kept, limits, bar.score)
     free = alike(a, b)
     free[partner >= 0], free[:, partner[partner >= 0]] = False, False
@@ -143,7 +155,7 @@ def match(
     partner = np.maximum(partner, partners(a, b, free))
     matched = np.flatnonzero(partner >= 0)
     pairs = partner[matched]
-    box = float(np.abs(a.boxes[matched] - b.boxes[pairs]).max(initial=0))
+    box = float(np.abs(a.boxes[matched] - b.boxes[pairs]).max(initial=0)) / zoom
     score = float(np.abs(a.scores[matched] - b.scores[pairs]).max(initial=0))
     floor = max(limits.score, *(d.scores[-1] for d in (a, b) if len(d) and len(d) == limits.max_boxes), 0) + bar.score
     alone = [(0, int(i)) for i in np.flatnonzero(partner < 0)]
