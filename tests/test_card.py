@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from nanogfl.decode import Thresholds
 from nanogfl.errors import ModelError
 from nanogfl.runtime.card import FORMS, FileCard, read_card
 from nanogfl.view import RULES
@@ -24,7 +25,8 @@ def good(**changed: str) -> dict[str, str]:
 @pytest.mark.parametrize("resize", RULES)
 @pytest.mark.parametrize("form", FORMS)
 def test_there_and_back(resize: str, form: str) -> None:
-    card = FileCard(["größe", 'a "b", c'], (96, 160), resize, form, "fp16", (8, 16, 32), 9, PARITY)
+    limits = Thresholds(0.2, 0.45, 7)
+    card = FileCard(["größe", 'a "b", c'], (96, 160), resize, form, "fp16", (8, 16, 32), 9, PARITY, limits, 1.25)
     said = card.to_metadata()
     assert all(isinstance(key, str) and isinstance(value, str) for key, value in said.items())
     assert read_card(said, PATH) == card
@@ -43,7 +45,15 @@ def test_the_strings_of_the_contract() -> None:
         "nanogfl.form": "frame",
         "nanogfl.precision": "fp32",
         "nanogfl.parity": json.dumps(PARITY),
+        "nanogfl.thresholds": "0.05,0.6,100",
+        "nanogfl.temperature": "1.0",
     }
+
+
+def test_the_first_files_do_not_say_their_thresholds() -> None:
+    said = good()
+    del said["nanogfl.thresholds"], said["nanogfl.temperature"]
+    assert read_card(said, PATH) == read_card(good(), PATH)
 
 
 def test_centred_priors_are_said() -> None:
@@ -72,6 +82,11 @@ def test_keys_of_others_do_not_matter() -> None:
         (good(strides=""), "does not say what it is (ValueError"),
         (good(reg_max="seven"), "does not say what it is (ValueError"),
         (good(parity="{"), "does not say what it is (JSONDecodeError"),
+        (good(resize="crop"), "does not know (resize crop, form frame, precision fp32)"),
+        (good(form="video"), "does not know (resize letterbox, form video, precision fp32)"),
+        (good(precision="int4"), "does not know (resize letterbox, form frame, precision int4)"),
+        (good(thresholds="0.05,0.6"), "does not say what it is (ValueError"),
+        (good(temperature="warm"), "does not say what it is (ValueError"),
         (good(parity="[1, 2]"), "does not say what it is (ValueError"),
         (good(parity="3"), "does not say what it is (ValueError"),
         (good(parity="[" * 10**5), "does not say what it is (RecursionError"),
@@ -80,8 +95,6 @@ def test_keys_of_others_do_not_matter() -> None:
         (good(strides="8,0"), "does not say what it is (ValueError"),
         (good(reg_max="-1"), "does not say what it is (ValueError"),
         (good(classes='"ab"'), "does not know"),
-        (good(resize="crop"), "does not know (resize crop, form frame)"),
-        (good(form="video"), "does not know (resize letterbox, form video)"),
     ],
 )
 def test_what_cannot_be_read_is_one_line(said: dict[str, str], words: str) -> None:

@@ -16,14 +16,15 @@ from onnx import numpy_helper
 from runs import block_picture, write_coco
 
 import nanogfl
-from nanogfl.decode import Thresholds
+from nanogfl.decode import Thresholds, sigmoid
 from nanogfl.deploy import run as deploy_run
 from nanogfl.deploy.build import Form, build
 from nanogfl.detections import Detections
 from nanogfl.errors import ExportError, ModelError, UsageError
-from nanogfl.model.detector import Architecture
+from nanogfl.model.detector import Architecture, Quality
 from nanogfl.pictures import Picture
 from nanogfl.predictor import TorchDetector
+from nanogfl.runtime.card import FORMS
 from nanogfl.runtime.session import OnnxDetector, count_nodes
 from nanogfl.view import MEAN, RULES, STD, View, normalise
 
@@ -33,16 +34,8 @@ FRAMES: dict[str, Picture] = {
     "one pixel": np.full((1, 1, 3), 90, np.uint8),
     "strip": scene(37, 901, seed=1),
 }
-KEYS = ["schema", "classes", "input_size", "resize", "mean", "std", "strides", "reg_max", "form", "precision", "parity"]
-FIXED = pytest.mark.xfail(strict=True, reason="of the fixed thresholds only the score is applied on top")
-NO_AREA = pytest.mark.xfail(
-    strict=True,
-    raises=ExportError,
-    reason="boxes in the grey border have no area in the frame, so no IoU matches them",
-)
-QUALITY = pytest.mark.xfail(
-    strict=True, raises=ExportError, reason="the file's class_logits lack the quality, the network's raw has it"
-)
+KEYS = ["schema", "classes", "input_size", "resize", "mean", "std", "strides", "reg_max", "form", "precision", "parity",
+        "thresholds", "temperature"]  # fmt: skip
 
 
 def pair(folder: Path, architecture: Architecture, form: Form, **card: Any) -> tuple[TorchDetector, OnnxDetector]:
@@ -111,8 +104,7 @@ def test_the_file_finds_what_the_checkpoint_finds(
     tmp_path: Path, architecture: Architecture, size: tuple[int, int], rule: str, form: Form
 ) -> None:
     names = NAMES[: architecture.classes]
-    temperature = 1.7 if form.form == "frame" else 1.0
-    torch, file = pair(tmp_path, architecture, form, input_size=size, resize=rule, names=names, temperature=temperature)
+    torch, file = pair(tmp_path, architecture, form, input_size=size, resize=rule, names=names, temperature=1.7)
     assert file.names == list(names) and file.input_size == size and file.card.form == form.form
     for name, frame in FRAMES.items():
         expected, found = torch.predict(frame, 0.05), file.predict(frame, 0.05)
@@ -231,7 +223,7 @@ def test_fixed_thresholds_are_no_inputs(tmp_path: Path) -> None:
     assert (file.predict(scene(), 0.3).scores > 0.3).all()  # a higher one is applied on top
 
 
-@pytest.mark.parametrize("fixed", [pytest.param(True, marks=FIXED, id="fixed"), pytest.param(False, id="asked")])
+@pytest.mark.parametrize("fixed", [pytest.param(True, id="fixed"), pytest.param(False, id="asked")])
 def test_predict_asks_the_file_for_what_it_was_asked(tmp_path: Path, fixed: bool) -> None:
     torch, file = pair(tmp_path, SMALL, Form("frame", fixed=fixed))
     for score, boxes in ((0.05, 100), (0.2, 100), (0.2, 4)):
@@ -297,18 +289,53 @@ def test_without_data_it_is_proven_on_drawn_pictures(checkpoint: Path, tmp_path:
     assert made.parity.pictures == 24 + 5 and made.parity.boxes > 200 and made.parity.holds
 
 
-@pytest.mark.parametrize(
-    ("architecture", "rule"),
-    [
-        pytest.param(Architecture("s", 3, quality="top4"), "stretch", id="quality top4", marks=QUALITY),
-        pytest.param(Architecture("s", 3, quality="moments"), "stretch", id="quality moments", marks=QUALITY),
-        pytest.param(SMALL, "stretch-antialias", id="antialias"),
-        pytest.param(SMALL, "letterbox", id="letterbox", marks=NO_AREA),
-    ],
-)
-def test_export_proves_every_kind(tmp_path: Path, pictures: Path, architecture: Architecture, rule: str) -> None:
-    checkpoint = write_checkpoint(tmp_path / "best.ckpt", architecture, resize=rule, input_size=(64, 64))
-    assert nanogfl.export(checkpoint, out=tmp_path / "m.onnx", data=pictures).parity.raw is not None
+QUALITIES = ("none", "top4", "moments")
+PROVEN = [
+    *(pytest.param(SMALL, r, Form("frame", sigma=True), id=r) for r in RULES),
+    *(pytest.param(Architecture("s", 3, quality=q), "letterbox", Form(f), id=f"quality {q}, {f}")
+      for q in QUALITIES for f in FORMS),
+    pytest.param(Architecture("s", 3, reg_max=11, quality="top4"), "stretch", Form(), id="reg_max 11"),
+    pytest.param(Architecture("s", 1, reg_max=4, quality="moments"), "stretch", Form("core"), id="reg_max 4, core"),
+    pytest.param(SMALL, "letterbox", Form("tensor", batch=3, sigma=True), id="three pictures"),
+    pytest.param(SMALL, "stretch", Form("tensor", batch=2, fixed=True, uint8=True), id="two pictures of bytes, fixed"),
+    pytest.param(SMALL, "stretch", Form("core", batch=4), id="four pictures, maps"),
+    pytest.param(SMALL, "letterbox-antialias", Form("core", uint8=True), id="maps of bytes"),
+    pytest.param(SMALL, "stretch", Form("frame", half=True), id="float16"),
+    pytest.param(Architecture("s", 3, quality="top4"), "stretch", Form("core", half=True), id="float16, quality, maps"),
+    pytest.param(SMALL, "stretch", Form("frame", fixed=True, thresholds=Thresholds(0.2, 0.4, 9)), id="fixed, others"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("architecture", "rule", "form"), PROVEN)
+def test_export_proves_every_kind(
+    tmp_path: Path, pictures: Path, architecture: Architecture, rule: str, form: Form
+) -> None:
+    names = NAMES[: architecture.classes]
+    checkpoint = write_checkpoint(tmp_path / "best.ckpt", architecture, resize=rule, input_size=(64, 96), names=names)
+    parity = nanogfl.export(checkpoint, out=tmp_path / "m.onnx", data=pictures, form=form).parity
+    assert parity.raw is not None and parity.pictures == 2 + 5 and parity.boxes > 20 and parity.one_sided == 0
+    assert (parity.bar.score > 1e-3) == form.half and parity.box_px < parity.bar.box_px
+    file = nanogfl.load(tmp_path / "m.onnx")
+    assert isinstance(file, OnnxDetector)
+    assert file.card.precision == ("fp16" if form.half else "fp32") and file.batch == form.batch
+
+
+def test_float16_is_half_the_size(tmp_path: Path) -> None:
+    _, full = pair(tmp_path, SMALL, Form("core"))
+    size = full.path.stat().st_size
+    _, half = pair(tmp_path, SMALL, Form("core", half=True))
+    assert half.path.stat().st_size < 0.6 * size
+
+
+def test_a_batch_gives_what_its_pictures_give_alone(tmp_path: Path) -> None:
+    torch, file = pair(tmp_path, SMALL, Form("tensor", batch=3, sigma=True))
+    frames = [*FRAMES.values(), scene(200, 90, seed=3)]  # one more than fits twice
+    together = file.predict_batch(frames, Thresholds(0.05))
+    for frame, found in zip(frames, together, strict=True):
+        assert_same(found, torch.predict(frame, 0.05), 0.1)
+    outputs = file.run(file.prepare(frames[:3]), Thresholds(0.05))
+    assert outputs["counts"].tolist() == [len(found) for found in together[:3]]
+    assert len(outputs["boxes"]) == outputs["counts"].sum()
 
 
 def disturb(monkeypatch: pytest.MonkeyPatch, which: str) -> None:
@@ -352,6 +379,20 @@ def test_an_older_file_stays_when_the_new_one_differs(
     lines = [line for line in said.err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and "px" in lines[0] and "000.png" not in lines[0] and "scores by" in lines[0]
     assert old.read_bytes() == b"the older file" and [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_an_interrupt_leaves_nothing(
+    checkpoint: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(deploy_run, "prove", interrupted)
+    (tmp_path / "m.onnx").write_bytes(b"the older file")
+    with pytest.raises(KeyboardInterrupt):
+        nanogfl.export(checkpoint, out=tmp_path / "m.onnx", data=pictures)
+    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+    assert (tmp_path / "m.onnx").read_bytes() == b"the older file"
 
 
 def test_the_command(checkpoint: Path, pictures: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
@@ -407,8 +448,48 @@ def test_an_onnx_is_no_checkpoint(exported: deploy_run.Exported, tmp_path: Path)
     assert not list(tmp_path.iterdir())
 
 
-def test_core_cannot_carry_the_quality(tmp_path: Path) -> None:
-    checkpoint = write_checkpoint(tmp_path / "best.ckpt", Architecture("s", 3, quality="top4"))
-    with pytest.raises(UsageError, match=r"--form core .* cannot carry the quality predictor"):
-        nanogfl.export(checkpoint, out=tmp_path / "m.onnx", form="core")
-    assert [p.name for p in tmp_path.iterdir()] == ["best.ckpt"]
+@pytest.mark.parametrize("quality", ["top4", "moments"])
+def test_core_gives_the_quality_as_maps(tmp_path: Path, quality: Quality) -> None:
+    torch, file = pair(tmp_path, Architecture("s", 3, quality=quality), Form("core"), input_size=(96, 160))
+    outputs = file.run(file.prepare([scene()]), Thresholds())
+    assert {n: v.shape for n, v in outputs.items() if n.startswith("quality")} == {
+        f"quality_{s}": (1, 1, -(-96 // s), -(-160 // s)) for s in (8, 16, 32, 64)
+    }
+    view = View((120, 160), (96, 160), "stretch")
+    raw = torch.raw(normalise(view.apply(scene()))[None])[0]
+    np.testing.assert_allclose(sigmoid(file.rows(outputs)[0, :, :3]), sigmoid(raw[:, :3]), atol=1e-5)
+    classes = np.concatenate([outputs[f"classes_{s}"].reshape(3, -1) for s in (8, 16, 32, 64)], axis=1).T
+    assert np.abs(sigmoid(classes) - sigmoid(raw[:, :3])).max() > 0.01, "the class maps alone are not the score"
+
+
+def test_what_fixed_thresholds_cannot_give_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _, file = pair(tmp_path, SMALL, Form("frame", fixed=True))
+    file.predict(scene(), 0.3)
+    file.predict(scene(), 0.3, max_boxes=5)
+    assert not caplog.records
+    for _ in range(2):
+        file.predict(scene(), 0.3, iou=0.5)
+    (record,) = caplog.records
+    assert "are fixed at score 0.05, IoU 0.6 and 100 boxes" in record.getMessage()
+
+
+def test_the_deviation_of_maps_has_its_temperature(tmp_path: Path) -> None:
+    torch, file = pair(tmp_path, SMALL, Form("core"), temperature=1.7)
+    found, expected = file.predict(scene(), 0.05), torch.predict(scene(), 0.05)
+    assert expected.side_sigma is not None and expected.side_sigma.max() > 1
+    assert_same(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        ({"form": "frame", "batch": 2}, "takes one frame"),
+        ({"form": "tensor", "batch": 0}, "--batch 0"),
+        ({"form": "frame", "uint8": True}, "takes bytes anyway"),
+        ({"form": "core", "sigma": True}, "leave out --fixed and --sigma"),
+        ({"form": "core", "fixed": True}, "leave out --fixed and --sigma"),
+    ],
+)
+def test_forms_that_make_no_sense(form: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        Form(**form)

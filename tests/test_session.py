@@ -12,6 +12,7 @@ from models import NAMES, scene, write_checkpoint, write_scene
 from onnx import TensorProto, helper
 
 import nanogfl
+from nanogfl.decode import Thresholds
 from nanogfl.deploy.build import Form, build
 from nanogfl.errors import DataError, ModelError, UsageError
 from nanogfl.predictor import TorchDetector
@@ -66,6 +67,51 @@ def test_what_is_no_file_of_ours_is_one_line(
     with pytest.raises(ModelError) as error:
         nanogfl.load(path)
     assert words in str(error.value) and str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("form", "key", "value"),
+    [
+        ("frame", "form", "tensor"),
+        ("frame", "form", "core"),
+        ("tensor", "form", "frame"),
+        ("tensor", "form", "core"),
+        ("core", "form", "tensor"),
+        ("core", "strides", "8,16,32,128"),
+        ("tensor", "input_size", "96,64"),
+        ("core", "input_size", "128,128"),
+    ],
+)
+def test_a_file_that_is_not_what_it_says(tmp_path: Path, form: str, key: str, value: str) -> None:
+    """Another dtype, shape or output than its metadata promise."""
+    detector = nanogfl.load(write_checkpoint(tmp_path / "best.ckpt", input_size=(64, 96)))
+    assert isinstance(detector, TorchDetector)
+    (tmp_path / "m.onnx").write_bytes(build(detector, Form(form)).SerializeToString())
+    (tmp_path / "m.onnx").write_bytes(with_metadata(tmp_path / "m.onnx", key, value))
+    with pytest.raises(ModelError, match=r"m\.onnx is not what its metadata says \(form .*export it again") as error:
+        nanogfl.load(tmp_path / "m.onnx")
+    assert "\n" not in str(error.value)
+
+
+def test_weights_that_lie_elsewhere_and_are_missing(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save_model(onnx.load(str(model)), str(path), save_as_external_data=True, location="m.onnx.data")
+    (tmp_path / "m.onnx.data").unlink()
+    with pytest.raises(ModelError, match=r"m\.onnx is no ONNX model that onnxruntime .* can run"):
+        nanogfl.load(path)
+
+
+def test_optional_inputs_are_described(model: Path, tmp_path: Path) -> None:
+    said = nanogfl.load(model).describe()
+    assert list(said["inputs"]) == ["image", "max_boxes", "iou_threshold", "score_threshold"]
+    assert said["inputs"]["max_boxes"] == "tensor(int64) [], 100 where not given" and "fixed" not in said
+    detector = nanogfl.load(write_checkpoint(tmp_path / "best.ckpt", input_size=(64, 96)))
+    assert isinstance(detector, TorchDetector)
+    form = Form(fixed=True, thresholds=Thresholds(0.2, 0.5, 9))
+    (tmp_path / "m.onnx").write_bytes(build(detector, form).SerializeToString())
+    said = nanogfl.load(tmp_path / "m.onnx").describe()
+    assert list(said["inputs"]) == ["image"]
+    assert said["fixed"] == {"score_threshold": 0.2, "iou_threshold": 0.5, "max_boxes": 9}
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:

@@ -21,6 +21,16 @@ def export(
     fixed: Annotated[
         bool, typer.Option("--fixed", help="Thresholds as constants, for runtimes without optional inputs.")
     ] = False,
+    batch: Annotated[int, typer.Option("--batch", help="Pictures at once, for tensor and core.")] = 1,
+    uint8: Annotated[
+        bool, typer.Option("--uint8", help="Tensor and core take bytes that are already resized.")
+    ] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Weights and network in float16: half the size.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Quantize; needs --calib, judged by AP.")] = False,
+    calib: Annotated[
+        str | None, typer.Option("--calib", help="Set to calibrate int8 on, best the training set.")
+    ] = None,
+    max_drop: Annotated[float, typer.Option("--max-drop", help="AP that int8 may lose at most.")] = 0.02,
     opset: Annotated[int, typer.Option("--opset", help="ONNX operator set.")] = 18,
     data: Annotated[str | None, typer.Option("--data", help="Prove the file on this set's pictures.")] = None,
     config: Config = None,
@@ -30,10 +40,23 @@ def export(
     from nanogfl.deploy.run import export as run
     from nanogfl.deploy.run import nodes_text
 
-    asked = Form(form, opset=opset, fixed=fixed, sigma=sigma)
-    made = run(checkpoint, out=out, input=input, config=config, data=data, form=asked)
+    asked = Form(form, opset=opset, fixed=fixed, sigma=sigma, batch=batch, half=fp16, uint8=uint8)
+    made = run(
+        checkpoint,
+        out=out,
+        input=input,
+        config=config,
+        data=data,
+        form=asked,
+        int8=int8,
+        calib=calib,
+        max_drop=max_drop,
+    )
     say(f"{made.path}: {made.megabytes:.2f} MB, {sum(made.nodes.values())} nodes ({nodes_text(made.nodes)})")
-    say(f"equal to the checkpoint: {made.parity.to_text()}")
+    if made.int8 is None:
+        say(f"equal to the checkpoint: {made.parity.to_text()}")
+    else:
+        say(f"before int8 equal to the checkpoint: {made.parity.to_text()}\n{made.int8.to_text()}")
 
 
 @app.command(epilog="Example: nanogfl verify best.ckpt model.onnx --data pictures/")

@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from nanogfl.deploy.backbone import write_backbone
 from nanogfl.deploy.graph import Graph
-from nanogfl.deploy.network import Value, write_backbone, write_double, write_head, write_layers, write_neck
+from nanogfl.deploy.layers import Value, write_layers
+from nanogfl.deploy.network import add, write_double, write_head, write_neck
 from nanogfl.model.detector import Detector
 from nanogfl.model.head import TowerHead
 from nanogfl.model.pan import PlainPAN
@@ -38,20 +40,15 @@ def write_network(graph: Graph, detector: Detector, image: str) -> Maps:
 def write_pan(graph: Graph, neck: PlainPAN, features: Sequence[Value]) -> list[Value]:
     """The first NanoDet's neck: three maps."""
     x8, x16, x32 = (write_layers(graph, lateral, f) for lateral, f in zip(neck.lateral, features, strict=True))
-    t16 = _add(graph, x16, write_double(graph, x32))
-    t8 = _add(graph, x8, write_double(graph, t16))
-    p16 = _add(graph, t16, _halve(graph, t8))
-    return [t8, p16, _add(graph, x32, _halve(graph, p16))]
+    t16 = add(graph, x16, write_double(graph, x32))
+    t8 = add(graph, x8, write_double(graph, t16))
+    p16 = add(graph, t16, _halve(graph, t8))
+    return [t8, p16, add(graph, x32, _halve(graph, p16))]
 
 
 def _halve(graph: Graph, value: Value) -> Value:
     window = {"kernel_shape": [2, 2], "strides": [2, 2]}
     return Value(graph.node("AveragePool", [value.name], attributes=window), value.order)
-
-
-def _add(graph: Graph, first: Value, second: Value) -> Value:
-    assert first.order == second.order
-    return Value(graph.node("Add", [first.name, second.name]), first.order)
 
 
 def write_resnet(graph: Graph, backbone: ResNet, image: str) -> list[Value]:
@@ -62,7 +59,7 @@ def write_resnet(graph: Graph, backbone: ResNet, image: str) -> list[Value]:
     for stage in (backbone.layer1, backbone.layer2, backbone.layer3, backbone.layer4):
         for block in stage:
             assert isinstance(block, ResidualBlock)
-            total = _add(graph, _write(graph, block.branch, value), _write(graph, block.shortcut, value))
+            total = add(graph, _write(graph, block.branch, value), _write(graph, block.shortcut, value))
             value = Value(graph.node("Relu", [total.name]), total.order)
         maps.append(value)
     return maps[1:]
@@ -71,8 +68,8 @@ def write_resnet(graph: Graph, backbone: ResNet, image: str) -> list[Value]:
 def write_fpn(graph: Graph, neck: FPN, features: Sequence[Value]) -> list[Value]:
     """The feature pyramid: five maps."""
     x8, x16, x32 = (write_layers(graph, lateral, f) for lateral, f in zip(neck.lateral, features, strict=True))
-    x16 = _add(graph, x16, write_double(graph, x32, "nearest"))
-    x8 = _add(graph, x8, write_double(graph, x16, "nearest"))
+    x16 = add(graph, x16, write_double(graph, x32, "nearest"))
+    x8 = add(graph, x8, write_double(graph, x16, "nearest"))
     p8, p16, p32 = (write_layers(graph, smooth, x) for smooth, x in zip(neck.smooth, (x8, x16, x32), strict=True))
     p64 = write_layers(graph, neck.extra[0], p32)
     return [p8, p16, p32, p64, write_layers(graph, neck.extra[1], p64)]
@@ -106,8 +103,8 @@ def _write(graph: Graph, layers: nn.Module, value: Value) -> Value:
 def _write_group_norm(graph: Graph, norm: nn.GroupNorm, value: Value) -> Value:
     """Each group as one channel of an instance norm; ONNX has no group norm before opset 21."""
     groups = graph.node("Reshape", [value.name, graph.constant([0, norm.num_groups, -1], np.int64)])
-    ends = [graph.constant(np.full(norm.num_groups, v, np.float32)) for v in (1, 0)]
+    ends = [graph.weight(np.full(norm.num_groups, v, np.float32)) for v in (1, 0)]
     made = graph.node("InstanceNormalization", [groups, *ends], attributes={"epsilon": norm.eps})
     back = graph.node("Reshape", [made, graph.node("Shape", [value.name])])
-    weight, bias = (graph.constant(p.detach().numpy().reshape(-1, 1, 1)) for p in (norm.weight, norm.bias))
+    weight, bias = (graph.weight(p.detach().numpy().reshape(-1, 1, 1)) for p in (norm.weight, norm.bias))
     return Value(graph.node("Add", [graph.node("Mul", [back, weight]), bias]), value.order)

@@ -16,14 +16,20 @@ Constant = NDArray[Any]
 
 
 class Graph:
-    """Nodes and constants of one model in the making; ``widths`` notes channels of tensors that are read in parts."""
+    """Nodes and constants of one model in the making.
 
-    def __init__(self) -> None:
+    Attributes:
+        half: weights are stored as float16.
+        widths: channels in use, and channels, of tensors that are read in parts.
+    """
+
+    def __init__(self, half: bool = False) -> None:
+        self.half = half
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
         self.inputs: list[onnx.ValueInfoProto] = []
         self.outputs: list[onnx.ValueInfoProto] = []
-        self.widths: dict[str, int] = {}
+        self.widths: dict[str, tuple[int, int]] = {}
         self._stored: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._count: Counter[str] = Counter()
 
@@ -54,12 +60,24 @@ class Graph:
         self._stored.setdefault(key, stored)
         return stored
 
+    def weight(self, value: NDArray[np.float32]) -> str:
+        """Store a weight of the network in the network's precision."""
+        return self.constant(value, np.float16 if self.half else np.float32)
+
     def input(self, name: str, kind: int, shape: Sequence[int | str], default: Constant | None = None) -> str:
         """Declare an input; one with a default may be left away by the caller."""
         self.inputs.append(helper.make_tensor_value_info(name, kind, list(shape)))
         if default is not None:
             self.constants[name] = numpy_helper.from_array(default, name)
         return name
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a tensor another name, wherever it is written or read."""
+        for node in self.nodes:
+            for names in (node.input, node.output):
+                names[:] = [new if name == old else name for name in names]
+            if new in node.output:
+                node.name = new
 
     def output(self, name: str, kind: int, shape: Sequence[int | str]) -> None:
         """Declare an output."""
@@ -76,4 +94,4 @@ class Graph:
         return made
 
 
-FLOAT, UINT8, INT64 = TensorProto.FLOAT, TensorProto.UINT8, TensorProto.INT64
+FLOAT, HALF, UINT8, INT64 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.UINT8, TensorProto.INT64

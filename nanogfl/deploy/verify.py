@@ -4,26 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import onnx
-from numpy.typing import NDArray
 
-from nanogfl.boxes import iou
-from nanogfl.decode import Thresholds, sigmoid
+from nanogfl.decode import Thresholds
+from nanogfl.deploy.match import SCORE, Kept, alike, equal, explained, partners
+from nanogfl.deploy.probe import Probe, Seen, card_of
 from nanogfl.detections import Detections
 from nanogfl.errors import DataError, UsageError
 from nanogfl.pictures import Picture, read_picture
-from nanogfl.predictor import Predictor, TorchDetector
-from nanogfl.runtime.session import OnnxDetector, open_session
-from nanogfl.view import View, normalise
+from nanogfl.predictor import Predictor
+from nanogfl.runtime.session import OnnxDetector
 
-BOX_PX, SCORE = 0.5, 1e-3
 ENOUGH_BOXES = 200
 LIMITS = Thresholds(score=0.05)
+MOST_PICTURES = 200
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Largest differences of two equal models.
+
+    Attributes:
+        box_px: of a matched box's side.
+        score: of its score.
+        raw: of any score, and of any side logit over ten.
+        of_input: the px are those of the network's input, where the picture is larger than that.
+    """
+
+    box_px: float = 0.5
+    score: float = SCORE
+    raw: float = 10 * SCORE
+    of_input: bool = False
+
+
+FULL, HALF = Bar(), Bar(2.0, 0.02, 0.05, of_input=True)  # float32; one of the two in float16
 
 
 @dataclass
@@ -33,9 +52,11 @@ class Parity:
     Attributes:
         pictures, boxes: compared.
         box_px, score: largest differences of matched boxes.
-        one_sided: boxes that only one model has, and whose score is not at the threshold.
+        one_sided: boxes that only one model has, without a reason.
+        ties: boxes that only one model has because two scores, or an overlap and its threshold, are nearly equal.
         raw: largest difference of the networks' raw outputs; None where they cannot be had.
         worst: one line for each picture beyond the bar.
+        bar: what is allowed.
     """
 
     pictures: int = 0
@@ -43,32 +64,37 @@ class Parity:
     box_px: float = 0.0
     score: float = 0.0
     one_sided: int = 0
+    ties: int = 0
     raw: float | None = None
     worst: list[str] = field(default_factory=list)
+    bar: Bar = FULL
 
     @property
     def holds(self) -> bool:
         """Whether the two are the same detector."""
-        return not self.worst and (self.raw is None or self.raw <= 10 * SCORE)
+        return not self.worst and (self.raw is None or self.raw <= self.bar.raw)
 
     def to_json(self) -> dict[str, Any]:
         """Numbers as they are stored in the file."""
         rounded = {"box_px": round(self.box_px, 5), "score": round(self.score, 7)}
         raw = None if self.raw is None else round(self.raw, 7)
-        return {"pictures": self.pictures, "boxes": self.boxes, **rounded, "one_sided": self.one_sided, "raw": raw}
+        counts = {"one_sided": self.one_sided, "ties": self.ties, "raw": raw}
+        bar = {"bar_px": self.bar.box_px, "bar_score": self.bar.score}
+        return {"pictures": self.pictures, "boxes": self.boxes, **rounded, **counts, **bar}
 
     def to_text(self) -> str:
         """One line for people."""
         few = "" if self.boxes >= ENOUGH_BOXES else f" (fewer than {ENOUGH_BOXES}: give --data with more objects)"
         raw = "not compared" if self.raw is None else f"{self.raw:.2g}"
+        ties = f", {self.ties} by near ties of NMS" if self.ties else ""
         return (
             f"{self.pictures} pictures, {self.boxes} boxes compared{few}: largest difference {self.box_px:.4f} px, "
-            f"score {self.score:.2g}, raw outputs {raw}, {self.one_sided} on one side only"
+            f"score {self.score:.2g}, raw outputs {raw}, {self.one_sided} on one side only{ties}"
         )
 
 
 def compare(a: Predictor, b: Predictor, pictures: Iterable[tuple[str, Picture]], limits: Thresholds = LIMITS) -> Parity:
-    """Run both models on each picture and match their boxes by class and IoU.
+    """Run both models once on each picture and match their boxes.
 
     Raises:
         UsageError: the models have different classes.
@@ -77,108 +103,84 @@ def compare(a: Predictor, b: Predictor, pictures: Iterable[tuple[str, Picture]],
         raise UsageError(
             f"the two models have different classes ({', '.join(a.names[:4])}... and {', '.join(b.names[:4])}...)"
         )
-    parity, raws = Parity(), RawPair.of(a, b)
-    for name, picture in pictures:
-        first, second = (m.predict(picture, limits.score, iou=limits.iou, max_boxes=limits.max_boxes) for m in (a, b))
-        parity.pictures += 1
-        _match(parity, name, first, second, limits)
-        if raws is not None:
-            parity.raw = max(parity.raw or 0.0, raws.difference(picture))
+    files = [m for m in (a, b) if isinstance(m, OnnxDetector)]
+    half = any(m.card.precision == "fp16" for m in files)
+    limits = next((m.card.thresholds for m in files if m.fixed), limits)
+    parity = Parity(bar=HALF if half else FULL)
+    rounds = any(m.rounds for m in files)
+    probes = [Probe(model, rounds) for model in (a, b)]
+    one_view = a.input_size == b.input_size and card_of(a).resize == card_of(b).resize
+    source = iter(pictures)
+    while some := list(islice(source, max(probe.batch for probe in probes))):
+        names, views = zip(*some, strict=True)
+        both = (probe.see(views, limits) for probe in probes)
+        for name, first, second in zip(names, *both, strict=True):
+            _take(parity, name, first, second, probes[0], limits, one_view)
     return parity
 
 
-def _match(parity: Parity, name: str, a: Detections, b: Detections, limits: Thresholds) -> None:
-    """Greedy by IoU within a class, best scores first."""
-    overlap = iou(a.boxes, b.boxes) * (a.labels[:, None] == b.labels[None])
-    free = np.ones(len(b), bool)
-    lonely: list[float] = []
-    box = score = 0.0
-    for i in range(len(a)):
-        candidates = np.where(free, overlap[i], 0)
-        j = int(candidates.argmax()) if len(b) else -1
-        if j < 0 or candidates[j] < 0.5:
-            lonely.append(float(a.scores[i]))
-            continue
-        free[j] = False
-        box = max(box, float(np.abs(a.boxes[i] - b.boxes[j]).max()))
-        score = max(score, float(abs(a.scores[i] - b.scores[j])))
-        parity.boxes += 1
-    lonely += b.scores[free].tolist()
-    floor = max(limits.score, *(d.scores[-1] for d in (a, b) if len(d) == limits.max_boxes), 0) + SCORE
-    beyond = sum(s > floor for s in lonely)
+def _take(parity: Parity, name: str, a: Seen, b: Seen, probe: Probe, limits: Thresholds, one_view: bool) -> None:
+    """One picture into the comparison. Near ties only count where the raw outputs are equal."""
+    raw = a.difference(b) if one_view else None
+    equal_raw = raw is not None and raw <= parity.bar.raw
+    kept = (a.kept(probe.layout), b.kept(probe.layout)) if equal_raw else None
+    sides = zip(a.view.picture, a.view.input, strict=True)
+    zoom = max(1.0, *(own / seen for own, seen in sides)) if parity.bar.of_input else 1.0
+    parity.pictures += 1
+    parity.raw = parity.raw if raw is None else max(parity.raw or 0.0, raw)
+    match(parity, name, a.found, b.found, limits, kept, zoom)
+
+
+def match(
+    parity: Parity,
+    name: str,
+    a: Detections,
+    b: Detections,
+    limits: Thresholds,
+    kept: tuple[Kept, Kept] | None,
+    zoom: float = 1.0,
+) -> None:
+    """Match one picture's boxes and note the differences.
+
+    First come the equal ones; of the others those that near ties explain are counted; what is left is matched by
+    overlap, to say by how much it differs.
+    """
+    bar = parity.bar
+    partner = partners(a, b, equal(a, b, bar.box_px * zoom, bar.score))
+    reasons = set() if kept is None else explained((a, b), partner, kept, limits, bar.score)
+    free = alike(a, b)
+    free[partner >= 0], free[:, partner[partner >= 0]] = False, False
+    for side, i in reasons:
+        free[(i, slice(None)) if side == 0 else (slice(None), i)] = False
+    partner = np.maximum(partner, partners(a, b, free))
+    matched = np.flatnonzero(partner >= 0)
+    pairs = partner[matched]
+    box = float(np.abs(a.boxes[matched] - b.boxes[pairs]).max(initial=0)) / zoom
+    score = float(np.abs(a.scores[matched] - b.scores[pairs]).max(initial=0))
+    floor = max(limits.score, *(d.scores[-1] for d in (a, b) if len(d) and len(d) == limits.max_boxes), 0) + bar.score
+    alone = [(0, int(i)) for i in np.flatnonzero(partner < 0)]
+    alone += [(1, int(i)) for i in np.setdiff1d(np.arange(len(b)), pairs)]
+    above = [(side, i) for side, i in alone if (a, b)[side].scores[i] > floor]
+    beyond = sum(lonely not in reasons for lonely in above)
+    parity.boxes += len(matched)
     parity.box_px, parity.score = max(parity.box_px, box), max(parity.score, score)
     parity.one_sided += beyond
-    if box > BOX_PX or score > SCORE or beyond:
+    parity.ties += len(above) - beyond
+    if box > bar.box_px or score > bar.score or beyond:
         parity.worst.append(f"{name}: boxes differ by {box:.3f} px, scores by {score:.2g}, {beyond} on one side only")
 
 
-@dataclass
-class RawPair:
-    """The raw logits of two models for one picture, where both can be had."""
-
-    a: Predictor
-    b: Predictor
-    sessions: dict[int, Any]
-
-    @staticmethod
-    def of(a: Predictor, b: Predictor) -> RawPair | None:
-        """Prepare both; None where the networks see different inputs."""
-        if a.input_size != b.input_size or _rule(a) != _rule(b):
-            return None
-        return RawPair(a, b, {id(m): _with_logits(m) for m in (a, b) if isinstance(m, OnnxDetector)})
-
-    def difference(self, picture: Picture) -> float:
-        """Largest difference of any logit's sigmoid or side logit."""
-        first, second = self._raw(self.a, picture), self._raw(self.b, picture)
-        classes = len(self.a.names)
-        return float(
-            max(
-                np.abs(sigmoid(first[:, :classes]) - sigmoid(second[:, :classes])).max(initial=0),
-                np.abs(first[:, classes:] - second[:, classes:]).max(initial=0) / 10,
-            )
-        )
-
-    def _raw(self, model: Predictor, picture: Picture) -> NDArray[np.float32]:
-        view = View(picture.shape[:2], model.input_size, _rule(model))
-        if isinstance(model, TorchDetector):
-            return model.raw(normalise(view.apply(picture))[None])[0]
-        assert isinstance(model, OnnxDetector)
-        resized = view.apply(picture).transpose(2, 0, 1)[None].copy()
-        if model.card.form == "core":
-            return model.raw(resized)
-        image = picture if model.card.form == "frame" else resized
-        classes, sides = self.sessions[id(model)].run(["class_logits", "side_logits"], {"image": image})
-        return np.concatenate([classes[0], sides[0]]).T
-
-
-def _rule(model: Predictor) -> str:
-    return model.card.resize  # type: ignore[attr-defined]
-
-
-def _with_logits(model: OnnxDetector) -> Any:
-    """A session of the same file that also gives its raw logits."""
-    if model.card.form == "core":
-        return None
-    proto = onnx.load(str(model.path), load_external_data=False)
-    there = {o for node in proto.graph.node for o in node.output}
-    names = ["class_logits", "side_logits"]
-    if not set(names) <= there:
-        raise UsageError(f"{model.path} does not name its raw outputs; export it again")
-    proto.graph.output.extend(onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in names)
-    return open_session(proto.SerializeToString())
-
-
 def given_pictures(paths: Sequence[Path]) -> Iterator[tuple[str, Picture]]:
-    """Pictures from disk, then the odd ones."""
+    """Pictures from disk, spread over the set where it is large, then the odd ones."""
     if not paths:
         raise DataError("--data holds no picture to compare on; give a set with pictures")
-    for path in paths:
+    for path in paths[:: -(-len(paths) // MOST_PICTURES)]:
         yield path.name, read_picture(path)
     yield from odd_pictures()
 
 
 def drawn_pictures(count: int = 24, seed: int = 0) -> Iterator[tuple[str, Picture]]:
-    """Drawn scenes of several shapes through JPEG, for exports without data; then the odd ones."""
+    """Drawn scenes of several shapes, for exports without data; then the odd ones."""
     from nanogfl.data.synthetic import draw_picture
 
     shapes = [(480, 640), (320, 320), (640, 360), (300, 900), (1080, 1920)]

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nanogfl.decode import Thresholds
 from nanogfl.errors import ModelError
 from nanogfl.view import MEAN, RULES, STD, is_side
 
 SCHEMA = "1"
 FORMS = ("frame", "tensor", "core")
+PRECISIONS = ("fp32", "fp16", "int8")
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,11 @@ class FileCard:
         form: ``frame`` (uint8 [H, W, 3] in, boxes out), ``tensor`` (resized [1, 3, H, W] in, boxes out), ``core``
             (resized in, maps of each level out).
         precision: fp32 | fp16 | int8.
-        strides, reg_max: of the head.
+        strides, reg_max: of the head; R = 0: one value a side.
         centred: priors at the cells' centres instead of their corners.
         parity: what the export proved, or measured.
-        temperature: factor on the deviation of the sides, for who decodes the core form; the others have it inside.
+        thresholds: defaults of the optional inputs, or what is fixed in the file.
+        temperature: factor on the deviation of each side, for who decodes the core form; the others have it inside.
     """
 
     names: list[str]
@@ -42,6 +45,7 @@ class FileCard:
     reg_max: int = 7
     parity: Mapping[str, Any] | None = None
     centred: bool = False
+    thresholds: Thresholds = field(default_factory=Thresholds)
     temperature: float = 1.0
 
     def to_metadata(self) -> dict[str, str]:
@@ -58,11 +62,11 @@ class FileCard:
             "form": self.form,
             "precision": self.precision,
             "parity": json.dumps(dict(self.parity or {})),
+            "thresholds": ",".join(map(str, astuple(self.thresholds))),
+            "temperature": str(self.temperature),
         }
         if self.centred:
             values["prior"] = "centre"  # where nothing is said they lie at the corners
-        if self.temperature != 1:
-            values["temperature"] = str(self.temperature)
         return {f"nanogfl.{key}": value for key, value in values.items()}
 
 
@@ -92,12 +96,13 @@ def read_card(metadata: Mapping[str, str], path: Path) -> FileCard:
             int(metadata["nanogfl.reg_max"]),
             json.loads(metadata["nanogfl.parity"]),
             metadata.get("nanogfl.prior") == "centre",
-            float(metadata.get("nanogfl.temperature", 1.0)),
+            _thresholds(metadata.get("nanogfl.thresholds", "0.05,0.6,100")),  # not in the first files
+            float(metadata.get("nanogfl.temperature", "1")),
         )
         if (
             not isinstance(card.parity, dict)
             or min(card.strides) < 1
-            or card.reg_max < 1
+            or card.reg_max < 0
             or not all(map(is_side, (height, width)))
             or not 0 < card.temperature < math.inf
         ):
@@ -107,8 +112,15 @@ def read_card(metadata: Mapping[str, str], path: Path) -> FileCard:
         raise ModelError(
             f"{path} does not say what it is ({type(error).__name__}: {error}); export it again"
         ) from error
-    if card.resize not in RULES or card.form not in FORMS or not isinstance(names, list):
+    known = card.resize in RULES and card.form in FORMS and card.precision in PRECISIONS and isinstance(names, list)
+    if not known:
         raise ModelError(
-            f"{path} says what this nanogfl does not know (resize {card.resize}, form {card.form}); export it again"
+            f"{path} says what this nanogfl does not know (resize {card.resize}, form {card.form}, "
+            f"precision {card.precision}); export it again"
         )
     return card
+
+
+def _thresholds(text: str) -> Thresholds:
+    score, iou, boxes = text.split(",")
+    return Thresholds(float(score), float(iou), int(boxes))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +13,16 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from nanogfl.decode import Layout, Thresholds, decode
+from nanogfl.decode import Layout, Thresholds, decode, sigmoid
 from nanogfl.detections import Detections
 from nanogfl.errors import ModelError, UsageError
-from nanogfl.pictures import as_picture
+from nanogfl.pictures import Picture, as_picture
 from nanogfl.runtime.card import FileCard, read_card
 from nanogfl.view import View
 
+log = logging.getLogger(__name__)
 ort.set_default_logger_severity(3)  # errors only: they come as exceptions
+Arrays = dict[str, NDArray[Any]]
 
 
 def open_session(model: Path | bytes, threads: int | None = None) -> ort.InferenceSession:
@@ -43,11 +48,23 @@ def open_session(model: Path | bytes, threads: int | None = None) -> ort.Inferen
 
 
 class OnnxDetector:
-    """An ONNX file of ours as a predictor, of any form."""
+    """An ONNX file of ours as a predictor, of any form.
 
-    def __init__(self, path: Path, input_size: tuple[int, int] | None = None, threads: int | None = None) -> None:
+    Attributes:
+        batch: pictures that the file takes at once.
+        rounds: whether the file takes bytes that are already resized, so that these are rounded.
+        fixed: whether its thresholds are constants.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        input_size: tuple[int, int] | None = None,
+        threads: int | None = None,
+        session: ort.InferenceSession | None = None,
+    ) -> None:
         self.path, self.network = path, None
-        self.session = open_session(path, threads)
+        self.session = session or open_session(path, threads)
         self.card: FileCard = read_card(self.session.get_modelmeta().custom_metadata_map, path)
         self.names, self.input_size = self.card.names, self.card.input_size
         if input_size is not None and input_size != self.input_size:
@@ -55,25 +72,36 @@ class OnnxDetector:
             raise UsageError(f"--input {asked}: {path} is made for {own}; export the checkpoint at that size")
         self._optional = {i.name for i in self.session.get_overridable_initializers()}
         self._outputs = [o.name for o in self.session.get_outputs()]
+        self.batch, self.rounds = self._check()
+        self.fixed = self.card.form != "core" and "score_threshold" not in self._optional
+        self._warned = False
 
     def predict(
         self, source: str | Path | NDArray[np.uint8], score: float = 0.3, *, iou: float = 0.6, max_boxes: int = 100
     ) -> Detections:
         """Detect in one picture: a path, or uint8 BGR [H, W, 3]."""
-        picture, limits = as_picture(source), Thresholds(score, iou, max_boxes)
-        if self.card.form == "frame":
-            return self._read(self.run(picture, limits), limits)
-        view = View(picture.shape[:2], self.input_size, self.card.resize)
-        image = np.ascontiguousarray(view.apply(picture).transpose(2, 0, 1))[None]
-        outputs = self.run(image, limits)
-        if self.card.form == "core":
-            return decode(self._rows(outputs), self._layout, view, self.names, limits)
-        found = self._read(outputs, limits)
-        sigma = None if found.side_sigma is None else view.back_lengths(found.side_sigma)
-        return Detections(view.back(found.boxes), found.scores, found.labels, self.names, sigma)
+        return self.predict_batch([as_picture(source)], Thresholds(score, iou, max_boxes))[0]
 
-    def run(self, image: NDArray[Any], limits: Thresholds) -> dict[str, NDArray[Any]]:
-        """Feed one image as the file wants it; all outputs by name."""
+    def predict_batch(self, pictures: Sequence[Picture], limits: Thresholds) -> list[Detections]:
+        """Detect in several pictures, as many at once as the file takes."""
+        found: list[Detections] = []
+        for start in range(0, len(pictures), self.batch):
+            some = pictures[start : start + self.batch]
+            found += self.read(self.run(self.prepare(some), limits), some, limits)
+        return found
+
+    def prepare(self, pictures: Sequence[Picture]) -> NDArray[Any]:
+        """Pictures, at most as many as the file takes, as it wants them."""
+        if self.card.form == "frame":
+            return pictures[0]
+        images = np.zeros((self.batch, 3, *self.input_size), np.uint8 if self.rounds else np.float32)
+        for i, picture in enumerate(pictures):
+            image = self._view(picture).apply(picture).transpose(2, 0, 1)
+            images[i] = np.rint(image) if self.rounds else image
+        return images
+
+    def run(self, image: NDArray[Any], limits: Thresholds) -> Arrays:
+        """Feed what ``prepare`` made; all outputs by name."""
         feeds: dict[str, Any] = {"image": image}
         asked = {
             "score_threshold": np.array(limits.score, np.float32),
@@ -84,9 +112,31 @@ class OnnxDetector:
         outputs = self.session.run(self._outputs, feeds)
         return {name: np.asarray(value) for name, value in zip(self._outputs, outputs, strict=True)}
 
+    def read(self, outputs: Arrays, pictures: Sequence[Picture], limits: Thresholds) -> list[Detections]:
+        """The file's outputs for these pictures as detections."""
+        if self.card.form == "core":
+            card = self.card
+            sigma, temperature = card.reg_max > 0, card.temperature
+            layout = Layout(self.input_size, card.strides, card.reg_max, card.centred, sigma, temperature)
+            raws = self.rows(outputs)
+            return [decode(r, layout, self._view(p), self.names, limits) for r, p in zip(raws, pictures, strict=False)]
+        counts = outputs.get("counts", np.array([len(outputs["scores"])]))
+        ends = np.cumsum(counts)
+        found = [self._picture(outputs, slice(e - c, e), limits) for e, c in zip(ends, counts, strict=True)]
+        if self.card.form == "frame":
+            return found
+        return [self._back(f, self._view(p)) for f, p in zip(found, pictures, strict=False)]
+
     def describe(self) -> dict[str, Any]:
         """What ``nanogfl info`` shows."""
         card = self.card
+        defaults = dict(zip(("score_threshold", "iou_threshold", "max_boxes"), astuple(card.thresholds), strict=True))
+        optional = {
+            i.name: f"{i.type} {i.shape}, {defaults[i.name]} where not given"
+            for i in self.session.get_overridable_initializers()
+            if i.name in defaults
+        }
+        thresholds = {"fixed": defaults} if self.fixed else {}
         return {
             "file": str(self.path),
             "kind": f"ONNX, form {card.form}, {card.precision}",
@@ -97,46 +147,70 @@ class OnnxDetector:
             "strides": list(card.strides),
             "reg_max": card.reg_max,
             "temperature": card.temperature,
-            "inputs": {i.name: f"{i.type} {i.shape}" for i in self.session.get_inputs()},
+            "inputs": {i.name: f"{i.type} {i.shape}" for i in self.session.get_inputs()} | optional,
+            **thresholds,
             "outputs": {o.name: f"{o.type} {o.shape}" for o in self.session.get_outputs()},
             "parity": dict(card.parity or {}),
         }
 
-    @property
-    def _layout(self) -> Layout:
-        card = self.card
-        return Layout(
-            self.input_size,
-            card.strides,
-            card.reg_max,
-            card.centred,
-            sigma=card.reg_max > 0,
-            temperature=card.temperature,
-        )
-
-    def _read(self, outputs: dict[str, NDArray[Any]], limits: Thresholds) -> Detections:
-        """Outputs of a file that decodes; thresholds that are fixed in the file are applied on top."""
-        if outputs["labels"].max(initial=0) >= len(self.names):
-            raise ModelError(f"{self.path} finds more classes than the {len(self.names)} it names; export it again")
-        found = Detections(
-            outputs["boxes"], outputs["scores"], outputs["labels"], self.names, outputs.get("side_sigma")
-        )
-        return found if "score_threshold" in self._optional else found.select(found.scores > limits.score)
-
-    def raw(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Raw output [P, C + 4 * (R + 1)] of a resized image [1, 3, H, W]; core form only."""
-        return self._rows(self.run(image, Thresholds()))
-
-    def _rows(self, outputs: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """Maps of each level -> [P, C + 4 * (R + 1)]."""
-        parts = [
-            np.concatenate(
-                [outputs[f"{kind}_{s}"][0].reshape(outputs[f"{kind}_{s}"].shape[1], -1) for s in self.card.strides],
-                1,
+    def _check(self) -> tuple[int, bool]:
+        """How many pictures the file takes at once, and whether bytes; ModelError where it is not as its card says."""
+        given = {i.name: (i.type, i.shape) for i in self.session.get_inputs()}
+        kind, shape = given.get("image", ("no image", []))
+        if self.card.form == "frame":
+            sound = kind == "tensor(uint8)" and len(shape) == 3 and shape[2] == 3
+        else:
+            sound = kind in ("tensor(float)", "tensor(uint8)") and shape[1:] == [3, *self.input_size]
+            sound = sound and isinstance(shape[0], int)
+        if self.card.form == "core":
+            needed = {f"{kind}_{s}" for kind in ("classes", "sides") for s in self.card.strides}
+        else:
+            needed = {"boxes", "scores", "labels"}
+        if set(given) != {"image"} or not sound or not needed <= set(self._outputs):
+            raise ModelError(
+                f"{self.path} is not what its metadata says (form {self.card.form}; inputs {given}; outputs "
+                f"{', '.join(self._outputs)}); export it again"
             )
-            for kind in ("classes", "sides")
-        ]
-        return np.concatenate(parts).T.astype(np.float32)
+        return (1 if self.card.form == "frame" else shape[0]), kind == "tensor(uint8)" and self.card.form != "frame"
+
+    def _view(self, picture: Picture) -> View:
+        return View(picture.shape[:2], self.input_size, self.card.resize)
+
+    def _picture(self, outputs: Arrays, rows: slice, limits: Thresholds) -> Detections:
+        """One picture's rows of a file that decodes; what is fixed in the file is said, or applied on top."""
+        sigma = outputs["side_sigma"][rows] if "side_sigma" in outputs else None
+        boxes, scores, labels = (outputs[name][rows] for name in ("boxes", "scores", "labels"))
+        if labels.max(initial=0) >= len(self.names):
+            raise ModelError(f"{self.path} finds more classes than the {len(self.names)} it names; export it again")
+        found = Detections(boxes, scores, labels, self.names, sigma)
+        if not self.fixed:
+            return found
+        fixed = self.card.thresholds
+        within = limits.score >= fixed.score and limits.max_boxes <= fixed.max_boxes and limits.iou == fixed.iou
+        if not within and not self._warned:
+            self._warned = True
+            log.warning(
+                "the thresholds of %s are fixed at score %g, IoU %g and %d boxes: lower scores, another IoU or more "
+                "boxes cannot be had from it",
+                *(self.path, fixed.score, fixed.iou, fixed.max_boxes),
+            )
+        return found.select(np.flatnonzero(found.scores > limits.score)[: limits.max_boxes])
+
+    def _back(self, found: Detections, view: View) -> Detections:
+        sigma = None if found.side_sigma is None else view.back_lengths(found.side_sigma)
+        return Detections(view.back(found.boxes), found.scores, found.labels, self.names, sigma)
+
+    def rows(self, outputs: Arrays) -> NDArray[np.float32]:
+        """Maps of each level -> [B, P, C + 4 * (R + 1)], the class columns logits of the final score."""
+        classes, sides = (self._joined(outputs, kind) for kind in ("classes", "sides"))
+        if f"quality_{self.card.strides[0]}" in outputs:
+            score = (sigmoid(classes) * self._joined(outputs, "quality")).clip(1e-6, 1 - 1e-6)
+            classes = np.log(score / (1 - score))
+        return np.concatenate([classes, sides], axis=1).transpose(0, 2, 1).astype(np.float32)
+
+    def _joined(self, outputs: Arrays, kind: str) -> NDArray[np.float32]:
+        maps = [outputs[f"{kind}_{stride}"] for stride in self.card.strides]
+        return np.concatenate([m.reshape(*m.shape[:2], -1) for m in maps], axis=2)
 
 
 def count_nodes(model: Any) -> Counter[str]:

@@ -1,0 +1,94 @@
+"""Which boxes of two models are the same, and why a box may be there on one side only although the models are equal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanogfl.boxes import iou
+from nanogfl.decode import Thresholds
+from nanogfl.detections import Detections
+
+SCORE = 1e-3  # equal scores, and scores at a threshold
+OVERLAP = 2e-3  # overlaps at the threshold of NMS
+Box = tuple[int, int]  # side (0 or 1) and index there
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Where the boxes of one side come from.
+
+    Attributes:
+        priors: [N], row of the raw output.
+        boxes: [N, 4] in px of the network's input, where they were suppressed; those of a frame are cut to it.
+    """
+
+    priors: NDArray[np.intp]
+    boxes: NDArray[np.float32]
+
+
+def partners(a: Detections, b: Detections, same: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """For each box of ``a`` the nearest in place and score of those in ``b`` that may be the same; -1: none."""
+    distance = np.abs(a.boxes[:, None] - b.boxes[None]).max(axis=2, initial=0)
+    cost = np.where(same, distance + 100 * np.abs(a.scores[:, None] - b.scores[None]), np.inf)
+    found = np.full(len(a), -1, np.intp)
+    for i in range(len(a)):  # best scores first
+        if len(b) and np.isfinite(cost[i].min()):
+            found[i] = cost[i].argmin()
+            cost[:, found[i]] = np.inf
+    return found
+
+
+def equal(a: Detections, b: Detections, px: float, score: float) -> NDArray[np.bool_]:
+    """Which boxes of two sides [N, M] are of one class, at most ``px`` and ``score`` apart; they may have no area."""
+    distance = np.abs(a.boxes[:, None] - b.boxes[None]).max(axis=2, initial=0)
+    return _of_one_class(a, b) & (distance <= px) & (np.abs(a.scores[:, None] - b.scores[None]) <= score)
+
+
+def alike(a: Detections, b: Detections) -> NDArray[np.bool_]:
+    """Which boxes of two sides [N, M] are of one class and overlap by half."""
+    return _of_one_class(a, b) & (iou(a.boxes, b.boxes) >= 0.5)
+
+
+def _of_one_class(a: Detections, b: Detections) -> NDArray[np.bool_]:
+    return a.labels[:, None] == b.labels[None]
+
+
+def explained(
+    both: tuple[Detections, Detections],
+    partner: NDArray[np.intp],
+    kept: tuple[Kept, Kept],
+    limits: Thresholds,
+    tie: float,
+) -> set[Box]:
+    """The boxes on one side only that near ties of non-maximum suppression explain.
+
+    Where a box is missing, another one suppressed it there: a rival that overlaps it and is not worse. Here the same
+    rival did not; that takes an overlap at the threshold, or two scores so near that the order turned, or a rival that
+    is itself here or there only, for such a reason. A box that both sides kept is never explained: they put it at
+    different places.
+    """
+    back = np.full(len(both[1]), -1, np.intp)
+    back[partner[partner >= 0]] = np.flatnonzero(partner >= 0)
+    of = (partner, back)
+    overlaps = [[iou(x.boxes, y.boxes) for y in kept] for x in kept]
+    twice = (kept[0].priors[:, None] == kept[1].priors[None]) & _of_one_class(*both)
+    alone = [(0, int(i)) for i in np.flatnonzero((partner < 0) & ~twice.any(axis=1))]
+    alone += [(1, int(i)) for i in np.flatnonzero((back < 0) & ~twice.any(axis=0))]
+    reasons: set[Box] = set()
+    for side, i in sorted(alone, key=lambda box: -float(both[box[0]].scores[box[1]])):
+        own, other = both[side], both[1 - side]
+        overlap = overlaps[side][1 - side][i]
+        rivals = (other.labels == own.labels[i]) & (overlap > limits.iou - OVERLAP)
+        rivals &= other.scores >= own.scores[i] - tie
+        for rival in np.flatnonzero(rivals).tolist():
+            here = int(of[1 - side][rival])
+            turned = abs(float(other.scores[rival] - own.scores[i])) <= tie
+            near = abs(overlap[rival] - limits.iou) <= OVERLAP
+            if here >= 0:  # the rival is on this side too
+                near |= abs(overlaps[side][side][i, here] - limits.iou) <= OVERLAP
+            if turned or near or (here < 0 and (1 - side, rival) in reasons):
+                reasons.add((side, i))
+    return reasons

@@ -1,0 +1,135 @@
+"""One run of a model on a picture: its boxes, and the raw outputs that they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from nanogfl import boxes as box_math
+from nanogfl.decode import Layout, Thresholds, decode, side_geometry, sigmoid
+from nanogfl.deploy.match import Kept
+from nanogfl.detections import Detections
+from nanogfl.errors import ModelError, UsageError
+from nanogfl.pictures import Picture
+from nanogfl.predictor import Predictor, TorchDetector
+from nanogfl.runtime.card import FileCard
+from nanogfl.runtime.session import Arrays, OnnxDetector, open_session
+from nanogfl.view import View, normalise
+
+Array = NDArray[np.float32]
+RAW = ("class_scores", "side_logits")  # as ``deploy.boxes`` names them
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a model saw in one picture.
+
+    Attributes:
+        found: its boxes.
+        scores: [P, C], final scores of every prior.
+        sides: [P, 4 * (R + 1)], side logits.
+        view: from the picture to the network's input.
+    """
+
+    found: Detections
+    scores: Array
+    sides: Array
+    view: View
+
+    def difference(self, other: Seen) -> float:
+        """Largest difference of any score, or of any side logit over ten."""
+        sides = np.abs(self.sides - other.sides).max(initial=0) / 10
+        return float(max(np.abs(self.scores - other.scores).max(initial=0), sides))
+
+    def kept(self, layout: Layout) -> Kept:
+        """Where the boxes come from: by their scores, and by their places where several scores are the same."""
+        priors = layout.priors_at(np.arange(len(self.scores)))
+        boxes = box_math.clip(side_geometry(self.sides, priors, layout.reg_max)[0], *layout.input_size)
+        moved = self.view.back(boxes)
+        rows = np.zeros(len(self.found), np.intp)
+        for i, (box, score, label) in enumerate(
+            zip(self.found.boxes, self.found.scores, self.found.labels, strict=True)
+        ):
+            distance = np.abs(self.scores[:, label] - score)
+            same = np.flatnonzero(distance <= distance.min() + 1e-7)
+            rows[i] = same[np.abs(moved[same] - box).max(axis=1).argmin()]
+        return Kept(rows, boxes[rows])
+
+
+class Probe:
+    """A model that also tells its raw outputs.
+
+    Attributes:
+        batch: pictures that it takes at once.
+        layout: how its raw output is to be read.
+    """
+
+    def __init__(self, model: Predictor, rounds: bool) -> None:
+        """``rounds``: resized images are whole numbers, as the other model may want them."""
+        self.rounds = rounds
+        self.model = _with_raw(model) if isinstance(model, OnnxDetector) else model
+        self.batch = self.model.batch if isinstance(self.model, OnnxDetector) else 1
+        if isinstance(self.model, TorchDetector):
+            self.layout = self.model.layout
+        else:
+            card = card_of(model)
+            self.layout = Layout(card.input_size, card.strides, card.reg_max)
+
+    def see(self, pictures: Sequence[Picture], limits: Thresholds) -> list[Seen]:
+        """Run once; one answer a picture."""
+        if isinstance(self.model, TorchDetector):
+            return [self._torch(self.model, picture, limits) for picture in pictures]
+        assert isinstance(self.model, OnnxDetector)
+        seen: list[Seen] = []
+        for start in range(0, len(pictures), self.batch):
+            seen += self._onnx(self.model, pictures[start : start + self.batch], limits)
+        return seen
+
+    def _torch(self, model: TorchDetector, picture: Picture, limits: Thresholds) -> Seen:
+        view = View(picture.shape[:2], model.input_size, model.card.resize)
+        image = view.apply(picture)
+        raw = model.raw(normalise(np.rint(image) if self.rounds else image)[None])[0]
+        classes = len(model.names)
+        found = decode(raw, model.layout, view, model.names, limits)
+        return Seen(found, sigmoid(raw[:, :classes]), raw[:, classes:], view)
+
+    def _onnx(self, model: OnnxDetector, pictures: Sequence[Picture], limits: Thresholds) -> list[Seen]:
+        image = model.prepare(pictures)
+        outputs = model.run(np.rint(image) if self.rounds and image.dtype == np.float32 else image, limits)
+        found = model.read(outputs, pictures, limits)
+        scores, sides = self._raw(model, outputs)
+        views = [View(p.shape[:2], model.input_size, model.card.resize) for p in pictures]
+        return [Seen(f, s.T, d.T, v) for f, s, d, v in zip(found, scores, sides, views, strict=False)]
+
+    def _raw(self, model: OnnxDetector, outputs: Arrays) -> tuple[Array, Array]:
+        """Scores [B, C, P] and side logits [B, 4 * (R + 1), P]."""
+        if model.card.form != "core":
+            return outputs[RAW[0]], outputs[RAW[1]]
+        rows = model.rows(outputs).transpose(0, 2, 1)
+        classes = len(model.names)
+        return sigmoid(rows[:, :classes]), rows[:, classes:]
+
+
+def card_of(model: Predictor) -> FileCard | Any:
+    """The card of a checkpoint or of a file: both say ``resize``."""
+    return model.card  # type: ignore[attr-defined]
+
+
+def _with_raw(model: OnnxDetector) -> OnnxDetector:
+    """The same file, with its raw outputs among the outputs."""
+    if model.card.form == "core":
+        return model
+    proto = onnx.load(str(model.path), load_external_data=False)
+    there = {name for node in proto.graph.node for name in node.output}
+    if not set(RAW) <= there:
+        raise UsageError(f"{model.path} does not name its raw outputs; export it again")
+    proto.graph.output.extend(onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in RAW)
+    try:
+        return OnnxDetector(model.path, session=open_session(proto.SerializeToString()))
+    except ModelError as error:
+        raise ModelError(f"{model.path} cannot be compared: {error}") from error

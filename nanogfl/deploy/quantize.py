@@ -1,0 +1,202 @@
+"""A float model to an int8 one: pairs of QuantizeLinear and DequantizeLinear around what is worth it.
+
+Activations are unsigned bytes with a zero point for each tensor, weights signed bytes with a scale for each output
+channel. What stays float keeps its weights as bytes all the same, behind a cast that every runtime folds when it loads
+the file. The convolutions that give classes and sides are always among these, so that no output has a scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+PASSING = ("MaxPool", "Slice", "Resize")  # give what they read: one scale for both
+KINDS = ("Conv", "LeakyRelu", "Concat", "Add", *PASSING)
+Weights = dict[str, NDArray]
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Network:
+    """The part of a model that can be quantized.
+
+    Attributes:
+        nodes: its nodes, in order; the last convolutions are not among them.
+        last: the convolutions that give classes and sides.
+        tensors: activations that these read and write, the network's input first.
+        weights: all constants of the model.
+    """
+
+    nodes: list[NodeProto]
+    last: list[NodeProto]
+    tensors: list[str]
+    weights: Weights
+
+
+def network_of(model: onnx.ModelProto) -> Network:
+    """Find the network in a model that ``deploy.build`` made: from the first convolution's input to the maps."""
+    weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    first = next(node for node in model.graph.node if node.op_type == "Conv")
+    inside, nodes = {first.input[0]: None}, []
+    for node in model.graph.node:
+        read = activations(node, weights)
+        if node.op_type in KINDS and read and all(name in inside for name in read):
+            nodes.append(node)
+            inside[node.output[0]] = None
+    read_again = {name for node in nodes for name in node.input}
+    last = [node for node in nodes if node.output[0] not in read_again]
+    nodes = [node for node in nodes if node.output[0] in read_again]
+    return Network(nodes, last, [name for name in inside if name in read_again], weights)
+
+
+def activations(node: NodeProto, weights: Collection[str]) -> list[str]:
+    """What a node reads that is no constant."""
+    return [name for name in node.input if name and name not in weights]
+
+
+def quantize(model: onnx.ModelProto, ranges: dict[str, Range], floats: Collection[str] = ()) -> onnx.ModelProto:
+    """The same model in int8.
+
+    Args:
+        model: from ``deploy.build``.
+        ranges: lowest and highest value of each activation, from calibration.
+        floats: names of convolutions that stay float.
+    """
+    network, writer = network_of(model), _Writer(ranges)
+    quantized = {node.name for node in network.nodes if node.name not in floats}
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            writer.convolution(node, network.weights, node.name in quantized)
+        elif node.name in quantized:
+            writer.other(node, activations(node, network.weights))
+        else:
+            writer.plain(node)
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    del made.graph.node[:], made.graph.initializer[:]
+    made.graph.node.extend(writer.nodes)
+    read = {name for node in writer.nodes for name in node.input}
+    kept = [t for t in model.graph.initializer if t.name in read]
+    made.graph.initializer.extend([*kept, *writer.constants.values()])
+    next(p for p in made.metadata_props if p.key == "nanogfl.precision").value = "int8"
+    onnx.checker.check_model(made, full_check=True)
+    return made
+
+
+def weight_scales(weight: NDArray) -> NDArray[np.float32]:
+    """A scale for each output channel, such that products with bytes cannot overflow in any runtime.
+
+    CPUs without VNNI add two products of neighbouring input channels in 16 bits: 255 x (|a| + |b|) must stay below
+    32768, so the magnitudes of two neighbours may sum up to 128. Convolutions of each channel by itself are summed in
+    32 bits everywhere.
+    """
+    outputs, inputs = weight.shape[:2]
+    magnitude = np.abs(weight)
+    if inputs == 1:
+        largest = magnitude.reshape(outputs, -1).max(axis=1)
+    else:
+        # neighbours in either order of memory: channels at one place, and places of one channel
+        rows = [magnitude.reshape(outputs, -1), magnitude.transpose(0, 2, 3, 1).reshape(outputs, -1)]
+        rows = [np.pad(row, ((0, 0), (0, row.shape[1] % 2))).reshape(outputs, -1, 2) for row in rows]
+        largest = np.maximum(*(row.sum(axis=2).max(axis=1) for row in rows))
+    return np.where(largest > 0, largest / 127, 1).astype(np.float32)
+
+
+def to_bytes(weight: NDArray, scales: NDArray[np.float32]) -> NDArray[np.int8]:
+    """Nearest whole numbers of a weight [O, I, kh, kw]."""
+    return np.rint(weight / scales[:, None, None, None]).clip(-127, 127).astype(np.int8)
+
+
+class _Writer:
+    """Nodes and constants of the int8 model; ``read_as`` says by which name an activation is to be read."""
+
+    def __init__(self, ranges: dict[str, Range]) -> None:
+        self.ranges = ranges
+        self.nodes: list[NodeProto] = []
+        self.constants: dict[str, TensorProto] = {}
+        self.read_as: dict[str, str] = {}
+        self.scales: dict[str, tuple[str, str, float]] = {}
+
+    def constant(self, name: str, value: NDArray) -> str:
+        self.constants[name] = numpy_helper.from_array(value, name)
+        return name
+
+    def plain(self, node: NodeProto) -> None:
+        """A node as it was; what it reads may have been quantized."""
+        copied = NodeProto()
+        copied.CopyFrom(node)
+        copied.input[:] = [self.read_as.get(name, name) for name in node.input]
+        self.nodes.append(copied)
+
+    def other(self, node: NodeProto, read: list[str]) -> None:
+        """A node without weights: in bytes where all that it reads is."""
+        self.plain(node)
+        if all(name in self.read_as for name in read):
+            if node.op_type in PASSING:
+                self.scales[node.output[0]] = self.scales[read[0]]
+            self.pair(node.output[0])
+
+    def convolution(self, node: NodeProto, weights: Weights, quantized: bool) -> None:
+        weight, bias = (weights[name] for name in node.input[1:3])
+        if not quantized:
+            name = self.folded(node, weight)
+            self.plain(node)
+            self.nodes[-1].input[1] = name
+            return
+        image = self.pair(node.input[0])
+        scales = weight_scales(weight)
+        steps = (scales * np.float32(self.scales[node.input[0]][2])).astype(np.float32)
+        inputs = [
+            image,
+            self.dequantized(f"{node.name}_weight", to_bytes(weight, scales), scales),
+            self.dequantized(f"{node.name}_bias", np.rint(bias / steps).astype(np.int32), steps),
+        ]
+        made = NodeProto()
+        made.CopyFrom(node)
+        made.input[:] = inputs
+        self.nodes.append(made)
+        self.pair(node.output[0])
+
+    def folded(self, node: NodeProto, weight: NDArray) -> str:
+        """A weight in bytes that becomes float when the file is loaded: the largest is 127 here, no sum is in bytes."""
+        largest = np.abs(weight).max(axis=(1, 2, 3))
+        scales = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+        stored = self.constant(f"{node.name}_weight_bytes", to_bytes(weight, scales))
+        step = self.constant(f"{node.name}_weight_scale", scales[:, None, None, None])
+        cast, name = f"{node.name}_weight_cast", f"{node.name}_weight"
+        self.nodes.append(helper.make_node("Cast", [stored], [cast], name=cast, to=TensorProto.FLOAT))
+        self.nodes.append(helper.make_node("Mul", [cast, step], [name], name=name))
+        return name
+
+    def dequantized(self, name: str, stored: NDArray, scales: NDArray[np.float32]) -> str:
+        inputs = [
+            self.constant(f"{name}_bytes", stored),
+            self.constant(f"{name}_scale", scales),
+            self.constant(f"zeros_{stored.dtype}_{len(scales)}", np.zeros(len(scales), stored.dtype)),
+        ]
+        self.nodes.append(helper.make_node("DequantizeLinear", inputs, [name], name=name, axis=0))
+        return name
+
+    def pair(self, tensor: str) -> str:
+        """QuantizeLinear and DequantizeLinear behind a tensor, once; the name to read it by."""
+        if tensor not in self.read_as:
+            if tensor not in self.scales:
+                low, high = min(self.ranges[tensor][0], 0.0), max(self.ranges[tensor][1], 1e-6)
+                step = np.float32((high - low) / 255)
+                zero = np.uint8(np.clip(np.rint(-low / step), 0, 255))
+                names = [
+                    self.constant(f"{tensor}_scale", np.array(step)),
+                    self.constant(f"{tensor}_zero", np.array(zero)),
+                ]
+                self.scales[tensor] = (names[0], names[1], float(step))
+            both = list(self.scales[tensor][:2])
+            stored, read = f"{tensor}_bytes", f"{tensor}_read"
+            self.nodes.append(helper.make_node("QuantizeLinear", [tensor, *both], [stored], name=f"{stored}_q"))
+            self.nodes.append(helper.make_node("DequantizeLinear", [stored, *both], [read], name=f"{read}_dq"))
+            self.read_as[tensor] = read
+        return self.read_as[tensor]

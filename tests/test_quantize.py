@@ -1,0 +1,213 @@
+"""nanogfl export --int8: what is quantized and how, and that AP decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from models import scene, write_checkpoint
+from onnx import numpy_helper
+from runs import block_picture, write_coco
+
+import nanogfl
+from nanogfl.decode import Thresholds
+from nanogfl.deploy.build import Form, build
+from nanogfl.deploy.calibrate import METHODS, Statistics, correct_biases, equalise, observe
+from nanogfl.deploy.int8 import opened, spread, to_int8
+from nanogfl.deploy.quantize import network_of, quantize, to_bytes, weight_scales
+from nanogfl.errors import DataError, ExportError, UsageError
+from nanogfl.model.detector import Architecture
+from nanogfl.predictor import TorchDetector
+
+SCENES = [scene(seed=i) for i in range(6)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
+    """A float model of random weights, of the core form, 64x96."""
+    path = write_checkpoint(tmp_path_factory.mktemp("int8") / "c.ckpt", Architecture("s", 3), input_size=(64, 96))
+    detector = nanogfl.load(path)
+    assert isinstance(detector, TorchDetector)
+    return build(detector, Form("core"))
+
+
+@pytest.fixture(scope="module")
+def seen(model: onnx.ModelProto) -> Statistics:
+    return observe(model, opened(model), SCENES)
+
+
+def maps(model: onnx.ModelProto) -> np.ndarray:
+    """Raw rows of two pictures that were not observed."""
+    detector = opened(model)
+    pictures = (scene(seed=9), scene(100, 60, seed=10))
+    return np.concatenate([detector.rows(detector.run(detector.prepare([p]), Thresholds())) for p in pictures])
+
+
+@pytest.mark.parametrize("shape", [(8, 5, 1, 1), (8, 6, 1, 1), (4, 3, 3, 3), (1, 1, 1, 1)])
+def test_neighbouring_products_cannot_overflow(shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    weight = (rng.normal(size=shape) * rng.uniform(0.01, 10, (shape[0], 1, 1, 1))).astype(np.float32)
+    weight[0] = 0
+    scales = weight_scales(weight)
+    stored = to_bytes(weight, scales)
+    assert np.abs(stored * scales[:, None, None, None] - weight).max() <= 0.5001 * scales.max()
+    for rows in (stored.reshape(shape[0], -1), stored.transpose(0, 2, 3, 1).reshape(shape[0], -1)):
+        magnitude = np.abs(np.pad(rows.astype(int), ((0, 0), (0, rows.shape[1] % 2))))
+        assert 255 * magnitude.reshape(shape[0], -1, 2).sum(axis=2).max() <= 32767
+    assert (stored[0] == 0).all() and np.isfinite(scales).all() and (scales > 0).all()
+
+
+def test_single_channels_use_all_bits() -> None:
+    weight = np.random.default_rng(0).normal(size=(16, 1, 5, 5)).astype(np.float32)
+    assert (np.abs(to_bytes(weight, weight_scales(weight))).max(axis=(1, 2, 3)) == 127).all()
+
+
+def test_what_is_quantized(model: onnx.ModelProto, seen: Statistics) -> None:
+    made = quantize(model, seen.ranges("minmax"))
+    writer = {name: node for node in made.graph.node for name in node.output}
+    network = network_of(model)
+    last = {node.name for node in network.last}
+    assert len(last) == 8, "classes and sides of four levels"
+    arrays = {t.name: numpy_helper.to_array(t) for t in made.graph.initializer}
+    for node in (n for n in made.graph.node if n.op_type == "Conv"):
+        image, weight = (writer[name] for name in node.input[:2])
+        if node.name in last:
+            assert weight.op_type == "Mul" and writer[weight.input[0]].op_type == "Cast"
+            continue
+        assert image.op_type == weight.op_type == writer[node.input[2]].op_type == "DequantizeLinear"
+        stored, scale, zero = (arrays[name] for name in weight.input)
+        assert stored.dtype == np.int8 and scale.shape == zero.shape == (len(stored),) and (zero == 0).all()
+        assert arrays[image.input[2]].dtype == np.uint8 and arrays[image.input[1]].shape == ()
+    read = {name for node in made.graph.node for name in node.input}
+    assert set(arrays) <= read, "constants that nobody reads"
+    assert not read & {o.name for o in made.graph.output}, "outputs are float and not quantized"
+    assert next(p.value for p in made.metadata_props if p.key == "nanogfl.precision") == "int8"
+    assert len(made.SerializeToString()) < 0.5 * len(model.SerializeToString())
+
+
+def test_what_passes_values_on_keeps_their_scale(model: onnx.ModelProto, seen: Statistics) -> None:
+    made = quantize(model, seen.ranges("minmax"))
+    writer = {name: node for node in made.graph.node for name in node.output}
+    reader = {node.input[0]: node for node in made.graph.node}
+    passing = [node for node in made.graph.node if node.op_type in ("MaxPool", "Slice", "Resize")]
+    assert passing
+    for node in passing:
+        assert list(writer[node.input[0]].input[1:]) == list(reader[node.output[0]].input[1:])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_int8_is_near_float(model: onnx.ModelProto, seen: Statistics, method: str) -> None:
+    expected = maps(model)
+    found = maps(quantize(model, seen.ranges(method)))
+    assert np.abs(found - expected).mean() < 0.45 * expected.std(), "random weights amplify what rounding leaves"
+    assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.85
+
+
+def test_left_float_is_nearer(model: onnx.ModelProto, seen: Statistics) -> None:
+    ranges = seen.ranges("minmax")
+    names = [node.name for node in network_of(model).nodes if node.op_type == "Conv"]
+    expected = maps(model)
+    errors = [np.abs(maps(quantize(model, ranges, floats)) - expected).mean() for floats in ((), names[:20], names)]
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] < 0.15 * expected.std(), "only weights are in bytes"
+
+
+def test_equalised_is_the_same_function(model: onnx.ModelProto) -> None:
+    even = equalise(model)
+    expected = maps(model)
+    np.testing.assert_allclose(maps(even), expected, atol=2e-3 * np.abs(expected).max())
+    before, after = (network_of(m).weights for m in (model, even))
+    changed = [name for name in before if not np.array_equal(before[name], after[name])]
+    assert len(changed) > 40
+    assert [t.name for t in model.graph.initializer] == [t.name for t in even.graph.initializer]
+
+
+def test_corrected_biases_keep_the_means(model: onnx.ModelProto, seen: Statistics) -> None:
+    """The mean of what one convolution gives, with rounded weights."""
+    fixed = correct_biases(model, seen)
+    node = next(n for n in network_of(model).nodes if n.op_type == "Conv" and n.name != "conv_0")
+    weight, bias = (network_of(model).weights[name] for name in node.input[1:3])
+    scales = weight_scales(weight)
+    rounded = to_bytes(weight, scales) * scales[:, None, None, None]
+    mean = np.mean(seen.means[node.input[0]], axis=0)
+    per_channel = mean if weight.shape[1] > 1 else mean[:, None]
+    wanted, plain, corrected = (
+        (w.sum(axis=(2, 3)) * per_channel).sum(axis=1) + b
+        for w, b in ((weight, bias), (rounded, bias), (rounded, network_of(fixed).weights[node.input[2]]))
+    )
+    assert np.abs(corrected - wanted).max() < 1e-4 < np.abs(plain - wanted).max()
+
+
+def test_ranges() -> None:
+    seen, picks = Statistics(), np.random.default_rng(1)
+    values = np.random.default_rng(0).normal(size=(1, 4, 50, 50)).astype(np.float32)
+    values[0, 0, 0, 0], values[0, 1, 0, 0] = 100, -50
+    seen.add("a", values, picks)
+    assert seen.ranges("minmax")["a"] == (-50, 100)
+    for method in ("percentile", "mse"):
+        low, high = seen.ranges(method)["a"]
+        assert -50 <= low < -2 and 2 < high < 100, method
+    positive = Statistics()
+    positive.add("a", np.abs(values) + 1, picks)
+    assert positive.ranges("minmax")["a"][0] == 0, "zero is always among the values"
+
+
+def test_spread_takes_from_everywhere() -> None:
+    assert spread(range(10), 4) == [0, 3, 6, 9]
+    assert spread(range(3), 4) == [0, 1, 2]
+
+
+# --- the whole ---
+
+
+def test_export_int8(learnt: Path, blocks: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
+    out = tmp_path / "int8.onnx"
+    said = command("export", learnt / "best.ckpt", "--out", out, "--int8", "--calib", blocks)
+    assert said.code == 0, said
+    for word in ("fp32 ", "int8 ", "calibration pictures", "convolutions float", "before int8 equal"):
+        assert word in said.out
+    card = nanogfl.load(out).describe()
+    measured = card["parity"]["int8"]
+    assert card["kind"] == "ONNX, form frame, int8" and measured["pictures"] == 16
+    assert measured["fp32_ap"] > 0.3 and measured["int8_ap"] > measured["fp32_ap"] - 0.02
+    assert measured["int8_mb"] < 0.55 * measured["fp32_mb"]
+    assert [p.name for p in tmp_path.iterdir()] == ["int8.onnx"]
+    found = nanogfl.evaluate(out, blocks, split="val").numbers["AP"]
+    expected = nanogfl.evaluate(learnt / "best.ckpt", blocks, split="val").numbers["AP"]
+    assert found is not None and expected is not None and abs(found - expected) < 0.05
+
+
+def test_too_large_a_drop_is_refused(learnt: Path, blocks: Path) -> None:
+    detector = nanogfl.load(learnt / "best.ckpt")
+    assert isinstance(detector, TorchDetector)
+    with pytest.raises(ExportError, match=r"int8 has AP .* where float32 has .* more than --max-drop -1 below"):
+        to_int8(build(detector, Form()), blocks, -1)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"int8": True}, "--int8 needs pictures to calibrate on: add --calib DATA"),
+        ({"calib": "set"}, "--calib is for int8 only"),
+        ({"int8": True, "calib": "set", "form": Form(half=True)}, "give one of the two"),
+        ({"int8": True, "calib": "set", "max_drop": -0.1}, "--max-drop -0.1: give an AP"),
+        ({"int8": True, "calib": "set", "max_drop": float("nan")}, "--max-drop nan: give an AP"),
+    ],
+)
+def test_options_that_make_no_sense(tmp_path: Path, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        nanogfl.export("no.ckpt", out=tmp_path / "m.onnx", **options)
+
+
+def test_a_calibration_set_without_pictures(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "c.ckpt", input_size=(64, 64))
+    data = write_coco(tmp_path / "set", {"": [block_picture(np.random.default_rng(0))]})
+    for picture in data.rglob("*.png"):
+        picture.unlink()
+    with pytest.raises(DataError):
+        nanogfl.export(checkpoint, out=tmp_path / "m.onnx", int8=True, calib=data)
+    assert not list(tmp_path.glob("m.onnx*"))
