@@ -82,7 +82,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
     film = tmp_path_factory.mktemp("film") / "scenes.y4m"
     frames = [cv2.cvtColor(scene(*SIZE, seed=i // 5), cv2.COLOR_BGR2YUV_I420).tobytes() for i in range(40)]
     film.write_bytes(b"YUV4MPEG2 W160 H120 F30:1 Ip A1:1 C420jpeg\n" + b"".join(b"FRAME\n" + f for f in frames))
-    with chromium("--use-fake-ui-for-media-stream", f"--use-file-for-fake-video-capture={film}") as browser:
+    flags = (f"--use-file-for-fake-video-capture={film}", "--enable-blink-features=ForceEagerMeasureMemory")
+    with chromium(*flags) as browser:
         yield browser
 
 

@@ -4,7 +4,7 @@
 
 const CACHE = "nanogfl-page";
 const PAGE = [
-  "./", "style.css", "app.js", "camera.js", "detector.js", "draw.js", "meter.js", "modelfile.js", "share.js", "store.js",
+  "./", "style.css", "app.js", "camera.js", "detector.js", "draw.js", "meter.js", "modelfile.js", "share.js", "store.js", "view.js",
   "worker.js", "runtime.json", "manifest.webmanifest", "icon.svg", "icon-180.png", "icon-192.png", "icon-512.png",
 ];
 

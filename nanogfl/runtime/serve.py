@@ -24,7 +24,7 @@ from nanogfl.runtime.session import OnnxDetector
 log = logging.getLogger(__name__)
 
 MAX_BYTES = 20 * 1024 * 1024
-MAX_PIXELS = 50_000_000  # the largest phone pictures; the network takes some 20 bytes a pixel
+MAX_PIXELS = 50_000_000  # the largest phone pictures; the network takes 13 bytes a pixel besides
 MAX_WAITING = 8
 READ_SECONDS = 30.0
 TYPES = {
@@ -163,9 +163,10 @@ class Handler(BaseHTTPRequestHandler):
         text = self.headers.get("Content-Length", "")
         if not (text.isascii() and text.isdigit()):
             raise RefusedError(411, "say the picture's size in Content-Length")
-        if not 0 < int(text) <= MAX_BYTES:
-            why = "the picture is empty" if int(text) == 0 else f"the picture has {text} bytes"
-            raise RefusedError(413 if int(text) else 400, f"{why}; send up to {MAX_BYTES}")
+        if len(text) > 12 or int(text) > MAX_BYTES:
+            raise RefusedError(413, f"the picture has {text[:13]} bytes; send up to {MAX_BYTES}")
+        if int(text) == 0:
+            raise RefusedError(400, "the picture is empty; send its bytes as the body")
         if self.headers.get("Expect", "").lower() == "100-continue":
             self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return int(text)
