@@ -1,5 +1,7 @@
 // Boxes and names over a picture.
 
+const CROWD = 12; // with more boxes than this, tags are small and without numbers
+
 /** The colour of a class: neighbours in the list lie far apart on the wheel. */
 export function classColor(label) {
   return `hsl(${(205 + label * 137.508) % 360} 90% ${label % 2 ? 62 : 68}%)`;
@@ -55,7 +57,7 @@ function softEdges(pen, { x, y, width, height }, [left, top, right, bottom], col
     const paint = across ? pen.createLinearGradient(a, 0, b, 0) : pen.createLinearGradient(0, a, 0, b);
     for (let step = 0; step <= 10; step++) {
       const z = step / 2 - 2.5;
-      paint.addColorStop(step / 10, color.replace(")", ` / ${(0.6 * Math.exp(-z * z / 2) - 0.026).toFixed(3)})`));
+      paint.addColorStop(step / 10, color.replace(")", ` / ${Math.max(0, 0.42 * Math.exp((-z * z) / 2) - 0.018).toFixed(3)})`));
     }
     pen.fillStyle = paint;
     pen.fillRect(...rect(a, b - a));
@@ -67,10 +69,10 @@ function softEdges(pen, { x, y, width, height }, [left, top, right, bottom], col
 }
 
 function tag(pen, box, found, i, unit, to) {
-  const size = 13 * unit, pad = 5 * unit;
+  const crowded = found.scores.length > CROWD, size = (crowded ? 11 : 13) * unit, pad = (crowded ? 3.5 : 5) * unit;
   pen.font = `600 ${size}px system-ui, sans-serif`;
   const name = found.names[found.labels[i]] ?? `class ${found.labels[i]}`;
-  const text = `${name} ${Math.round(found.scores[i] * 100)}%`;
+  const text = crowded ? name : `${name} ${Math.round(found.scores[i] * 100)}%`;
   const width = pen.measureText(text).width + 2 * pad, height = size + 1.4 * pad;
   const above = box.y - height - unit;
   const x = Math.max(to.x, Math.min(box.x - 1.25 * unit, to.x + to.width - width));
