@@ -48,7 +48,7 @@ class Chromium:
         self.process, self._orders, self._answers = process, orders, answers
         self._number, self._buffer, self.events = 0, b"", list[dict[str, Any]]()
 
-    def call(self, method: str, session: str | None = None, seconds: float = 60, **params: Any) -> dict[str, Any]:
+    def call(self, method: str, session: str | None = None, seconds: float = 120, **params: Any) -> dict[str, Any]:
         """One command; its result. Events that come meanwhile are kept in ``events``."""
         self._number += 1
         order: dict[str, Any] = {"id": self._number, "method": method, "params": params}
@@ -104,7 +104,7 @@ class Page:
         """A command for this tab."""
         return self.browser.call(method, self.session, **params)
 
-    def run(self, code: str, seconds: float = 60) -> Any:
+    def run(self, code: str, seconds: float = 120) -> Any:
         """The value of an async function's body, run in the page."""
         expression = f"(async () => {{ {code} }})()"
         done = self.browser.call(
@@ -114,7 +114,7 @@ class Page:
         assert "exceptionDetails" not in done, done["exceptionDetails"]["exception"].get("description", done)
         return done["result"].get("value")
 
-    def wait(self, condition: str, seconds: float = 60) -> Any:
+    def wait(self, condition: str, seconds: float = 120) -> Any:
         """The first true value of an expression."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

@@ -136,7 +136,7 @@ def expect(page: Page, models: Models, picture: np.ndarray) -> Detections:
 def test_boxes_of_a_picture_are_the_native_ones(page: Page, models: Models, tmp_path: Path) -> None:
     picture = write_scene(tmp_path / "a picture.png", seed=7)
     page.choose_file("#picture-file", picture)
-    page.wait("Number(document.getElementById('frames').textContent) === 8", 120)
+    page.wait("Number(document.getElementById('frames').textContent) === 8")
     native = expect(page, models, read_picture(picture))
     assert re.fullmatch(r"[\d.]+ m?s", page.run("return document.getElementById('p50').textContent"))
     assert page.run(f"return {ALERT}") == ""
@@ -214,7 +214,7 @@ def test_each_wrong_model_is_named_and_the_right_one_stays(page: Page, models: M
     for name, (content, words) in wrong_files(models).items():
         (tmp_path / name).write_bytes(content)
         page.choose_file("#model-file", tmp_path / name)
-        message = page.wait(f"({ALERT}).startsWith({json.dumps(name)}) && ({ALERT})", 30)
+        message = page.wait(f"({ALERT}).startsWith({json.dumps(name)}) && ({ALERT})")
         assert words in message, name
     assert page.run(APP + "return app.state.file") == "sigma.onnx"
     expect_picture(page, models, tmp_path)
@@ -227,7 +227,7 @@ def test_a_model_whose_graph_is_damaged(page: Page, models: Models, tmp_path: Pa
     damaged.graph.node[5].op_type = "NoSuchOperator"
     onnx.save(damaged, tmp_path / "damaged.onnx")
     page.choose_file("#model-file", tmp_path / "damaged.onnx")
-    message = page.wait(ALERT, 60)
+    message = page.wait(ALERT)
     assert message.startswith("damaged.onnx cannot be opened; it may be damaged (")
     expect_picture(page, models, tmp_path)
 
@@ -236,7 +236,7 @@ def expect_picture(page: Page, models: Models, folder: Path) -> None:
     """Whatever happened before, the page goes on with its model."""
     picture = write_scene(folder / "next.png", seed=3)
     page.choose_file("#picture-file", picture)
-    page.wait("Number(document.getElementById('frames').textContent) === 8", 60)
+    page.wait("Number(document.getElementById('frames').textContent) === 8")
     expect(page, models, read_picture(picture))
     assert page.run(f"return {ALERT}") == ""
 
@@ -329,7 +329,7 @@ def test_it_works_without_the_server_after_the_first_visit(
             page.run(APP + kept)
         time.sleep(0.5)
         page.call("Page.reload")
-        page.wait("document.readyState === 'complete' && document.getElementById('camera')?.disabled === false", 90)
+        page.wait("document.readyState === 'complete' && document.getElementById('camera')?.disabled === false")
         assert page.run("return fetch('/health').then(() => true, () => false)") is False
         assert page.run(APP + "return [app.state.file, crossOriginIsolated]") == ["sigma.onnx", True]
         expect_picture(page, models, tmp_path)
