@@ -157,6 +157,7 @@ def test_boxes_of_a_camera_frame_are_the_native_ones(page: Page, models: Models)
     assert frame.shape == (*SIZE, 3)
     assert min(np.abs(frame.astype(int) - scene(*SIZE, seed=i)).mean() for i in range(8)) < 8, "a frame of the film"
     expect(page, models, frame)
+    page.run("const s = document.getElementById('score'); s.value = 5; s.dispatchEvent(new Event('input'));")
     drawn = page.run("const c = document.getElementById('overlay');"
                      "return c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some((v) => v)")  # fmt: skip
     assert drawn and page.run("return document.getElementById('overlay').getAttribute('aria-label')").startswith(
