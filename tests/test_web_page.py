@@ -34,7 +34,7 @@ PIN = json.loads((PAGE / "runtime.json").read_text())
 browsing = pytest.mark.skipif(find_chromium() is None, reason="no Chromium (apt-get install chromium, or set CHROMIUM)")
 APP = "const app = await import('/app.js'); await app.ready;"
 ALERT = "document.getElementById('alert').hidden ? '' : document.getElementById('alert-text').textContent"
-SIZE = (120, 160)
+SIZE = (480, 640)
 
 
 class Models(NamedTuple):
@@ -81,7 +81,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
     """Chromium whose camera shows scenes, 30 a second, over and over."""
     film = tmp_path_factory.mktemp("film") / "scenes.y4m"
     frames = [cv2.cvtColor(scene(*SIZE, seed=i // 5), cv2.COLOR_BGR2YUV_I420).tobytes() for i in range(40)]
-    film.write_bytes(b"YUV4MPEG2 W160 H120 F30:1 Ip A1:1 C420jpeg\n" + b"".join(b"FRAME\n" + f for f in frames))
+    film.write_bytes(b"YUV4MPEG2 W640 H480 F30:1 Ip A1:1 C420jpeg\n" + b"".join(b"FRAME\n" + f for f in frames))
     flags = (f"--use-file-for-fake-video-capture={film}", "--enable-blink-features=ForceEagerMeasureMemory")
     with chromium(*flags) as browser:
         yield browser
@@ -337,32 +337,40 @@ def test_it_works_without_the_server_after_the_first_visit(
 
 
 def watch_memory(page: Page, frames: int) -> list[float]:
-    """MB that the page and its workers hold, measured five times over so many frames of the camera."""
+    """MB of the browser's pages in memory, WebAssembly's included, five times while the camera gives so many frames."""
     start_camera(page, 20)
     measured = []
-    for part in range(1, 6):
+    for part in range(6):
         page.wait(f"Number(document.getElementById('frames').textContent) >= {20 + part * frames // 5}", 240)
-        measured.append(page.run("return (await performance.measureUserAgentSpecificMemory()).bytes / 1e6", 120))
+        page.run("return performance.measureUserAgentSpecificMemory().then(() => 0)")  # collects garbage first
+        measured.append(sum(map(resident_mb, renderers(page.browser))))
     pause(page)
-    return measured
+    return measured[1:]
+
+
+def renderers(browser: Chromium) -> list[Path]:
+    processes = browser.call("SystemInfo.getProcessInfo")["processInfo"]
+    return [Path("/proc", str(process["id"]), "status") for process in processes if process["type"] == "renderer"]
+
+
+def resident_mb(status: Path) -> float:
+    """Anonymous memory: JavaScript's and WebAssembly's, and all that the page allocates.
+
+    Not the files that are mapped: without a GPU, Chromium 150 maps another 1.2 MB for each frame of 640 x 480 that any
+    page draws from a video onto a canvas (seen on a page that does nothing else).
+    """
+    return int(re.findall(r"RssAnon:\s+(\d+) kB", status.read_text())[0]) / 1024
 
 
 @browsing
-@pytest.mark.slow
-def test_a_thousand_frames_need_no_more_memory_than_a_few(browser: Chromium, server: Server) -> None:
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc to read memory from")
+@pytest.mark.parametrize("frames", [100, pytest.param(1000, marks=pytest.mark.slow)])
+def test_many_frames_need_no_more_memory_than_a_few(frames: int, browser: Chromium, server: Server) -> None:
     with browser.page(address(server)) as page:
         page.run(APP)
-        measured = watch_memory(page, 1000)
-        assert page.run(APP + "return app.state.meter.frames") >= 1000
-    assert max(measured[1:]) < measured[0] + 8, measured  # MB; a leak of one frame's pixels would be 77
-
-
-@browsing
-def test_a_hundred_frames_need_no_more_memory_than_a_few(browser: Chromium, server: Server) -> None:
-    with browser.page(address(server)) as page:
-        page.run(APP)
-        measured = watch_memory(page, 100)
-    assert max(measured[1:]) < measured[0] + 5, measured
+        measured = watch_memory(page, frames)
+        assert page.run(APP + "return app.state.meter.frames") >= frames
+    assert min(measured[-2:]) < max(measured[:2]) + 40, measured  # one frame's pixels have 1.2 MB, and collectors lag
 
 
 # --- without a browser ---
