@@ -370,7 +370,7 @@ def test_many_frames_need_no_more_memory_than_a_few(frames: int, browser: Chromi
         page.run(APP)
         measured = watch_memory(page, frames)
         assert page.run(APP + "return app.state.meter.frames") >= frames
-    assert min(measured[-2:]) < max(measured[:2]) + 40, measured  # one frame's pixels have 1.2 MB, and collectors lag
+    assert min(measured[-2:]) < min(measured[1:3]) + 35, measured  # one frame's pixels have 1.2 MB, and collectors lag
 
 
 # --- without a browser ---
