@@ -54,7 +54,7 @@ def test_bare_shows_help(command: Callable[..., Any]) -> None:
 
 
 def test_the_verbs() -> None:
-    assert VERBS == ["eval", "export", "info", "predict", "quickstart", "train", "verify", "web"]
+    assert VERBS == ["eval", "export", "info", "predict", "quickstart", "train", "verify", "web", "webcam"]
 
 
 @pytest.mark.parametrize("verb", VERBS)
