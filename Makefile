@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-all check clean
+.PHONY: help setup quickstart test test-all check fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -20,6 +20,9 @@ test: $(STAMP) ## the tests, in less than ten minutes on two cores
 
 test-all: $(STAMP) ## the slow tests too
 	$(BIN)/python -m pytest
+
+fuzz: $(STAMP) ## fuzz the annotation readers for ten minutes; what fails is kept in tests/seeds
+	FUZZ_SECONDS=600 $(BIN)/python -m pytest -s tests/fuzz_annotations.py
 
 check: $(STAMP) ## format, lint, types, and who may import whom
 	$(BIN)/ruff format --check .

@@ -54,7 +54,9 @@ def test_bare_shows_help(command: Callable[..., Any]) -> None:
 
 
 def test_the_verbs() -> None:
-    assert VERBS == ["bench", "eval", "export", "info", "predict", "quickstart", "train", "verify", "webcam"]
+    assert VERBS == [
+        "bench", "check", "eval", "export", "info", "mine", "predict", "quickstart", "train", "verify", "web", "webcam",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("verb", VERBS)

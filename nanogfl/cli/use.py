@@ -1,4 +1,4 @@
-"""Verbs that look at pictures: predict, webcam, mine."""
+"""Verbs that look at pictures: predict, webcam, web, mine."""
 
 from __future__ import annotations
 
@@ -166,3 +166,18 @@ def mine(
     for mined in first:
         say(f"{mined.doubt:7.2f} bits  {mined.file}")
     say(f"the {len(first)} least sure of {len(ranked)} pictures" + "".join(f" -> {p}" for p in (draw, json_file) if p))
+
+
+@app.command(epilog="Example: nanogfl web model.onnx --port 8000")
+def web(
+    model: Model,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Where to listen; 0 takes a free one.")] = 8000,
+    host: Annotated[str, typer.Option("--host", help="0.0.0.0 lets others in; cameras then need https.")] = "127.0.0.1",
+    cert: Annotated[Path | None, typer.Option("--cert", help="Certificate (PEM): serve https.")] = None,
+    key: Annotated[Path | None, typer.Option("--key", help="Its private key (PEM), where --cert lacks it.")] = None,
+) -> None:
+    """Serve the browser demo with this model: camera, pictures, latency; and POST /predict."""
+    from nanogfl.model.zoo import cache_folder
+    from nanogfl.runtime.web import Place, serve
+
+    serve(Path(model), Place(host, port, cert, key), cache_folder(), say)

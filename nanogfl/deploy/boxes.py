@@ -155,7 +155,7 @@ def _flatten(graph: Graph, maps: list[str], name: str) -> str:
 
 
 def _boxes(graph: Graph, probability: str, decoder: Decoder) -> str:
-    """Side probabilities [B, 4, R + 1, P], or single values [B, 4, P] (R = 0) -> boxes [B, P, 4] clipped to the input."""
+    """Side probabilities [B, 4, R + 1, P], or single values [B, 4, P] (R = 0) -> boxes [B, P, 4] in the input."""
     sign = np.array([-1, -1, 1, 1], np.float32).reshape(1, 4, 1, 1)
     if decoder.reg_max:
         side = _expect(graph, probability, sign * decoder.bins)

@@ -1,0 +1,58 @@
+// The camera: opening, switching, closing, and saying what is wrong.
+
+// As the camera delivers it: browsers that scale or cut the picture to these numbers cost time and lose its edges.
+const WANTED = { width: { ideal: 640 }, height: { ideal: 480 }, resizeMode: { ideal: "none" } };
+
+export class CameraFault extends Error {}
+
+/** Starts the camera that looks this way ("environment" is the back, "user" the front) and plays it in the video. */
+export async function openCamera(video, facing) {
+  closeCamera(video);
+  if (!navigator.mediaDevices?.getUserMedia) {
+    throw new CameraFault("Browsers give a page the camera only over https or on localhost. Pictures work here all the same.");
+  }
+  let stream;
+  try {
+    stream = await navigator.mediaDevices.getUserMedia({ audio: false, video: { ...WANTED, facingMode: { ideal: facing } } });
+  } catch (error) {
+    throw new CameraFault(explain(error));
+  }
+  video.srcObject = stream;
+  await video.play();
+  const settings = stream.getVideoTracks()[0].getSettings();
+  return { facing: settings.facingMode ?? facing, track: stream.getVideoTracks()[0] };
+}
+
+export function closeCamera(video) {
+  for (const track of video.srcObject?.getTracks() ?? []) track.stop();
+  video.srcObject = null;
+}
+
+export async function cameraCount() {
+  const devices = (await navigator.mediaDevices?.enumerateDevices?.()) ?? [];
+  return devices.filter((device) => device.kind === "videoinput").length;
+}
+
+/** Resolves when the video shows its next picture. */
+export function nextFrame(video) {
+  return new Promise((resolve) => {
+    if (video.requestVideoFrameCallback) video.requestVideoFrameCallback(resolve);
+    else requestAnimationFrame(resolve);
+  });
+}
+
+function explain(error) {
+  switch (error.name) {
+    case "NotAllowedError":
+    case "SecurityError":
+      return "The camera was refused. Allow it for this page in the browser's settings, then press Camera again.";
+    case "NotFoundError":
+    case "OverconstrainedError":
+      return "No camera was found. Plug one in, or choose a picture.";
+    case "NotReadableError":
+    case "AbortError":
+      return "The camera is in use by another app, or did not start. Close the other app and try again.";
+    default:
+      return `The camera did not start (${error.message || error.name}).`;
+  }
+}

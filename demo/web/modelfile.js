@@ -1,0 +1,90 @@
+// What an exported .onnx says of itself. onnxruntime-web has no call for a model's metadata, so the few fields that are
+// needed are read from the file: ModelProto (protobuf) with graph = 7 and metadata_props = 14 {key = 1, value = 2}.
+
+const GRAPH = 7, METADATA = 14;
+const VARINT = 0, FIXED64 = 1, BYTES = 2, FIXED32 = 5;
+
+/** A file that the page cannot use; the message is for people. */
+export class ModelFault extends Error {}
+
+/** The card of a model: {names, inputSize: [H, W], precision}. Throws ModelFault. */
+export function readCard(buffer, file) {
+  const metadata = readMetadata(new Uint8Array(buffer), file);
+  const schema = metadata.get("nanogfl.schema");
+  if (schema === undefined) {
+    throw new ModelFault(`${file} is an ONNX model, but not one that nanogfl exported. Make one with: nanogfl export`);
+  }
+  if (schema !== "1") throw new ModelFault(`${file} has schema ${schema}, and this page reads 1. Use a newer page.`);
+  const form = metadata.get("nanogfl.form");
+  if (form !== "frame") {
+    throw new ModelFault(`${file} has the form "${form}"; this page needs: nanogfl export --form frame`);
+  }
+  return { names: readNames(metadata, file), inputSize: readSize(metadata, file), precision: metadata.get("nanogfl.precision") ?? "" };
+}
+
+function readNames(metadata, file) {
+  try {
+    const names = JSON.parse(metadata.get("nanogfl.classes"));
+    if (Array.isArray(names) && names.length) return names.map(String);
+  } catch { /* said below */ }
+  throw new ModelFault(`${file} does not say its classes. Export it again.`);
+}
+
+function readSize(metadata, file) {
+  const size = (metadata.get("nanogfl.input_size") ?? "").split(",").map(Number);
+  if (size.length === 2 && size.every((side) => Number.isInteger(side) && side > 0)) return size;
+  throw new ModelFault(`${file} does not say its input size. Export it again.`);
+}
+
+/** metadata_props as a Map of strings. */
+function readMetadata(bytes, file) {
+  const metadata = new Map();
+  let hasGraph = false;
+  try {
+    for (const [field, value] of fields(bytes)) {
+      hasGraph ||= field === GRAPH && value instanceof Uint8Array;
+      if (field === METADATA) {
+        const entry = new Map(fields(value));
+        metadata.set(text(entry.get(1)), text(entry.get(2)));
+      }
+    }
+  } catch {
+    throw new ModelFault(`${file} is not an ONNX file, or only a part of one. Choose a file that nanogfl export wrote.`);
+  }
+  if (!hasGraph) throw new ModelFault(`${file} is not an ONNX file. Choose a file that nanogfl export wrote.`);
+  return metadata;
+}
+
+/** The fields of one protobuf message, in order: [number, Uint8Array | number]. Throws RangeError where it is cut. */
+function* fields(bytes) {
+  let at = 0;
+  const varint = () => {
+    let value = 0;
+    for (let scale = 1; scale <= 2 ** 63; scale *= 128) { // ten bytes at most
+      if (at >= bytes.length) throw new RangeError("cut");
+      const byte = bytes[at++];
+      value += (byte & 127) * scale;
+      if (byte < 128) return value;
+    }
+    throw new RangeError("no varint");
+  };
+  const skip = (count) => {
+    if (count > bytes.length - at) throw new RangeError("cut");
+    at += count;
+    return bytes.subarray(at - count, at);
+  };
+  while (at < bytes.length) {
+    const key = varint();
+    const field = Math.floor(key / 8), kind = key % 8;
+    if (field < 1) throw new RangeError("no field");
+    if (kind === VARINT) yield [field, varint()];
+    else if (kind === BYTES) yield [field, skip(varint())];
+    else if (kind === FIXED64) yield [field, skip(8)];
+    else if (kind === FIXED32) yield [field, skip(4)];
+    else throw new RangeError("no kind");
+  }
+}
+
+function text(bytes) {
+  return bytes instanceof Uint8Array ? new TextDecoder("utf-8", { fatal: true }).decode(bytes) : "";
+}

@@ -1,0 +1,243 @@
+"""A small HTTP server: the page and its files from a fixed list, ``GET /health``, and ``POST /predict``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from socket import AF_INET, AF_INET6, socket
+from typing import Any
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+import numpy as np
+
+from nanogfl.errors import NanogflError
+from nanogfl.pictures import decode_picture
+from nanogfl.runtime.picture_size import picture_size
+from nanogfl.runtime.session import OnnxDetector
+
+log = logging.getLogger(__name__)
+
+MAX_BYTES = 20 * 1024 * 1024
+MAX_PIXELS = 50_000_000  # the largest phone pictures; the network takes 13 bytes a pixel besides
+MAX_WAITING = 8
+READ_SECONDS = 30.0
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".mjs": "text/javascript; charset=utf-8",
+    ".json": "application/json",
+    ".webmanifest": "application/manifest+json",
+    ".wasm": "application/wasm",
+    ".onnx": "application/octet-stream",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+}
+# The first three give the page its own process, without which browsers give WebAssembly no threads.
+HEADERS = {
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+PICTURE_TYPES = ("image/", "application/octet-stream")
+
+
+class RefusedError(Exception):
+    """A request that is answered with a 4xx or 5xx; ``str`` says what is wrong and what to do."""
+
+    def __init__(self, status: int, message: str, **headers: str) -> None:
+        super().__init__(message)
+        self.status, self.headers = status, {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+@dataclass(frozen=True)
+class Site:
+    """What is served: addresses such as ``/app.js`` with the files behind them, and the model that predicts."""
+
+    files: Mapping[str, Path]
+    detector: OnnxDetector
+
+
+class Server(ThreadingHTTPServer):
+    """A thread for each connection, one queue before the model."""
+
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], site: Site) -> None:
+        self.address_family = AF_INET6 if ":" in address[0] else AF_INET
+        self.site = site
+        self.turn = threading.Lock()
+        self.places = threading.BoundedSemaphore(MAX_WAITING)
+        super().__init__(address, Handler)
+
+    def handle_error(self, request: socket | tuple[bytes, socket], client_address: Any) -> None:
+        """A connection that broke is the visitor's affair."""
+        log.debug("connection from %s ended early", client_address, exc_info=True)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection."""
+
+    server: Server
+    protocol_version = "HTTP/1.1"
+    server_version, sys_version = "nanogfl", ""
+    timeout = 15  # seconds of silence
+
+    def do_GET(self) -> None:
+        """The page, its files, and how the server is."""
+        self._answer(self._get)
+
+    def do_HEAD(self) -> None:
+        """The same without bodies."""
+        self._answer(self._get)
+
+    def do_POST(self) -> None:
+        """Boxes of a picture."""
+        self._answer(self._post)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        """No line for each request on the terminal."""
+        log.debug(format, *args)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Also what the standard library refuses by itself is said in JSON."""
+        self.close_connection = True
+        self._send_json(int(code), {"error": message or self.responses.get(code, ("refused",))[0]})
+
+    def _answer(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except RefusedError as refused:
+            self.close_connection = True  # a body may lie unread
+            self._send_json(refused.status, {"error": str(refused)}, refused.headers)
+        except NanogflError as error:
+            self._send_json(400, {"error": str(error)})
+        except OSError:
+            raise  # the visitor is gone
+        except Exception as error:  # one picture that the runtime chokes on must not end in silence
+            log.warning("%s: %s", type(error).__name__, error)
+            self._send_json(500, {"error": f"the detector failed ({type(error).__name__}); try another picture"})
+
+    def _get(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        if path == "/health":
+            detector = self.server.site.detector
+            card = {"model": detector.path.name, "classes": detector.names, "input_size": list(detector.input_size)}
+            self._send_json(200, {"status": "ok", **card})
+            return
+        file = self.server.site.files.get("/index.html" if path == "/" else path)
+        if path == "/predict":
+            raise RefusedError(405, "POST a picture here", Allow="POST")
+        if file is None:
+            raise RefusedError(404, f"there is nothing at {path}")
+        self._send_file(file)
+
+    def _post(self) -> None:
+        address = urlsplit(self.path)
+        if address.path != "/predict":
+            raise RefusedError(404 if address.path not in self.server.site.files else 405, "POST pictures to /predict")
+        score = _score(parse_qs(address.query))
+        length = self._length()
+        if not self.server.places.acquire(blocking=False):
+            raise RefusedError(503, f"{MAX_WAITING} pictures wait already; try again in a second", Retry_After="1")
+        try:
+            self._send_json(200, self._predict(self._body(length), score))
+        finally:
+            self.server.places.release()
+
+    def _length(self) -> int:
+        """Bytes of the picture to come, as the headers say."""
+        kind = self.headers.get_content_type() if self.headers.get("Content-Type") else "image/"
+        if not kind.startswith(PICTURE_TYPES):
+            hint = "curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' .../predict"
+            raise RefusedError(415, f"send the picture's own bytes, not {kind}: {hint}")
+        text = self.headers.get("Content-Length", "")
+        if not (text.isascii() and text.isdigit()):
+            raise RefusedError(411, "say the picture's size in Content-Length")
+        if len(text) > 12 or int(text) > MAX_BYTES:
+            raise RefusedError(413, f"the picture has {text[:13]} bytes; send up to {MAX_BYTES}")
+        if int(text) == 0:
+            raise RefusedError(400, "the picture is empty; send its bytes as the body")
+        if self.headers.get("Expect", "").lower() == "100-continue":
+            self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return int(text)
+
+    def _body(self, length: int) -> bytes:
+        """The whole body, or a refusal where it comes too slowly or not at all."""
+        data, deadline = bytearray(), time.monotonic() + READ_SECONDS
+        while len(data) < length:
+            try:
+                piece = self.rfile.read1(min(1 << 16, length - len(data)))  # pyright: ignore[reportAttributeAccessIssue]
+            except TimeoutError:
+                piece = b""
+            if not piece or time.monotonic() > deadline:
+                raise RefusedError(408, f"only {len(data)} of {length} bytes came; send the picture again")
+            data += piece
+        return bytes(data)
+
+    def _predict(self, data: bytes, score: float) -> dict[str, Any]:
+        size = picture_size(data)
+        if size is None:
+            raise RefusedError(415, "this is no PNG, JPEG, WebP or BMP picture; convert it")
+        if size[0] * size[1] > MAX_PIXELS:
+            raise RefusedError(413, f"the picture has {size[1]}x{size[0]} px; send up to {MAX_PIXELS // 10**6} million")
+        with self.server.turn:
+            picture = decode_picture(np.frombuffer(data, np.uint8), "that was sent")
+            started = time.perf_counter()
+            found = self.server.site.detector.predict(picture, score)
+            ms = (time.perf_counter() - started) * 1000
+        height, width = picture.shape[:2]
+        return {"width": width, "height": height, "ms": round(ms, 2), "detections": list(found.records())}
+
+    def _send_json(self, status: int, content: dict[str, Any], headers: Mapping[str, str] | None = None) -> None:
+        body = json.dumps(content, ensure_ascii=False).encode()
+        self._send_head(
+            status, {"Content-Type": "application/json", "Content-Length": str(len(body)), **(headers or {})}
+        )
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _send_file(self, file: Path) -> None:
+        """The file, or 304 where the browser has it."""
+        try:
+            stat, content = file.stat(), file.read_bytes()
+        except OSError as error:
+            raise RefusedError(404, f"{file.name}: {error.strerror}") from error
+        tag = f'"{stat.st_mtime_ns:x}-{stat.st_size:x}"'
+        if self.headers.get("If-None-Match") == tag:
+            self._send_head(304, {"ETag": tag})
+            return
+        headers = {"Content-Type": TYPES[file.suffix], "Content-Length": str(len(content)), "ETag": tag}
+        if file.suffix == ".onnx":
+            headers["Content-Disposition"] = f"inline; filename*=UTF-8''{quote(file.name)}"
+        self._send_head(200, headers)
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def _send_head(self, status: int, headers: Mapping[str, str]) -> None:
+        self.send_response(status)
+        for name, value in (HEADERS | dict(headers)).items():
+            self.send_header(name, value)
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+
+
+def _score(query: Mapping[str, list[str]]) -> float:
+    text = query.get("score", ["0.3"])[-1]
+    try:
+        score = float(text)
+    except ValueError:
+        score = -1.0
+    if not 0 <= score <= 1:
+        raise RefusedError(400, f"score={text!r} is not between 0 and 1")
+    return score

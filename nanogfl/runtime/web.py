@@ -1,0 +1,124 @@
+"""``nanogfl web``: the demo page with a model in it, served to a browser on this machine."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import logging
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from nanogfl.errors import DownloadError, ModelError, NanogflError, UsageError
+from nanogfl.runtime.serve import TYPES, Server, Site
+from nanogfl.runtime.session import OnnxDetector
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the server listens; ``cert`` and ``key`` are PEM files and make it https."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    cert: Path | None = None
+    key: Path | None = None
+
+
+def serve(model: Path, place: Place, cache: Path, say: Callable[[str], None]) -> None:
+    """Serve the page with this model until interrupted.
+
+    Args:
+        model: an exported file of frame form.
+        place: where to listen.
+        cache: folder for the runtime files that the browser needs, where the page's own folder lacks them.
+        say: takes the lines for the person at the terminal.
+    """
+    with open_server(model, place, cache) as server:
+        host, port = server.server_address[:2]
+        scheme = "https" if place.cert else "http"
+        shown = f"[{host!s}]" if ":" in str(host) else host
+        say(f"{scheme}://{shown}:{port}/  ({model.name}; Ctrl-C ends it)")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            say("ended")
+
+
+def open_server(model: Path, place: Place, cache: Path) -> Server:
+    """A server that listens but does not answer yet; its files are complete, its model is loaded."""
+    detector = open_model(model)
+    page = page_folder()
+    files = {f"/{p.relative_to(page).as_posix()}": p for p in page.iterdir() if p.suffix in TYPES}
+    files |= {"/model.onnx": model, **runtime_files(page, cache)}
+    if not (_is_local(place.host) or place.cert):
+        log.warning(
+            "%s is reachable from outside, and there browsers give a page the camera only over https: use --cert and "
+            "--key (mkcert makes them), or keep 127.0.0.1 and a tunnel (phone on USB: adb reverse tcp:%d tcp:%d)",
+            place.host, place.port, place.port,
+        )  # fmt: skip
+    try:
+        server = Server((place.host, place.port), Site(files, detector))
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise NanogflError(f"cannot listen on {place.host} port {place.port}: {why}; choose another --port") from error
+    if place.cert:
+        _encrypt(server, place)
+    return server
+
+
+def open_model(path: Path) -> OnnxDetector:
+    """The detector, if the page can run it: it feeds frames, and knows no other form."""
+    if path.suffix != ".onnx":
+        raise UsageError(f"{path}: a browser runs exported files; first: nanogfl export {path} --out model.onnx")
+    detector = OnnxDetector(path)
+    if detector.card.form != "frame":
+        raise ModelError(f"{path} has the form {detector.card.form}; the page needs: nanogfl export --form frame")
+    return detector
+
+
+def page_folder() -> Path:
+    """Where the page lies: inside the wheel, or in the checkout's ``demo/web``."""
+    packed = Path(__file__).parents[1] / "web_page"
+    return packed if packed.is_dir() else Path(__file__).parents[2] / "demo" / "web"
+
+
+def runtime_files(page: Path, cache: Path) -> dict[str, Path]:
+    """Addresses and files of onnxruntime-web: from the page's folder, else from the cache, else from npm."""
+    pin = json.loads((page / "runtime.json").read_text(encoding="utf-8"))
+    version, names = pin["version"], list(pin["sha256"])
+    for folder in (page / "ort" / version, cache / "ort" / version):
+        if all((folder / name).is_file() for name in names):
+            return {f"/ort/{version}/{name}": folder / name for name in names}
+    script = page / "fetch_runtime.py"
+    log.info("fetching onnxruntime-web %s for the browser (33 MB, once) ...", version)
+    command = [sys.executable, str(script), "--out", str(cache / "ort")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        why = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise DownloadError(f"the browser's onnxruntime-web {version} is missing, and fetching it failed: {why}")
+    return {f"/ort/{version}/{name}": cache / "ort" / version / name for name in names}
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _encrypt(server: Server, place: Place) -> None:
+    """Speak TLS; the handshake is left to each connection's thread, so that a silent visitor blocks nobody."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(place.cert or "", place.key)
+    except (OSError, ssl.SSLError) as error:
+        server.server_close()
+        raise UsageError(
+            f"--cert {place.cert}: {error.strerror or error}; give PEM files by --cert and --key"
+        ) from error
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)

@@ -1,0 +1,469 @@
+"""``nanogfl web``: what is served, what is refused and how, one queue before the model, and the runtime's download."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import http.client
+import io
+import json
+import logging
+import shutil
+import signal
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import pytest
+from models import scene, write_models
+
+import nanogfl
+from nanogfl.deploy.build import Form, build
+from nanogfl.errors import DownloadError, ModelError, NanogflError, UsageError
+from nanogfl.predictor import TorchDetector
+from nanogfl.runtime import serve
+from nanogfl.runtime.serve import MAX_BYTES, MAX_WAITING, TYPES, Server
+from nanogfl.runtime.web import Place, open_server, page_folder, runtime_files
+
+PAGE = page_folder()
+PIN = json.loads((PAGE / "runtime.json").read_text())
+PNG = "image/png"
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@contextmanager
+def running(server: Server | ThreadingHTTPServer) -> Iterator[Any]:
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """model.onnx, best.ckpt, and a cache whose runtime files are only names; nobody writes here."""
+    folder = tmp_path_factory.mktemp("web")
+    write_models(folder, (64, 64))
+    (folder / "ort" / PIN["version"]).mkdir(parents=True)
+    for name in PIN["sha256"]:
+        (folder / "ort" / PIN["version"] / name).write_bytes(b"not the real one")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Server]:
+    with running(open_server(folder / "model.onnx", Place(port=0), folder)) as server:
+        yield server
+
+
+def ask(server: Any, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=60)
+    try:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, body, named)
+        response = connection.getresponse()
+        return Answer(response.status, response.headers, response.read())
+    finally:
+        connection.close()
+
+
+def png(picture: np.ndarray) -> bytes:
+    return cv2.imencode(".png", picture)[1].tobytes()
+
+
+# --- files ---
+
+
+@pytest.mark.parametrize("file", sorted(p.name for p in PAGE.iterdir() if p.suffix in TYPES))
+def test_every_file_of_the_page_is_served(file: str, server: Server) -> None:
+    answer = ask(server, "GET", f"/{file}")
+    assert answer.status == 200 and answer.body == (PAGE / file).read_bytes()
+    assert answer.headers["Content-Type"] == TYPES[Path(file).suffix]
+
+
+def test_the_page_stands_at_the_root(server: Server) -> None:
+    answer = ask(server, "GET", "/?from=phone")
+    assert answer.body == (PAGE / "index.html").read_bytes()
+    assert answer.headers["Content-Type"].startswith("text/html")
+
+
+def test_runtime_files_have_the_types_that_browsers_ask_for(server: Server) -> None:
+    types = {
+        name: ask(server, "HEAD", f"/ort/{PIN['version']}/{name}").headers["Content-Type"] for name in PIN["sha256"]
+    }
+    assert types[PIN["wasm"]] == "application/wasm"
+    assert types[PIN["script"]].startswith("text/javascript")
+
+
+@pytest.mark.parametrize("path", ["/", "/app.js", "/health", "/nothing", "/model.onnx"])
+def test_every_answer_isolates_the_page(path: str, server: Server) -> None:
+    headers = ask(server, "GET", path).headers
+    assert headers["Cross-Origin-Opener-Policy"] == "same-origin"
+    assert headers["Cross-Origin-Embedder-Policy"] == "require-corp"
+
+
+def test_the_model_comes_whole_and_with_its_name(folder: Path, tmp_path: Path) -> None:
+    model = tmp_path / "Möbel; 2.onnx"
+    shutil.copy(folder / "model.onnx", model)
+    with running(open_server(model, Place(port=0), folder)) as server:
+        answer = ask(server, "GET", "/model.onnx")
+    assert answer.body == model.read_bytes()
+    assert answer.headers["Content-Disposition"] == "inline; filename*=UTF-8''M%C3%B6bel%3B%202.onnx"
+
+
+def test_what_the_browser_has_is_not_sent_again(server: Server) -> None:
+    first = ask(server, "GET", "/app.js")
+    again = ask(server, "GET", "/app.js", If_None_Match=first.headers["ETag"])
+    assert (again.status, again.body) == (304, b"")
+    assert ask(server, "GET", "/app.js", If_None_Match='"old"').status == 200
+
+
+def test_head_has_no_body_and_the_connection_goes_on(server: Server) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=60)
+    for method, size in [("HEAD", 0), ("GET", (PAGE / "app.js").stat().st_size), ("HEAD", 0)]:
+        connection.request(method, "/app.js")
+        response = connection.getresponse()
+        assert response.status == 200 and len(response.read()) == size
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../../pyproject.toml",
+        "/..%2f..%2fpyproject.toml",
+        "/%2e%2e/%2e%2e/etc/passwd",
+        "//etc/passwd",
+        "/app.js/../fetch_runtime.py",
+        "/fetch_runtime.py",
+        "/ort/../fetch_runtime.py",
+        "/..\\..\\pyproject.toml",
+        "/app.js%00.png",
+        "/ort",
+        "/ort/",
+        "/%ff%fe",
+        "/" + "a" * 2000,
+    ],
+)
+def test_nothing_else_is_reachable(path: str, server: Server) -> None:
+    answer = ask(server, "GET", path)
+    assert answer.status == 404 and "there is nothing at" in answer.json["error"]
+
+
+def test_health(server: Server) -> None:
+    answer = ask(server, "GET", "/health")
+    expected = {"status": "ok", "model": "model.onnx", "classes": ["red", "green", "blue"], "input_size": [64, 64]}
+    assert answer.status == 200 and answer.json == expected
+
+
+# --- POST /predict ---
+
+
+def test_predict_finds_what_the_model_finds(server: Server, folder: Path) -> None:
+    picture = scene(seed=3)
+    answer = ask(server, "POST", "/predict?score=0.1", png(picture), Content_Type=PNG)
+    expected = nanogfl.load(folder / "model.onnx").predict(picture, 0.1)
+    assert answer.status == 200 and len(expected) > 3
+    assert answer.json["detections"] == list(expected.records())
+    assert (answer.json["width"], answer.json["height"]) == (160, 120) and answer.json["ms"] > 0
+
+
+def test_the_score_is_a_third_where_none_is_given(server: Server) -> None:
+    body = png(scene(seed=3))
+    plain, asked = (ask(server, "POST", f"/predict{q}", body, Content_Type=PNG) for q in ("", "?score=0.3"))
+    assert plain.json["detections"] == asked.json["detections"]
+
+
+def test_many_at_once_each_get_their_own_boxes(server: Server, folder: Path) -> None:
+    detector = nanogfl.load(folder / "model.onnx")
+    pictures = [scene(80 + 10 * i, 200 - 10 * i, seed=i) for i in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda p: ask(server, "POST", "/predict", png(p), Content_Type=PNG), pictures * 3))
+    taken = [(a.json, p) for a, p in zip(answers, pictures * 3, strict=True) if a.status == 200]
+    assert {a.status for a in answers} <= {200, 503} and len(taken) >= 8
+    assert all(found["detections"] == list(detector.predict(p).records()) for found, p in taken)
+
+
+def test_whoever_comes_ninth_is_asked_to_come_again(server: Server) -> None:
+    body = png(scene())
+    with ThreadPoolExecutor(MAX_WAITING) as pool:
+        with server.turn:  # a picture that takes long
+            waiting = [pool.submit(ask, server, "POST", "/predict", body, Content_Type=PNG) for _ in range(MAX_WAITING)]
+            deadline = time.monotonic() + 60
+            while server.places._value and time.monotonic() < deadline:
+                time.sleep(0.01)
+            ninth = ask(server, "POST", "/predict", body, Content_Type=PNG)
+            assert ask(server, "GET", "/health").status == 200
+        assert [w.result().status for w in waiting] == [200] * MAX_WAITING
+    assert ninth.status == 503 and ninth.headers["Retry-After"] == "1" and "try again" in ninth.json["error"]
+    assert ask(server, "POST", "/predict", body, Content_Type=PNG).status == 200
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A few bytes that promise a picture of any size."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    pixels = b"IDAT" + zlib.compress(b"\0" * 1000)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (header, pixels, b"IEND")
+    )
+
+
+REFUSED = [
+    ("POST", "/predict", b"", {"Content_Type": PNG}, 400, "empty", "nothing sent"),
+    (
+        "POST",
+        "/predict",
+        b"no picture at all",
+        {"Content_Type": PNG},
+        415,
+        "no PNG, JPEG, WebP or BMP",
+        "not a picture",
+    ),
+    ("POST", "/predict", b"GIF89a" + b"\0" * 99, {"Content_Type": "image/gif"}, 415, "convert", "a kind left out"),
+    ("POST", "/predict", png(scene())[:60], {"Content_Type": PNG}, 400, "cannot decode", "cut short"),
+    ("POST", "/predict", png_header(60000, 60000), {"Content_Type": PNG}, 413, "60000x60000", "a bomb"),
+    ("POST", "/predict", png(scene()), {"Content_Type": "application/x-www-form-urlencoded"}, 415, "curl", "a form"),
+    ("POST", "/predict", png(scene()), {"Content_Type": "multipart/form-data; boundary=x"}, 415, "own bytes", "a form"),
+    ("POST", "/predict", None, {"Content_Length": str(MAX_BYTES + 1)}, 413, str(MAX_BYTES), "too long, not read"),
+    ("POST", "/predict", None, {"Content_Length": "-5"}, 411, "Content-Length", "no length"),
+    ("POST", "/predict", None, {"Content_Length": "9" * 5000}, 413, "send up to", "a number without end"),
+    ("POST", "/predict", None, {"Transfer_Encoding": "chunked"}, 411, "Content-Length", "pieces of unknown length"),
+    ("POST", "/predict?score=2", png(scene()), {"Content_Type": PNG}, 400, "between 0 and 1", "score above 1"),
+    ("POST", "/predict?score=nan", png(scene()), {"Content_Type": PNG}, 400, "'nan'", "no number"),
+    ("POST", "/predict?score=x", png(scene()), {"Content_Type": PNG}, 400, "'x'", "no number"),
+    ("POST", "/app.js", png(scene()), {"Content_Type": PNG}, 405, "/predict", "not a place to post"),
+    ("POST", "/other", png(scene()), {"Content_Type": PNG}, 404, "/predict", "no such place"),
+    ("GET", "/predict", None, {}, 405, "POST a picture", "the other method"),
+    ("PUT", "/predict", png(scene()), {"Content_Type": PNG}, 501, "PUT", "a method that is not there"),
+    ("OPTIONS", "/predict", None, {"Origin": "https://evil.example"}, 501, "OPTIONS", "another site asks"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body", "headers", "status", "words", "why"), REFUSED)
+def test_what_is_refused_says_why(
+    method: str,
+    path: str,
+    body: bytes | None,
+    headers: dict[str, str],
+    status: int,
+    words: str,
+    why: str,
+    server: Server,
+) -> None:
+    answer = ask(server, method, path, body, **headers)
+    assert (answer.status, answer.headers["Content-Type"]) == (status, "application/json"), why
+    assert words in answer.json["error"] and "\n" not in answer.json["error"]
+    assert ask(server, "POST", "/predict", png(scene()), Content_Type=PNG).status == 200, "and goes on"
+
+
+def test_a_bomb_is_never_decoded(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "decode_picture", lambda *_: pytest.fail("decoded"))
+    assert ask(server, "POST", "/predict", png_header(30000, 2000), Content_Type=PNG).status == 413
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x89PNG"])
+def test_a_body_that_does_not_come_frees_its_place(
+    server: Server, sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve.Handler, "timeout", 0.1)
+    with socket.create_connection(server.server_address[:2], timeout=60) as visitor:
+        visitor.sendall(
+            b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 99\r\n\r\n" + sent
+        )
+        answer = visitor.makefile("rb").read()
+    assert b" 408 " in answer.splitlines()[0] and f"only {len(sent)} of 99 bytes came".encode() in answer
+    assert server.places._value == MAX_WAITING
+
+
+def test_a_body_that_trickles_is_cut_off(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "READ_SECONDS", 0.0)
+    assert ask(server, "POST", "/predict", png(scene()), Content_Type=PNG).status == 408
+
+
+def test_garbage_in_place_of_http_does_not_end_the_server(server: Server) -> None:
+    for garbage in (
+        b"\0\1\2\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /" + b"a" * 70000 + b" HTTP/1.1\r\n\r\n",
+    ):
+        with socket.create_connection(server.server_address[:2], timeout=60) as visitor:
+            visitor.sendall(garbage)
+            visitor.shutdown(socket.SHUT_WR)
+            visitor.makefile("rb").read()
+    assert ask(server, "GET", "/health").status == 200
+
+
+# --- starting ---
+
+
+def test_a_port_that_is_taken(server: Server, folder: Path) -> None:
+    port = server.server_address[1]
+    with pytest.raises(NanogflError, match=rf"cannot listen on 127.0.0.1 port {port}: .*--port"):
+        open_server(folder / "model.onnx", Place(port=int(port)), folder)
+
+
+@pytest.mark.parametrize(("host", "warned"), [("0.0.0.0", True), ("127.0.0.1", False), ("localhost", False)])
+def test_whoever_lets_others_in_is_told_of_https(
+    host: str, warned: bool, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "nanogfl"):
+        open_server(folder / "model.onnx", Place(host, 0), folder).server_close()
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * warned
+    assert not warned or all(word in caplog.text for word in ("https", "--cert", "mkcert", "adb reverse"))
+
+
+def test_models_that_a_browser_cannot_run(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"nanogfl export .*best\.ckpt --out model\.onnx"):
+        open_server(folder / "best.ckpt", Place(port=0), folder)
+    with pytest.raises(ModelError, match="there is no file"):
+        open_server(tmp_path / "none.onnx", Place(port=0), folder)
+    detector = nanogfl.load(folder / "best.ckpt")
+    assert isinstance(detector, TorchDetector)
+    (tmp_path / "core.onnx").write_bytes(build(detector, Form("core")).SerializeToString())
+    with pytest.raises(ModelError, match="form core; the page needs: nanogfl export --form frame"):
+        open_server(tmp_path / "core.onnx", Place(port=0), folder)
+
+
+def test_the_command_says_what_is_wrong(folder: Path, command: Callable[..., Any]) -> None:
+    said = command("web", folder / "best.ckpt")
+    assert said.code == 2 and said.err.startswith("error: ") and "nanogfl export" in said.err
+
+
+def test_the_command_serves_until_it_is_interrupted(folder: Path, tmp_path: Path) -> None:
+    code = "from nanogfl.cli import main; main()"
+    environment = {"NANOGFL_CACHE": str(folder), "PYTHONPATH": str(Path(nanogfl.__file__).parents[1]), "PATH": "/bin"}
+    command = [sys.executable, "-u", "-c", code, "web", str(folder / "model.onnx"), "--port", "0"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout
+        line = process.stdout.readline()
+        assert line.startswith("http://127.0.0.1:") and "model.onnx" in line, process.communicate()
+        port = int(line.split(":")[2].split("/")[0])
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection.request("GET", "/health")
+        assert connection.getresponse().status == 200
+        connection.close()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (0, "ended\n", "")
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate")
+def test_https(folder: Path, tmp_path: Path) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, "-subj", "/CN=x"]
+    subprocess.run(made, check=True, capture_output=True)
+    place = Place("127.0.0.1", 0, cert, key)
+    with running(open_server(folder / "model.onnx", place, folder)) as server:
+        silent = socket.create_connection(server.server_address[:2])  # shakes no hands, and blocks nobody
+        context = ssl.create_default_context(cafile=str(cert))
+        context.check_hostname = False
+        connection = http.client.HTTPSConnection("127.0.0.1", server.server_address[1], context=context, timeout=60)
+        connection.request("GET", "/health")
+        assert connection.getresponse().read().startswith(b'{"status": "ok"')
+        connection.close()
+        silent.close()
+    with pytest.raises(UsageError, match=r"--cert .*PEM"):
+        open_server(folder / "model.onnx", Place(port=0, cert=folder / "model.onnx"), folder)
+
+
+# --- the runtime's files ---
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that a small npm registry serves, with one package in it; $NPM_REGISTRY points there."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+            pass
+
+    root = tmp_path / "registry"
+    (root / "little" / "-").mkdir(parents=True)
+    with tarfile.open(root / "little" / "-" / "little-1.2.3.tgz", "w:gz") as archive:
+        for name in ("run.mjs", "run.wasm", "other.txt"):
+            member = tarfile.TarInfo(f"package/dist/{name}")
+            member.size = len(name)
+            archive.addfile(member, io.BytesIO(name.encode()))
+    with running(ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=root))) as server:
+        monkeypatch.setenv("NPM_REGISTRY", f"http://127.0.0.1:{server.server_address[1]}/")
+        yield root
+
+
+@pytest.fixture
+def page(registry: Path, tmp_path: Path) -> Path:
+    """A page's folder that pins this package and holds nothing of it."""
+    package = (registry / "little" / "-" / "little-1.2.3.tgz").read_bytes()
+    digest = base64.b64encode(hashlib.sha512(package).digest()).decode()
+    pin = {
+        "package": "little",
+        "version": "1.2.3",
+        "integrity": f"sha512-{digest}",
+        "script": "run.mjs",
+        "wasm": "run.wasm",
+    }
+    pin["sha256"] = {n: hashlib.sha256(n.encode()).hexdigest() for n in ("run.mjs", "run.wasm")}
+    page = tmp_path / "page"
+    page.mkdir()
+    shutil.copy(PAGE / "fetch_runtime.py", page)
+    (page / "runtime.json").write_text(json.dumps(pin))
+    return page
+
+
+def test_missing_runtime_files_are_fetched_once_and_checked(page: Path, registry: Path, tmp_path: Path) -> None:
+    expected = {f"/ort/1.2.3/{name}": tmp_path / "cache/ort/1.2.3" / name for name in ("run.mjs", "run.wasm")}
+    assert runtime_files(page, tmp_path / "cache") == expected
+    assert {p.name: p.read_text() for p in (tmp_path / "cache/ort/1.2.3").iterdir()} == {
+        n: n for n in ("run.mjs", "run.wasm")
+    }
+    shutil.rmtree(registry)
+    assert runtime_files(page, tmp_path / "cache") == expected
+
+
+def test_another_package_under_that_name_is_refused(page: Path, registry: Path, tmp_path: Path) -> None:
+    (registry / "little" / "-" / "little-1.2.3.tgz").write_bytes(b"something else")
+    with pytest.raises(DownloadError, match=r"little-1\.2\.3\.tgz is not the file that runtime.json pins"):
+        runtime_files(page, tmp_path / "cache")
+    assert not list(tmp_path.glob("cache/**/run.*"))
+
+
+@pytest.mark.parametrize(
+    ("address", "words"), [("http://127.0.0.1:1", "NPM_REGISTRY"), ("file:///etc", "no http address")]
+)
+def test_a_registry_that_is_not_there(
+    address: str, words: str, page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NPM_REGISTRY", address)
+    with pytest.raises(DownloadError, match=f"fetching it failed: .*{words}") as caught:
+        runtime_files(page, tmp_path / "cache")
+    assert "\n" not in str(caught.value)

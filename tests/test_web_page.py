@@ -1,0 +1,434 @@
+"""The browser demo in a real headless Chromium: the boxes are the native ones, and what goes wrong is said."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from chromium import Chromium, Page, chromium, find_chromium
+from models import assert_same, scene, write_checkpoint, write_scene
+from test_web import running
+
+import nanogfl
+from nanogfl.deploy.build import Form, build
+from nanogfl.detections import Detections
+from nanogfl.errors import DownloadError
+from nanogfl.pictures import read_picture
+from nanogfl.predictor import TorchDetector
+from nanogfl.runtime import serve
+from nanogfl.runtime.serve import Server
+from nanogfl.runtime.web import Place, open_server, page_folder, runtime_files
+
+PAGE = page_folder()
+PIN = json.loads((PAGE / "runtime.json").read_text())
+browsing = pytest.mark.skipif(find_chromium() is None, reason="no Chromium (apt-get install chromium, or set CHROMIUM)")
+APP = "const app = await import('/app.js'); await app.ready;"
+ALERT = "document.getElementById('alert').hidden ? '' : document.getElementById('alert-text').textContent"
+SIZE = (480, 640)
+
+
+class Models(NamedTuple):
+    folder: Path
+    sigma: Path
+    core: Path
+    foreign: Path
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with onnxruntime-web in it, unless the page's own has it; skipped where it cannot be fetched."""
+    cache = tmp_path_factory.mktemp("cache")
+    try:
+        runtime_files(PAGE, cache)
+    except DownloadError as error:
+        pytest.skip(str(error))
+    return cache
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """Files that the page takes, and files that it must refuse."""
+    folder = tmp_path_factory.mktemp("models")
+    made = Models(folder, folder / "sigma.onnx", folder / "core.onnx", folder / "foreign.onnx")
+    detector = nanogfl.load(write_checkpoint(folder / "best.ckpt", input_size=(96, 96)))
+    assert isinstance(detector, TorchDetector)
+    made.sigma.write_bytes(build(detector, Form(sigma=True)).SerializeToString())
+    made.core.write_bytes(build(detector, Form("core")).SerializeToString())
+    foreign = onnx.load(made.sigma)
+    del foreign.metadata_props[:]
+    onnx.save(foreign, made.foreign)
+    return made
+
+
+@pytest.fixture(scope="module")
+def server(models: Models, cache: Path) -> Iterator[Server]:
+    with running(open_server(models.sigma, Place(port=0), cache)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    """Chromium whose camera shows scenes, 30 a second, over and over."""
+    film = tmp_path_factory.mktemp("film") / "scenes.y4m"
+    frames = [cv2.cvtColor(scene(*SIZE, seed=i // 5), cv2.COLOR_BGR2YUV_I420).tobytes() for i in range(40)]
+    film.write_bytes(b"YUV4MPEG2 W640 H480 F30:1 Ip A1:1 C420jpeg\n" + b"".join(b"FRAME\n" + f for f in frames))
+    flags = (f"--use-file-for-fake-video-capture={film}", "--enable-blink-features=ForceEagerMeasureMemory")
+    with chromium(*flags) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def page(browser: Chromium, server: Server) -> Iterator[Page]:
+    """The page with the model open; tests of this file share it, and leave it so."""
+    with browser.page(address(server)) as page:
+        page.run(APP)
+        yield page
+
+
+def address(server: Server) -> str:
+    return f"http://127.0.0.1:{server.server_address[1]}/"
+
+
+def found(page: Page, names: list[str]) -> Detections:
+    """What the page found last, as the page keeps it."""
+    code = "const f = app.state.found; return {b: [...f.boxes], s: [...f.scores], l: [...f.labels], d: [...f.sigma]};"
+    raw = page.run(APP + code)
+    boxes, sigma = (np.array(raw[k], np.float32).reshape(-1, 4) for k in "bd")
+    return Detections(boxes, np.array(raw["s"], np.float32), np.array(raw["l"], np.int64), names, sigma)
+
+
+def start_camera(page: Page, frames: int) -> None:
+    page.run("document.getElementById('camera').click();")
+    page.wait(f"Number(document.getElementById('frames').textContent) >= {frames}", 120)
+
+
+def pause(page: Page) -> None:
+    """Until the frame and what was found belong together."""
+    page.run(APP + "document.getElementById('camera').click();")
+    wait = "const n = app.state.meter.frames; await new Promise((r) => setTimeout(r, 300));"
+    while not page.run(APP + wait + "return n === app.state.meter.frames;"):
+        pass
+
+
+def expect(page: Page, models: Models, picture: np.ndarray) -> Detections:
+    """The page's boxes are the native ones; these."""
+    detector = nanogfl.load(models.sigma)
+    native = detector.predict(picture, 0.05)
+    assert len(native) > 5
+    assert_same(found(page, detector.names), native, box_px=0.1, score=1e-3)
+    return native
+
+
+# --- what it finds ---
+
+
+@browsing
+def test_boxes_of_a_picture_are_the_native_ones(page: Page, models: Models, tmp_path: Path) -> None:
+    picture = write_scene(tmp_path / "a picture.png", seed=7)
+    page.choose_file("#picture-file", picture)
+    page.wait("Number(document.getElementById('frames').textContent) === 8")
+    native = expect(page, models, read_picture(picture))
+    assert re.fullmatch(r"[\d.]+ m?s", page.run("return document.getElementById('p50').textContent"))
+    assert page.run(f"return {ALERT}") == ""
+    page.run("const s = document.getElementById('score'); s.value = 30; s.dispatchEvent(new Event('input'));")
+    shown = page.run("return [...document.querySelectorAll('#found li span')].map((e) => e.textContent)")
+    counts = [int(text.split(" × ")[0]) if "×" in text else 1 for text in shown]
+    assert sum(counts) == (native.scores > 0.3).sum()
+    assert {text.split(" × ")[-1] for text in shown} == {native.names[i] for i in native.labels[native.scores > 0.3]}
+
+
+@browsing
+def test_boxes_of_a_camera_frame_are_the_native_ones(page: Page, models: Models) -> None:
+    start_camera(page, 12)
+    assert re.fullmatch(r"[\d.]+ m?s[\d.]+ fps", page.run("return document.getElementById('pill').textContent"))
+    pause(page)
+    url = page.run(APP + "return app.state.frame.toDataURL('image/png')")
+    frame = cv2.imdecode(np.frombuffer(base64.b64decode(url.partition(",")[2]), np.uint8), cv2.IMREAD_COLOR)
+    assert frame.shape == (*SIZE, 3)
+    assert min(np.abs(frame.astype(int) - scene(*SIZE, seed=i)).mean() for i in range(8)) < 8, "a frame of the film"
+    expect(page, models, frame)
+    page.run("const s = document.getElementById('score'); s.value = 5; s.dispatchEvent(new Event('input'));")
+    drawn = page.run("const c = document.getElementById('overlay');"
+                     "return c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some((v) => v)")  # fmt: skip
+    assert drawn and page.run("return document.getElementById('overlay').getAttribute('aria-label')").startswith(
+        "Picture: "
+    )
+
+
+@browsing
+def test_the_page_is_isolated_and_asks_nobody_else(page: Page, server: Server, browser: Chromium) -> None:
+    assert page.run("return crossOriginIsolated")
+    expected = page.run("const d = await import('/detector.js'); return d.threadsHere()")
+    assert page.run(APP + "return app.state.detector.threads") == expected >= 1
+    asked = page.run("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+    assert asked and [url for url in asked if not url.startswith((address(server), "blob:", "data:"))] == []
+    policy = page.run("return document.querySelector('meta[http-equiv]').content")
+    assert policy.startswith("default-src 'self';") and "http:" not in policy and "unsafe-inline" not in policy
+    thrown = [e for e in browser.events if e["method"] == "Runtime.exceptionThrown"]
+    assert thrown == []
+
+
+@browsing
+def test_the_share_card_says_what_ran_where(page: Page) -> None:
+    page.run("document.getElementById('share').click(); await new Promise((r) => setTimeout(r, 200));")
+    assert page.run("return document.getElementById('card-dialog').open")
+    with_picture = page.run("return document.getElementById('card').toDataURL()")
+    device = page.run("return document.getElementById('device').value")
+    page.run("document.getElementById('with-picture').click()")
+    without = page.run("const c = document.getElementById('card'); return [c.width, c.height, c.toDataURL()]")
+    page.run("document.getElementById('with-picture').click(); document.getElementById('card-close').click()")
+    assert device and without[:2] == [1080, 1350] and without[2] != with_picture
+
+
+# --- what goes wrong ---
+
+
+def wrong_files(models: Models) -> dict[str, tuple[bytes, str]]:
+    model = models.sigma.read_bytes()
+    graph = bytearray(model)
+    start = len(model) // 3
+    graph[start : start + 4000] = b"\xff" * 4000
+    return {
+        "empty.onnx": (b"", "is not an ONNX file"),
+        "text.onnx": (b"this is a letter to my aunt", "is not an ONNX file"),
+        "picture.onnx": (cv2.imencode(".png", scene())[1].tobytes(), "is not an ONNX file"),
+        "half.onnx": (model[: len(model) // 2], "only a part of one"),
+        "foreign.onnx": (models.foreign.read_bytes(), "not one that nanogfl exported"),
+        "core.onnx": (models.core.read_bytes(), "nanogfl export --form frame"),
+        "varint.onnx": (b"\x08" + b"\xff" * 40, "is not an ONNX file"),
+        "long.onnx": (b"\x3a" + b"\xff" * 8 + b"\x7f" + b"x", "is not an ONNX file"),
+    }
+
+
+@browsing
+def test_each_wrong_model_is_named_and_the_right_one_stays(page: Page, models: Models, tmp_path: Path) -> None:
+    for name, (content, words) in wrong_files(models).items():
+        (tmp_path / name).write_bytes(content)
+        page.choose_file("#model-file", tmp_path / name)
+        message = page.wait(f"({ALERT}).startsWith({json.dumps(name)}) && ({ALERT})")
+        assert words in message, name
+    assert page.run(APP + "return app.state.file") == "sigma.onnx"
+    expect_picture(page, models, tmp_path)
+
+
+@browsing
+def test_a_model_whose_graph_is_damaged(page: Page, models: Models, tmp_path: Path) -> None:
+    """Its metadata can be read, so that only the runtime finds out."""
+    damaged = onnx.load(models.sigma)
+    damaged.graph.node[5].op_type = "NoSuchOperator"
+    onnx.save(damaged, tmp_path / "damaged.onnx")
+    page.choose_file("#model-file", tmp_path / "damaged.onnx")
+    message = page.wait(ALERT)
+    assert message.startswith("damaged.onnx cannot be opened; it may be damaged (")
+    expect_picture(page, models, tmp_path)
+
+
+def expect_picture(page: Page, models: Models, folder: Path) -> None:
+    """Whatever happened before, the page goes on with its model."""
+    picture = write_scene(folder / "next.png", seed=3)
+    page.choose_file("#picture-file", picture)
+    page.wait("Number(document.getElementById('frames').textContent) === 8")
+    expect(page, models, read_picture(picture))
+    assert page.run(f"return {ALERT}") == ""
+
+
+@browsing
+def test_the_card_of_a_model_cut_anywhere_is_a_message_at_once(page: Page) -> None:
+    code = """
+      const { readCard, ModelFault } = await import('/modelfile.js');
+      const whole = new Uint8Array(await (await fetch('/model.onnx')).arrayBuffer());
+      const card = readCard(whole.buffer, 'm');
+      let wrong = 0;
+      for (let n = 0; n < 400; n++) {
+        const cut = whole.slice(0, Math.floor(whole.length * n / 400));
+        const noise = whole.slice();
+        for (let k = 0; k < 50; k++) noise[Math.floor(Math.random() * 200)] = Math.floor(Math.random() * 256);
+        for (const bytes of [cut, noise]) {
+          try { readCard(bytes.buffer, 'm'); } catch (error) { if (!(error instanceof ModelFault)) wrong += 1; }
+        }
+      }
+      return [card.names, card.inputSize, wrong];"""
+    assert page.run(code) == [["red", "green", "blue"], [96, 96], 0]
+
+
+@browsing
+def test_a_picture_that_is_none(page: Page, tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 not really")
+    page.choose_file("#picture-file", tmp_path / "broken.jpg")
+    assert "broken.jpg is not a picture" in page.wait(ALERT)
+    page.run("document.getElementById('alert-close').click()")
+    assert page.run(f"return {ALERT}") == ""
+
+
+ASKING = "navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('', '%s') }"
+CAMERAS = {
+    "": "The camera was refused. Allow it",
+    ASKING % "NotFoundError": "No camera was found",
+    ASKING % "NotReadableError": "in use by another",
+    "Object.defineProperty(navigator, 'mediaDevices', { value: undefined })": "only over https or on localhost",
+}
+
+
+@browsing
+def test_a_camera_that_is_not_to_be_had(browser: Chromium, server: Server) -> None:
+    with browser.page(address(server), camera=False) as page:
+        page.run(APP)
+        for change, words in CAMERAS.items():
+            page.run(
+                f"document.getElementById('alert').hidden = true; {change}; document.getElementById('camera').click()"
+            )
+            assert words in page.wait(ALERT), words
+            assert page.run("return document.getElementById('camera-text').textContent") == "Camera"
+
+
+@browsing
+def test_without_simd_the_page_says_which_browsers_have_it(browser: Chromium, server: Server) -> None:
+    with browser.page(address(server), before="WebAssembly.validate = () => false") as page:
+        page.run(APP)
+        assert re.search(r"no SIMD.*Safari 16\.4, Chrome 91, Firefox 89", page.run(f"return {ALERT}"))
+        assert page.run(
+            "return ['camera', 'picture', 'choose-model'].every((id) => document.getElementById(id).disabled)"
+        )
+
+
+@browsing
+def test_without_the_runtime_the_page_says_what_to_run(browser: Chromium, models: Models, cache: Path) -> None:
+    with running(open_server(models.sigma, Place(port=0), cache)) as bare:
+        for path in [path for path in bare.site.files if path.startswith("/ort/")]:
+            del bare.site.files[path]
+        with browser.page(address(bare)) as page:
+            page.run(APP)
+            assert "Run: python fetch_runtime.py" in page.run(f"return {ALERT}")
+
+
+# --- offline, and for a long time ---
+
+
+@browsing
+def test_it_works_without_the_server_after_the_first_visit(
+    browser: Chromium, models: Models, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = """
+      await navigator.serviceWorker.ready;
+      const cache = await caches.open('nanogfl-page'), asked = async () => (await cache.keys()).map((r) => r.url);
+      const missing = async () => (await asked()).filter((url) => url.includes('/ort/')).length < 2;
+      while (await missing()) await new Promise((r) => setTimeout(r, 50));"""
+    monkeypatch.setattr(serve.Handler, "timeout", 0.2)  # connections that the browser keeps open end soon, too
+    with ExitStack() as stack:
+        with running(open_server(models.sigma, Place(port=0), cache)) as server:
+            page = stack.enter_context(browser.page(address(server)))
+            page.run(APP + kept)
+        time.sleep(0.5)
+        page.call("Page.reload")
+        page.wait("document.readyState === 'complete' && document.getElementById('camera')?.disabled === false")
+        assert page.run("return fetch('/health').then(() => true, () => false)") is False
+        assert page.run(APP + "return [app.state.file, crossOriginIsolated]") == ["sigma.onnx", True]
+        expect_picture(page, models, tmp_path)
+
+
+def watch_memory(page: Page, frames: int) -> list[float]:
+    """MB of the browser's pages in memory, WebAssembly's included, five times while the camera gives so many frames."""
+    start_camera(page, 20)
+    measured = []
+    for part in range(6):
+        page.wait(f"Number(document.getElementById('frames').textContent) >= {20 + part * frames // 5}", 240)
+        page.run("return performance.measureUserAgentSpecificMemory().then(() => 0)")  # collects garbage first
+        measured.append(sum(map(resident_mb, renderers(page.browser))))
+    pause(page)
+    return measured[1:]
+
+
+def renderers(browser: Chromium) -> list[Path]:
+    processes = browser.call("SystemInfo.getProcessInfo")["processInfo"]
+    return [Path("/proc", str(process["id"]), "status") for process in processes if process["type"] == "renderer"]
+
+
+def resident_mb(status: Path) -> float:
+    """Anonymous memory: JavaScript's and WebAssembly's, and all that the page allocates.
+
+    Not the files that are mapped: without a GPU, Chromium 150 maps another 1.2 MB for each frame of 640 x 480 that any
+    page draws from a video onto a canvas (seen on a page that does nothing else).
+    """
+    return int(re.findall(r"RssAnon:\s+(\d+) kB", status.read_text())[0]) / 1024
+
+
+@browsing
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc to read memory from")
+@pytest.mark.parametrize("frames", [100, pytest.param(1000, marks=pytest.mark.slow)])
+def test_many_frames_need_no_more_memory_than_a_few(frames: int, browser: Chromium, server: Server) -> None:
+    with browser.page(address(server)) as page:
+        page.run(APP)
+        measured = watch_memory(page, frames)
+        assert page.run(APP + "return app.state.meter.frames") >= frames
+    assert min(measured[-2:]) < min(measured[1:3]) + 35, measured  # one frame's pixels have 1.2 MB, and collectors lag
+
+
+# --- without a browser ---
+
+
+def test_the_service_worker_keeps_every_file_of_the_page() -> None:
+    kept = set(re.findall(r'"([\w.-]+\.\w+)"', (PAGE / "sw.js").read_text().split("];")[0]))
+    wanted = {p.name for p in PAGE.iterdir() if p.suffix not in (".py", ".md") and p.is_file()}
+    assert kept == wanted - {"sw.js", "index.html"}, "index.html is kept as ./"
+
+
+def test_the_manifest_makes_it_installable() -> None:
+    manifest = json.loads((PAGE / "manifest.webmanifest").read_text())
+    assert manifest["display"] == "standalone" and manifest["start_url"] == "./"
+    for icon in manifest["icons"]:
+        path = PAGE / icon["src"]
+        if path.suffix == ".png":
+            picture = cv2.imread(str(path))
+            assert picture is not None and f"{picture.shape[1]}x{picture.shape[0]}" == icon["sizes"]
+    assert {"192x192", "512x512"} <= {icon["sizes"] for icon in manifest["icons"]}
+
+
+PAIRS = [("ink", "ground"), ("ink", "card"), ("dim", "ground"), ("dim", "card")]
+PAIRS += [("on-accent", "accent"), ("bad", "bad-ground")]
+
+
+def test_text_stands_out_from_its_ground() -> None:
+    """WCAG AA: 4.5 to 1, in the light and in the dark."""
+    light, dark = re.findall(r":root \{(.*?)\}", (PAGE / "style.css").read_text(), re.DOTALL)[:2]
+    for theme in (light, dark):
+        colors = dict(re.findall(r"--([\w-]+): (#\w+)", theme))
+        for ink, ground in PAIRS:
+            assert contrast(colors[ink], colors[ground]) >= 4.5, (ink, ground)
+
+
+def contrast(a: str, b: str) -> float:
+    low, high = sorted(map(luminance, (a, b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def luminance(color: str) -> float:
+    text = color[1:] if len(color) == 7 else "".join(2 * c for c in color[1:])
+    rgb = np.array([int(text[i : i + 2], 16) for i in (0, 2, 4)]) / 255
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def test_nothing_comes_from_another_site() -> None:
+    for path in PAGE.iterdir():
+        if path.suffix in (".html", ".js", ".css"):
+            addresses: list[Any] = re.findall(r"(?:https?:)?//[\w.-]+\.\w{2,}", path.read_text())
+            assert addresses == [], path.name
+
+
+def test_every_control_has_a_name_and_every_message_is_heard() -> None:
+    html = (PAGE / "index.html").read_text()
+    for button in re.findall(r"<button.*?</button>", html):
+        assert "aria-label=" in button or re.sub(r"<[^>]+>", "", button).strip(), button
+    for number in re.findall(r'<input id="([\w-]+)"(?![^>]*hidden)', html):
+        assert f'for="{number}"' in html or re.search(rf'<label[^>]*><input id="{number}"', html), number
+    assert 'role="alert"' in html and 'aria-live="polite"' in html and '<html lang="en">' in html
