@@ -53,6 +53,12 @@ def test_the_wheel_holds_every_module_and_every_recipe(wheel: Path) -> None:
     assert modules | recipes <= held
 
 
+def test_the_wheel_holds_the_page_without_the_runtime(wheel: Path) -> None:
+    held = set(zipfile.ZipFile(wheel).namelist())
+    page = {f"nanogfl/web_page/{path.name}" for path in (ROOT / "demo" / "web").iterdir() if path.is_file()}
+    assert page <= held and not [name for name in held if "/ort/" in name]
+
+
 def test_the_wheel_holds_nothing_else(wheel: Path) -> None:
     strange = [name for name in zipfile.ZipFile(wheel).namelist() if not name.startswith("nanogfl")]
     assert strange == []
