@@ -34,7 +34,7 @@ def run(out: Path, seed: int, say: Callable[[str], None]) -> None:
     data, run_folder, onnx = out / "data", out / "run", out / "model.onnx"
     shutil.rmtree(data, ignore_errors=True)
     say(f"1/5 drawing pictures with exact boxes of {', '.join(synthetic.NAMES)}: {data}")
-    synthetic.draw_set(data, train=480, val=40, test=100, seed=seed)
+    synthetic.draw_set(data, train=1000, val=40, test=100, seed=seed)
     say("2/5 training on them for about two minutes")
     summary = train(data, out=run_folder, recipe="quickstart", overwrite=True, seed=seed)
     say(f"    {summary['steps']} steps in {summary['seconds']:.0f} s, {summary['images_per_second']:.0f} pictures/s")

@@ -192,6 +192,8 @@ class TrainRecipe:
         return str(self.precision) == "16"
 
     def __post_init__(self) -> None:
+        if not self.teacher:
+            raise ValueError("train.teacher must be a checkpoint, a published name, or none")
         for name in ("epochs", "batch", "accumulate", "nodes", "validate_every"):
             _refuse_count(f"train.{name}", getattr(self, name), 1, MANY)
         for name in ("warmup", "patience", "plain_epochs"):

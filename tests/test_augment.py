@@ -305,7 +305,7 @@ def test_colour_without_change_is_the_identity() -> None:
     [
         ({"contrast": (0.5, 0.5)}, [100, 200, 0], [50, 100, 0], "a factor from black"),
         ({"contrast": (2, 2)}, [100, 200, 0], [200, 255, 0], "and no more than white"),
-        ({"saturation": (1e-9, 1e-9)}, [0, 0, 255], [76, 76, 76], "all colour gone: red's share of grey is .299"),
+        ({"saturation": (0.01, 0.01)}, [0, 0, 255], [75, 75, 78], "little colour left: red's share of grey is .299"),
         ({"saturation": (2, 2)}, [50, 50, 50], [50, 50, 50], "grey has no colour to strengthen"),
         ({"saturation": (2, 2)}, [100, 150, 120], [65, 165, 105], "twice as far from its grey, 135"),
     ],

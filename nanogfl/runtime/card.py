@@ -44,9 +44,9 @@ class FileCard:
     strides: tuple[int, ...] = (8, 16, 32, 64)
     reg_max: int = 7
     parity: Mapping[str, Any] | None = None
-    centred: bool = False
     thresholds: Thresholds = field(default_factory=Thresholds)
     temperature: float = 1.0
+    centred: bool = False
 
     def to_metadata(self) -> dict[str, str]:
         """Strings, as they are stored in the file."""
@@ -95,9 +95,9 @@ def read_card(metadata: Mapping[str, str], path: Path) -> FileCard:
             tuple(int(v) for v in metadata["nanogfl.strides"].split(",")),
             int(metadata["nanogfl.reg_max"]),
             json.loads(metadata["nanogfl.parity"]),
-            metadata.get("nanogfl.prior") == "centre",
             _thresholds(metadata.get("nanogfl.thresholds", "0.05,0.6,100")),  # not in the first files
             float(metadata.get("nanogfl.temperature", "1")),
+            metadata.get("nanogfl.prior") == "centre",
         )
         if (
             not isinstance(card.parity, dict)

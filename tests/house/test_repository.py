@@ -17,7 +17,6 @@ FUNCTION_LINES = 60
 LONG_FILES: dict[str, str] = {
     "nanogfl/data/coco.py": "one form of annotation",
     "nanogfl/data/synthetic.py": "one drawn world: things and scenes; to be cut at draw_sprite",
-    "nanogfl/deploy/frame.py": "before and behind the network, one graph",
     "nanogfl/recipe.py": "the records and their reading; half of it is their documentation",
     "nanogfl/runtime/draw.py": "drawing and its palette",
 }
