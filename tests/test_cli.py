@@ -55,7 +55,7 @@ def test_bare_shows_help(command: Callable[..., Any]) -> None:
 
 def test_the_verbs() -> None:
     assert VERBS == [
-        "check", "eval", "export", "info", "mine", "predict", "quickstart", "train", "verify", "web", "webcam",
+        "bench", "check", "eval", "export", "info", "mine", "predict", "quickstart", "train", "verify", "web", "webcam",
     ]  # fmt: skip
 
 

@@ -8,13 +8,14 @@ from typing import Annotated
 
 import typer
 
-from nanogfl.cli.app import Config, Input, Model, app, say
+from nanogfl.cli.app import Config, Input, Json, Model, app, say
+from nanogfl.errors import UsageError
 
 
 @app.command(epilog="Example: nanogfl export nanodet-plus-m_416_checkpoint.ckpt --out model.onnx")
 def export(
     checkpoint: Annotated[str, typer.Argument(help="Checkpoint (ours or NanoDet's), or a published name.")],
-    out: Annotated[Path, typer.Option("--out", help="The .onnx file to write.")],
+    out: Annotated[Path, typer.Option("--out", help="The file to write.")],
     input: Input = None,  # noqa: A002
     form: Annotated[str, typer.Option("--form", help="frame (camera frame in, boxes out) | tensor | core.")] = "frame",
     sigma: Annotated[bool, typer.Option("--sigma", help="Also give the deviation of each side in px.")] = False,
@@ -34,8 +35,17 @@ def export(
     opset: Annotated[int, typer.Option("--opset", help="ONNX operator set.")] = 18,
     data: Annotated[str | None, typer.Option("--data", help="Prove the file on this set's pictures.")] = None,
     config: Config = None,
+    format_: Annotated[
+        str, typer.Option("--format", help="onnx | openvino | ncnn | mnn | executorch | litert: others hold the core.")
+    ] = "onnx",
 ) -> None:
     """Make one ONNX file that takes a frame and returns boxes, kept only if it equals the checkpoint."""
+    if format_.lower() != "onnx":
+        from nanogfl.deploy.formats import export_format
+
+        converted = export_format(checkpoint, out=out, format=format_, input=input, config=config, data=data)
+        say(f"{', '.join(map(str, converted.files))}\nequal to the checkpoint: {converted.parity.to_text()}")
+        return
     from nanogfl.deploy.build import Form
     from nanogfl.deploy.run import export as run
     from nanogfl.deploy.run import nodes_text
@@ -90,3 +100,48 @@ def info(
         listed = ", ".join(map(str, value)) if isinstance(value, list) else value
         text = ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else str(listed)
         say(f"{key:12} {text if len(text) < 400 else text[:400] + ' ...'}")
+
+
+@app.command(epilog="Example: nanogfl bench model.onnx --data pictures/ --threads 1,2 --json bench.json")
+def bench(
+    models: Annotated[list[str], typer.Argument(help="ONNX files of ours, checkpoints, or published names.")],
+    data: Annotated[
+        str | None, typer.Option("--data", help="Measure AP on this set, and time on its pictures; else drawn ones.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="train | val | test | all; test where there is one.")
+    ] = None,
+    runtime: Annotated[
+        str | None, typer.Option("--runtime", help="Only these, separated by commas: onnxruntime, openvino, ncnn ...")
+    ] = None,
+    threads: Annotated[str, typer.Option("--threads", help="Of each runtime, separated by commas.")] = "1",
+    target: Annotated[
+        str | None, typer.Option("--target", help="Measure there: ssh://user@host[:port], adb or adb:SERIAL.")
+    ] = None,
+    python: Annotated[str, typer.Option("--python", help="Python on the target, with onnxruntime.")] = "python3",
+    json_file: Json = None,
+    markdown: Annotated[Path | None, typer.Option("--markdown", help="Write the table to this file.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Draw AP against latency to this .png.")] = None,
+) -> None:
+    """Measure AP, latency, size and memory of models in every runtime that is installed, here or on a device."""
+    from nanogfl.deploy.bench import bench as run
+
+    card = run(
+        models, data=data, split=split, runtimes=_listed(runtime or ""), threads=_counts(threads), target=target,
+        python=python,
+    )  # fmt: skip
+    say(card.to_markdown())
+    for path, write in ((json_file, card.write_json), (markdown, card.write_markdown), (plot, card.write_plot)):
+        if path:
+            write(path)
+
+
+def _listed(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _counts(text: str) -> list[int]:
+    words = _listed(text)
+    if not words or not all(word.isdecimal() and 0 < int(word) < 1000 for word in words):
+        raise UsageError(f"--threads {text}: give numbers from 1, separated by commas, such as 1,2")
+    return [int(word) for word in words]

@@ -1,0 +1,45 @@
+"""Whether a runtime gives what onnxruntime gives: the same bar as an export's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanogfl.decode import sigmoid
+from nanogfl.deploy.verify import LIMITS, Parity, _match
+from nanogfl.detections import Detections
+from nanogfl.pictures import Picture
+
+
+class Predicts(Protocol):
+    """Anything that finds boxes in a picture."""
+
+    def predict(self, source: Picture, score: float = 0.3) -> Detections: ...  # noqa: D102
+
+
+def agree(a: Predicts, b: Predicts, frames: Sequence[Picture]) -> Parity:
+    """Match the boxes of two detectors on each frame."""
+    parity = Parity()
+    for i, frame in enumerate(frames):
+        add_boxes(parity, f"frame {i}", a.predict(frame, LIMITS.score), b.predict(frame, LIMITS.score))
+    return parity
+
+
+def add_boxes(parity: Parity, name: str, a: Detections, b: Detections) -> None:
+    """Add one picture's boxes to a comparison."""
+    parity.pictures += 1
+    _match(parity, name, a, b, LIMITS)
+
+
+def add_raw(parity: Parity, a: NDArray[np.float32], b: NDArray[np.float32], classes: int) -> None:
+    """Add one picture's raw outputs [P, C + 4 * (R + 1)]: scores, and side logits at a tenth."""
+    if a.shape != b.shape:
+        parity.worst.append(f"raw outputs of {b.shape} instead of {a.shape}")
+        return
+    scores = np.abs(sigmoid(a[:, :classes]) - sigmoid(b[:, :classes])).max(initial=0)
+    sides = np.abs(a[:, classes:] - b[:, classes:]).max(initial=0) / 10
+    found = float(max(scores, sides)) if np.isfinite(b).all() else float("inf")
+    parity.raw = max(parity.raw or 0.0, found)

@@ -1,0 +1,159 @@
+"""``nanogfl bench``: model x runtime x threads, every latency from one interleaved run, AP beside it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import cv2
+import numpy as np
+
+from nanogfl.data.readers import read_table
+from nanogfl.data.splits import evaluation_split, select
+from nanogfl.data.table import Table
+from nanogfl.deploy.bench_card import BenchCard
+from nanogfl.deploy.bench_models import BenchModel, prepare
+from nanogfl.deploy.bench_rows import Place, Row, Rows, Skipped, detections
+from nanogfl.deploy.device_runner import describe_machine
+from nanogfl.deploy.runtimes import RUNTIMES, runtime
+from nanogfl.deploy.targets import Target, parse_target
+from nanogfl.deploy.verify import drawn_pictures
+from nanogfl.deploy.worker import LOCAL, Worker
+from nanogfl.errors import ExportError, UsageError
+from nanogfl.evaluation.coco import score
+from nanogfl.evaluation.run import EVALUATION, in_model_order
+from nanogfl.pictures import Picture, read_picture
+
+log = logging.getLogger(__name__)
+FRAME = (480, 640)  # H, W of the frames that are timed
+FRAMES = 6
+ROUNDS, NETWORK_RUNS, FRAME_RUNS = 10, 6, 4  # a round goes once over all rows
+
+
+def bench(
+    models: Sequence[str],
+    *,
+    data: str | Path | None = None,
+    split: str | None = None,
+    runtimes: Sequence[str] = (),
+    threads: Sequence[int] = (1,),
+    target: str | None = None,
+    python: str = "python3",
+) -> BenchCard:
+    """Measure models in runtimes.
+
+    Args:
+        models: ONNX files of ours, checkpoints, published names.
+        data: the set for AP and for the frames that are timed; no AP and drawn frames where None.
+        split: of the set; None: test where it has one, else val, else everything.
+        runtimes: names; every one that is known where empty.
+        threads: of each runtime.
+        target: ``ssh://user@host[:port]``, ``adb`` or ``adb:SERIAL``; this machine where None.
+        python: Python on the target.
+
+    Raises:
+        ExportError: nothing could be measured, or the target does not answer.
+        ModelError: a model is none of ours.
+    """
+    load = describe_machine()["load"]  # before this very work
+    chosen = [runtime(name) for name in runtimes]
+    device = parse_target(target, python) if target else None
+    if device and any(r.name != "onnxruntime" for r in chosen):
+        raise UsageError("--target measures onnxruntime only; leave --runtime out")
+    chosen = chosen or list(RUNTIMES[:1] if device else RUNTIMES)
+    table = None if data is None else _table(data, split)
+    frames = camera_frames(table)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="nanogfl-bench-")))
+        ready = [
+            prepare(source, name, folder / f"m{i}", frames)
+            for i, (source, name) in enumerate(zip(models, _names(models), strict=True))
+        ]
+        place = stack.enter_context(_place(device, ready))
+        rows = stack.enter_context(Rows(place, folder, frames))
+        lines = [rows.open(m, r, t) for m in ready for r in chosen for t in threads]
+        measured = [line for line in lines if isinstance(line, Row)]
+        if not measured:
+            raise ExportError(f"nothing could be measured: {lines[0].reason}" if lines else "no model was given")  # type: ignore[union-attr]
+        machine = measured[0].worker.ask("machine") | ({} if device else {"load": load})
+        used = {row.runtime.name for row in measured}
+        machine["versions"] = {name: number for name, number in machine["versions"].items() if name in used}
+        if table is not None:
+            _score_all(measured, table, device is not None)
+        _time(measured)
+        skipped = dict.fromkeys(line for line in lines if isinstance(line, Skipped))  # once, whatever the threads
+        results = [row.result(measured[0]) for row in measured] + [line.result() for line in skipped]
+        return BenchCard(machine | {"target": target or "this machine"}, results)
+
+
+def _table(data: str | Path, split: str | None) -> Table:
+    table = read_table(data)
+    return select(table, split or evaluation_split(table))
+
+
+def camera_frames(table: Table | None = None) -> list[Picture]:
+    """What a camera would give: some pictures of the set, or drawn ones, at 640 x 480."""
+    if table is None:
+        pictures = [picture for _, picture in drawn_pictures(FRAMES)][:FRAMES]
+    else:
+        step = max(1, len(table) // FRAMES)
+        pictures = [read_picture(e.path) for e in table.examples[::step][:FRAMES]]
+    return [np.asarray(cv2.resize(p, FRAME[::-1], interpolation=cv2.INTER_AREA), np.uint8) for p in pictures]
+
+
+def _names(models: Sequence[str]) -> list[str]:
+    """File names, or what was given where two would be called the same."""
+    short = [Path(m).name for m in models]
+    return [name if short.count(name) == 1 else given for name, given in zip(short, models, strict=True)]
+
+
+@contextmanager
+def _place(device: Target | None, models: Sequence[BenchModel]) -> Iterator[Place]:
+    if device is None:
+        yield Place(LOCAL)
+        return
+    files = [f for m in models for f in (m.file, m.core, m.pictures) if f is not None]
+    with device.folder(files) as folder:
+        yield Place(device.worker(folder), folder)
+
+
+def _score_all(rows: Sequence[Row], table: Table, remote: bool) -> None:
+    """AP of each model in each runtime; on a device, of the same file here."""
+    done: dict[tuple[str, str], dict[str, float | None]] = {}
+    for row in rows:
+        key = row.model.name, row.runtime.name
+        if key not in done:
+            log.info("AP of %s in %s: %d pictures", *key, len(table))
+            if remote:
+                with Worker(LOCAL) as here:
+                    here.ask("open", **row.job(Place(LOCAL)))
+                    done[key] = _average_precision(here, row.model, table)
+            else:
+                done[key] = _average_precision(row.worker, row.model, table)
+        row.scores = done[key]
+
+
+def _average_precision(worker: Worker, model: BenchModel, table: Table) -> dict[str, float | None]:
+    names = model.card.names
+    ordered = in_model_order(table, names)
+    found = [
+        detections(worker.ask("detect", path=str(e.path.absolute()), score=EVALUATION.score), names)
+        for e in ordered.examples
+    ]
+    return score(ordered, found).numbers
+
+
+def _time(rows: Sequence[Row]) -> None:
+    """Latencies in rounds, each row a few runs in turn, so that a busy moment meets them all."""
+    log.info("timing %d rows in %d rounds", len(rows), ROUNDS)
+    for i in range(-1, ROUNDS):  # the first round warms up
+        for what, count in (("network", NETWORK_RUNS), ("frame", FRAME_RUNS)):
+            for row in rows:
+                if what == "network" and row.model.core is None:
+                    continue
+                taken = row.worker.ask("time", what=what, count=count)["ms"]
+                if i >= 0:
+                    row.taken[what].append(taken)

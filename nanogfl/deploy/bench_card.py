@@ -1,0 +1,112 @@
+"""What a benchmark found: as JSON, as a Markdown table, and as a picture of AP against latency."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanogfl.wholefile import whole_file, write_json
+
+BUSY = 0.5  # load a core above which only ratios mean something
+COLUMNS = {
+    "model": "model",
+    "precision": "precision",
+    "runtime": "runtime",
+    "threads": "threads",
+    "AP": "AP",
+    "AP50": "AP50",
+    "mb": "MB",
+    "load_ms": "load ms",
+    "network_p50_ms": "network ms p50",
+    "network_p90_ms": "p90",
+    "frame_p50_ms": "frame ms p50",
+    "frame_p90_ms": "p90",
+    "peak_mb": "peak MB",
+    "ratio": "ratio",
+}
+NOTE = (
+    "Network: one image of the network's input. Frame: a 640 x 480 frame to boxes; where the runtime is not "
+    "onnxruntime with the frame form, resize and decode are numpy's. Peak: of the whole process, Python with it. "
+    "Ratio: the network's time over the first row's, median of interleaved rounds."
+)
+
+
+@dataclass(frozen=True)
+class BenchCard:
+    """The table: what the machine is, and the rows, skipped ones last."""
+
+    machine: dict[str, Any]
+    rows: list[dict[str, Any]]
+
+    @property
+    def measured(self) -> list[dict[str, Any]]:
+        """Rows that were not skipped."""
+        return [row for row in self.rows if "skipped" not in row]
+
+    @property
+    def busy(self) -> bool:
+        """Whether something else had the processor."""
+        return (self.machine["load"] or 0) > BUSY * self.machine["cores"]
+
+    def to_json(self) -> dict[str, Any]:
+        """``{machine, rows}``."""
+        return {"machine": self.machine, "rows": self.rows}
+
+    def to_markdown(self) -> str:
+        """Machine, table, what was skipped and why, and what the columns are."""
+        cells = [list(COLUMNS.values()), *([_cell(row[key]) for key in COLUMNS] for row in self.measured)]
+        widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
+        left = [key in ("model", "precision", "runtime") for key in COLUMNS]
+        lines = [
+            "| "
+            + " | ".join(c.ljust(w) if to else c.rjust(w) for c, w, to in zip(line, widths, left, strict=True))
+            + " |"
+            for line in cells
+        ]
+        rule = (
+            "|"
+            + "|".join("-" * (w + 2) if to else "-" * (w + 1) + ":" for w, to in zip(widths, left, strict=True))
+            + "|"
+        )
+        table = [lines[0], rule, *lines[1:]]
+        skipped = [f"- {r['model']} in {r['runtime']}: {r['skipped']}" for r in self.rows if "skipped" in r]
+        left_out = ["", "Left out:", "", *skipped] if skipped else []
+        return "\n".join([self.machine_text(), "", *table, *left_out, "", NOTE])
+
+    def machine_text(self) -> str:
+        """The machine in a sentence or two."""
+        m = self.machine
+        features = f", {' '.join(m['features'])}" if m["features"] else ""
+        versions = ", ".join(f"{name} {number}" for name, number in m["versions"].items())
+        text = (
+            f"{m['cpu']} ({m['architecture']}, {m['cores']} cores{features}), {m['memory_gb']} GB, {m['system']}, "
+            f"Python {m['python']}; {versions}."
+        )
+        if self.busy:
+            text += f" Busy while measuring (load {m['load']}): trust the ratios, not the milliseconds."
+        return text
+
+    def write_json(self, path: Path) -> None:
+        """Write the JSON."""
+        write_json(path, self.to_json())
+
+    def write_markdown(self, path: Path) -> None:
+        """Write the table."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as partial:
+            partial.write_text(self.to_markdown() + "\n", encoding="utf-8")
+
+    def write_plot(self, path: Path) -> None:
+        """Write a PNG: AP against the network's median latency, one mark a row; frame latency where there is no AP."""
+        from nanogfl.deploy.bench_plot import plot
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as partial:
+            plot(self.measured, self.machine_text(), partial)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) and value < 1 else str(value)

@@ -1,0 +1,116 @@
+"""What is benchmarked, made ready: the file as it is given, its network alone, and the frames it is timed on."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from nanogfl.deploy.agreement import agree
+from nanogfl.deploy.cut import cut_core
+from nanogfl.deploy.runtimes import Runtime
+from nanogfl.deploy.runtimes.detector import RuntimeDetector, network_image, open_detector
+from nanogfl.errors import ModelError, NanogflError
+from nanogfl.pictures import Picture
+from nanogfl.predictor import TorchDetector, load
+from nanogfl.runtime.card import FileCard
+from nanogfl.runtime.session import OnnxDetector
+from nanogfl.view import View
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BenchModel:
+    """A model on the bench.
+
+    Attributes:
+        name: in the table.
+        card: what it is.
+        file: a copy of the ONNX that onnxruntime runs; of a checkpoint, its proven export.
+        checkpoint: where one was given.
+        core: the network alone.
+        why_not: why there is no core, for the table.
+        outputs: of the core.
+        pictures: an .npz with ``frames`` and, as the network takes them, ``images``.
+    """
+
+    name: str
+    card: FileCard
+    file: Path
+    checkpoint: Path | None
+    core: Path | None
+    why_not: str
+    outputs: list[str]
+    pictures: Path
+
+    def whole_in(self, runtime: Runtime) -> bool:
+        """Whether the file itself takes frames there."""
+        return runtime.name == "onnxruntime" and self.card.form == "frame"
+
+    def given_to(self, runtime: Runtime) -> Path | None:
+        """What this runtime starts from; None where that cannot be had."""
+        if self.whole_in(runtime):
+            return self.file
+        return self.checkpoint if runtime.takes == "checkpoint" else self.core
+
+    def reference(self) -> RuntimeDetector | None:
+        """The network in onnxruntime, which the others are compared with."""
+        return None if self.core is None else open_detector("onnxruntime", self.core, 1, self.card, self.outputs)
+
+
+def prepare(source: str, name: str, folder: Path, frames: Sequence[Picture]) -> BenchModel:
+    """Make a model ready, in a folder of its own.
+
+    Raises:
+        ModelError: it is none of ours.
+    """
+    folder.mkdir()
+    detector, checkpoint = load(source), None
+    file = folder / f"{folder.name}.onnx"  # a name that no other model has on a device
+    if isinstance(detector, TorchDetector):
+        from nanogfl.deploy.run import export  # brings torch, which files do without
+
+        checkpoint = detector.source
+        export(source, out=file)
+    else:
+        shutil.copy(source, file)
+    whole = OnnxDetector(file)
+    card = whole.card
+    core, why_not, outputs = folder / f"{folder.name}_core.onnx", "", []
+    try:
+        network = _core_of(detector) if isinstance(detector, TorchDetector) else cut_core(file, card)
+        core.write_bytes(network.SerializeToString())
+        outputs = [output.name for output in network.graph.output]
+        _check_cut(network, whole, core, outputs, frames)
+    except NanogflError as error:
+        core, why_not = None, str(error)
+        log.warning("%s: only onnxruntime runs it as it is: %s", name, error)
+    pictures = folder / f"{folder.name}.npz"
+    views = [View(f.shape[:2], card.input_size, card.resize) for f in frames]
+    images = [network_image(f, view)[0] for f, view in zip(frames, views, strict=True)]
+    np.savez_compressed(pictures, frames=np.stack(frames), images=np.stack(images))
+    return BenchModel(name, card, file, checkpoint, core, why_not, outputs, pictures)
+
+
+def _core_of(detector: TorchDetector) -> onnx.ModelProto:
+    from nanogfl.deploy.build import Form, build
+
+    return build(detector, Form("core"))
+
+
+def _check_cut(
+    network: onnx.ModelProto, whole: OnnxDetector, core: Path, outputs: list[str], frames: Sequence[Picture]
+) -> None:
+    """The network with View and decode around it must find what the file finds."""
+    kind = network.graph.input[0].type.tensor_type
+    if kind.elem_type != onnx.TensorProto.FLOAT or kind.shape.dim[0].dim_value != 1:
+        raise ModelError(f"{whole.path} takes bytes or several pictures at once; export it with neither")
+    parity = agree(open_detector("onnxruntime", core, 1, whole.card, outputs), whole, frames)
+    if not parity.holds:
+        raise ModelError(f"{whole.path}: its network alone finds other boxes ({parity.worst[0]})")

@@ -1,0 +1,120 @@
+"""``nanogfl export --format``: a checkpoint's network in another runtime's own file, kept only if it gives the same."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from nanogfl.data.readers import read_table
+from nanogfl.deploy.agreement import add_boxes, add_raw
+from nanogfl.deploy.build import Form, build
+from nanogfl.deploy.runtimes import RUNTIMES, Runtime, files_of, runtime
+from nanogfl.deploy.runtimes.detector import network_image, open_detector
+from nanogfl.deploy.verify import LIMITS, Parity, drawn_pictures, given_pictures
+from nanogfl.deploy.worker import LOCAL, Worker
+from nanogfl.errors import ExportError, ModelError, UsageError
+from nanogfl.predictor import TorchDetector, load
+from nanogfl.runtime.card import FileCard, read_card
+from nanogfl.view import View, normalise
+from nanogfl.wholefile import whole_file, write_json
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What it left: the files (the graph first, then its weights, then the card) and what was proven."""
+
+    files: list[Path]
+    parity: Parity
+
+
+def export_format(
+    checkpoint: str | Path,
+    *,
+    out: str | Path,
+    format: str,  # noqa: A002  (the option's name)
+    input: str | int | tuple[int, int] | None = None,  # noqa: A002
+    config: str | Path | None = None,
+    data: str | Path | None = None,
+) -> Converted:
+    """Convert the network of a checkpoint, run both on pictures, and keep the file only if they find the same.
+
+    Beside it lies ``NAME.json``: the metadata of our ONNX, which these files have no place for.
+
+    Args:
+        checkpoint: ours, NanoDet's, or a published name.
+        out: the file, or a folder, which gets ``model`` with the format's suffix.
+        format: a runtime with a file of its own.
+        input: another input size.
+        config: a NanoDet ``.yml``.
+        data: a set whose pictures prove the file; drawn ones where None.
+
+    Raises:
+        ExportError: the converter failed, or its file gives something else; nothing is left.
+        UsageError: no such format, or its converter is not installed.
+    """
+    chosen, path = _asked(format, Path(out), input is not None)
+    detector = load(checkpoint, input=input, config=config)
+    if not isinstance(detector, TorchDetector):
+        raise ModelError(f"{checkpoint} is an ONNX already; export takes a checkpoint")
+    core = build(detector, Form("core"))
+    card = read_card({p.key: p.value for p in core.metadata_props}, Path(checkpoint))
+    with TemporaryDirectory(prefix="nanogfl-export-") as folder:
+        made = Path(folder, path.name)
+        given = Path(folder, "core.onnx") if chosen.takes == "core" else detector.source
+        if chosen.takes == "core":
+            given.write_bytes(core.SerializeToString())
+        with Worker(LOCAL) as converter:
+            converter.ask("convert", runtime=chosen.name, given=str(given.absolute()), out=str(made))
+        parity = _prove(detector, chosen.name, made, card, [o.name for o in core.graph.output], data)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files = [path.with_suffix(file.suffix) for file in files_of(made)]
+        for old, new in zip(files_of(made), files, strict=True):
+            _move(old, new)
+    about = path.with_suffix(".json")
+    write_json(about, card.to_metadata() | {"nanogfl.parity": json.dumps(parity.to_json())})
+    return Converted([*files, about], parity)
+
+
+def _asked(name: str, out: Path, resized: bool) -> tuple[Runtime, Path]:
+    """The runtime and the file; UsageError where it cannot be had."""
+    chosen = runtime(name, "--format")
+    if chosen.suffix is None:
+        known = ", ".join(["onnx", *(r.name for r in RUNTIMES if r.suffix)])
+        raise UsageError(f"--format {name}: {chosen.name} has no file of its own; give one of {known}")
+    if chosen.missing:
+        raise UsageError(f"--format {name}: {chosen.missing}")
+    if resized and chosen.takes == "checkpoint":
+        raise UsageError(f"--input: {chosen.name} is made of the checkpoint as it is; leave --input out")
+    path = out if out.suffix else out / f"model{chosen.suffix}"
+    if path.suffix != chosen.suffix:
+        raise UsageError(f"--out {path}: a file for {chosen.name} ends in {chosen.suffix}")
+    return chosen, path
+
+
+def _prove(
+    detector: TorchDetector, name: str, file: Path, card: FileCard, outputs: list[str], data: str | Path | None
+) -> Parity:
+    """Boxes and raw outputs of the file and of the checkpoint, on each picture."""
+    made, parity = open_detector(name, file, 1, card, outputs), Parity()
+    pictures = drawn_pictures() if data is None else given_pictures([e.path for e in read_table(data).examples[:400]])
+    for title, picture in pictures:
+        view = View(picture.shape[:2], card.input_size, card.resize)
+        add_boxes(parity, title, detector.predict(picture, LIMITS.score), made.predict(picture, LIMITS.score))
+        raw = detector.raw(normalise(view.apply(picture))[None])[0]
+        add_raw(parity, raw, made.raw(network_image(picture, view)), len(card.names))
+    if not parity.holds:
+        why = parity.worst[0] if parity.worst else f"raw outputs differ by {parity.raw:.2g}"
+        raise ExportError(f"{name} does not give what the checkpoint gives, nothing was kept: {why}")
+    log.info("proven: %s", parity.to_text())
+    return parity
+
+
+def _move(old: Path, new: Path) -> None:
+    with whole_file(new) as partial:
+        shutil.copyfile(old, partial)

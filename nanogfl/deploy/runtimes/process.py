@@ -1,0 +1,59 @@
+"""The process of one row: a runtime, this project's View before it and decode behind it.
+
+``python -m nanogfl.deploy.runtimes.process`` answers device_runner's requests, and two that need more than numpy:
+``detect`` for a picture on disk, and ``convert``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nanogfl.deploy.device_runner import Bench, FrameFile, Subject, describe_machine, listed, serve
+from nanogfl.deploy.runtimes import RUNTIMES, runtime
+from nanogfl.deploy.runtimes.detector import RuntimeDetector, open_detector
+from nanogfl.pictures import read_picture
+from nanogfl.runtime.card import read_card
+
+
+class Measured:
+    """A detector as what device_runner measures."""
+
+    def __init__(self, detector: RuntimeDetector) -> None:
+        self.network, self.raw, self._predict = detector.network, detector.raw, detector.predict
+
+    def frame(self, frame: Any, score: float, iou: float = 0.6, max_boxes: int = 100) -> tuple[Any, Any, Any]:
+        """Boxes, scores and labels of one frame uint8 [H, W, 3]."""
+        found = self._predict(frame, score, iou=iou, max_boxes=max_boxes)
+        return found.boxes, found.scores, found.labels
+
+
+class LocalBench(Bench):
+    """What can be asked on this machine besides."""
+
+    def machine(self, job: dict[str, Any]) -> dict[str, Any]:
+        """What this machine is, and the versions of all runtimes here."""
+        return describe_machine() | {"versions": {r.name: r.version for r in RUNTIMES if r.version}}
+
+    def detect(self, job: dict[str, Any]) -> dict[str, Any]:
+        """What is found in the picture at ``path``, above ``score``."""
+        return listed(self.subject.frame(read_picture(job["path"]), job["score"]))
+
+    def convert(self, job: dict[str, Any]) -> dict[str, Any]:
+        """The file ``given`` made into ``out`` for ``runtime``."""
+        make = runtime(job["runtime"]).convert
+        assert make is not None
+        make(Path(job["given"]), Path(job["out"]))
+        return {}
+
+
+def _open(job: dict[str, Any]) -> Subject:
+    file = Path(job["model"])
+    if job["runtime"] is None:  # a file that takes frames itself
+        return FrameFile(job["model"], job["threads"])
+    card = read_card(job["card"], file)
+    return Measured(open_detector(job["runtime"], file, job["threads"], card, job["outputs"]))
+
+
+if __name__ == "__main__":
+    serve(LocalBench(_open))

@@ -1,0 +1,75 @@
+"""A process that measures, here or on a device, and the way to talk to it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+from types import TracebackType
+from typing import Any
+
+from nanogfl.deploy.device_runner import MARK
+from nanogfl.errors import ExportError
+
+LOCAL = [sys.executable, "-m", "nanogfl.deploy.runtimes.process"]
+
+
+class WorkerError(ExportError):
+    """What a worker could not do, in its own words."""
+
+
+class Worker:
+    """One process that answers the requests of nanogfl.deploy.device_runner."""
+
+    def __init__(self, command: list[str]) -> None:
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the process)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, encoding="utf-8"
+        )
+
+    def ask(self, do: str, **job: Any) -> dict[str, Any]:
+        """Send a request and wait for its answer.
+
+        Raises:
+            WorkerError: it failed, or the process is gone.
+        """
+        given, answers = self._process.stdin, self._process.stdout
+        assert given is not None and answers is not None
+        with contextlib.suppress(BrokenPipeError):
+            given.write(json.dumps({"do": do, **job}) + "\n")
+            given.flush()
+        for line in answers:
+            if line.startswith(MARK):
+                answer = json.loads(line.removeprefix(MARK))
+                if "error" in answer:
+                    raise WorkerError(answer["error"])
+                return answer
+        raise WorkerError(self._last_words())
+
+    def _last_words(self) -> str:
+        code = self._process.wait()
+        self._said.seek(0)
+        said = self._said.read().decode("utf-8", "replace").strip().splitlines()
+        how = f"killed by signal {-code}" if code < 0 else f"ended with code {code}"
+        return f"its process was {how}" if code < 0 else f"its process {how}: {said[-1] if said else 'without a word'}"
+
+    def close(self) -> None:
+        """End the process."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(BrokenPipeError):
+                assert pipe is not None
+                pipe.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._said.close()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,237 @@
+"""nanogfl bench: every row proven before it is timed, the same numbers in every form, one line for mistakes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from models import scene, write_models
+from runs import block_picture, write_coco
+
+import nanogfl
+from nanogfl.deploy import bench as bench_module
+from nanogfl.deploy.bench import bench
+from nanogfl.deploy.bench_card import COLUMNS, BenchCard
+from nanogfl.deploy.bench_rows import _ratio
+from nanogfl.deploy.cut import cut_core
+from nanogfl.deploy.runtimes import RUNTIMES, runtime
+from nanogfl.deploy.runtimes.detector import RuntimeDetector, open_detector, rows
+from nanogfl.deploy.worker import LOCAL, Worker, WorkerError
+from nanogfl.errors import ModelError, UsageError
+from nanogfl.runtime.session import OnnxDetector
+
+SIZE = (64, 64)
+KEYS = {"model", "precision", "runtime", "threads", "AP", "AP50", "mb", "load_ms", "network_p50_ms", "network_p90_ms"}
+KEYS |= {"frame_p50_ms", "frame_p90_ms", "peak_mb", "ratio"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """best.ckpt, its model.onnx, a set of three pictures, and an ONNX of somebody else."""
+    folder = tmp_path_factory.mktemp("bench")
+    write_models(folder, SIZE)
+    rng = np.random.default_rng(0)
+    write_coco(folder / "set", {"": [block_picture(rng) for _ in range(3)]})
+    (folder / "empty").mkdir()
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    other = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", [value], [
+        onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])])  # fmt: skip
+    opset = [onnx.helper.make_opsetid("", 18)]
+    onnx.save(onnx.helper.make_model(other, opset_imports=opset, ir_version=8), folder / "other.onnx")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def card(folder: Path) -> BenchCard:
+    """The file in three runtimes, of which one cannot take it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench_module, "ROUNDS", 2)
+        model, names = str(folder / "model.onnx"), ["onnxruntime", "OpenCV", "torch"]
+        return bench([model], data=folder / "set", split="all", runtimes=names, threads=[1, 2])
+
+
+def test_rows_and_their_order(card: BenchCard) -> None:
+    named = [(row["runtime"], row["threads"]) for row in card.measured]
+    assert named == [("onnxruntime", 1), ("onnxruntime", 2), ("opencv", 1), ("opencv", 2)]
+    skipped = {"model": "model.onnx", "runtime": "torch"}
+    assert card.rows[-1] == skipped | {"skipped": "starts from a checkpoint; give that, not its ONNX"}
+    assert all(set(row) >= KEYS for row in card.measured)
+
+
+def test_the_numbers_of_a_row(card: BenchCard, folder: Path) -> None:
+    first = card.measured[0]
+    assert (first["ratio"], first["frame_ratio"]) == (1.0, 1.0)
+    assert first["mb"] == round((folder / "model.onnx").stat().st_size / 1e6, 2)
+    for row in card.measured:
+        assert 0 < row["network_p50_ms"] <= row["network_p90_ms"] and 0 < row["frame_p50_ms"] <= row["frame_p90_ms"]
+        assert 20 < row["peak_mb"] < 2000 and row["load_ms"] > 0 and row["precision"] == "fp32"
+        assert row["parity"]["pictures"] == 3 and row["parity"]["boxes"] > 0 and row["parity"]["raw"] < 1e-4
+
+
+def test_ap_is_what_eval_says(card: BenchCard, folder: Path) -> None:
+    expected = nanogfl.evaluate(folder / "model.onnx", folder / "set", split="all")
+    for row in card.measured:
+        assert row["AP"] == pytest.approx(expected.numbers["AP"], abs=1e-3)
+        assert row["AP50"] == pytest.approx(expected.numbers["AP50"], abs=1e-3)
+
+
+def test_json_table_and_picture(card: BenchCard, tmp_path: Path) -> None:
+    card.write_json(tmp_path / "new/b.json")
+    card.write_markdown(tmp_path / "new/b.md")
+    card.write_plot(tmp_path / "new/b.png")
+    content = json.loads((tmp_path / "new/b.json").read_text())
+    assert content == {"machine": card.machine, "rows": card.rows}
+    assert {"cpu", "cores", "system", "load", "versions"} <= set(content["machine"])
+    table = [line for line in (tmp_path / "new/b.md").read_text().splitlines() if line.startswith("|")]
+    assert len({len(line) for line in table}) == 1, "columns are aligned"
+    assert len(table) == 2 + len(card.measured)
+    assert [cell.strip() for cell in table[0].strip("|").split("|")] == list(COLUMNS.values())
+    assert "torch: starts from a checkpoint" in card.to_markdown()
+    assert (tmp_path / "new/b.png").read_bytes()[:4] == b"\x89PNG"
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["b.json", "b.md", "b.png"]
+
+
+@pytest.mark.slow
+def test_a_checkpoint_without_data(folder: Path, command: Callable[..., Any], monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.setattr(bench_module, "ROUNDS", 1)
+    out = tmp_path / "b.json"
+    said = command("bench", folder / "best.ckpt", "--runtime", "torch, onnxruntime", "--json", out)
+    assert said.code == 0, said.err
+    rows = json.loads(out.read_text())["rows"]
+    assert [(row["runtime"], row["AP"], row["AP50"]) for row in rows] == [
+        ("torch", None, None),
+        ("onnxruntime", None, None),
+    ]
+    assert rows[0]["mb"] == round((folder / "best.ckpt").stat().st_size / 1e6, 2)
+    assert "| best.ckpt | fp32      | torch" in said.out
+
+
+def test_a_ratio_is_the_median_of_rounds() -> None:
+    busy = [[2.0, 2.0, 90.0], [200.0, 220.0, 210.0], [4.0, 4.0, 4.0]]
+    base = [[1.0, 1.0, 1.0], [100.0, 105.0, 110.0], [1.0, 1.0, 1.0]]
+    assert _ratio(busy, base) == 2.0
+    assert _ratio([], base) is None
+
+
+# --- the network alone ---
+
+
+def test_the_cut_network_finds_the_same(folder: Path, tmp_path: Path) -> None:
+    whole = OnnxDetector(folder / "model.onnx")
+    core = cut_core(folder / "model.onnx", whole.card)
+    assert [o.name for o in core.graph.output] == [f"{k}_{s}" for k in ("classes", "sides") for s in (8, 16, 32, 64)]
+    assert not {"Resize", "NonMaxSuppression", "TopK"} & {n.op_type for n in core.graph.node[:2]}
+    (tmp_path / "core.onnx").write_bytes(core.SerializeToString())
+    again = OnnxDetector(tmp_path / "core.onnx")
+    outputs = [o.name for o in core.graph.output]
+    for seed in range(3):
+        picture = scene(seed=seed)
+        found = whole.predict(picture, 0.05)
+        for detector in (again, open_detector("onnxruntime", tmp_path / "core.onnx", 1, again.card, outputs)):
+            same = detector.predict(picture, 0.05)
+            assert len(found) == len(same) > 0
+            np.testing.assert_allclose(np.sort(found.scores), np.sort(same.scores), atol=1e-5)
+
+
+def test_a_file_whose_network_cannot_be_found_is_said(folder: Path, tmp_path: Path) -> None:
+    model = onnx.load(folder / "model.onnx")
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = ["hidden" if name == "class_logits" else name for name in names]
+    onnx.save(model, tmp_path / "hidden.onnx")
+    with pytest.raises(ModelError, match="the network cannot be taken out"):
+        cut_core(tmp_path / "hidden.onnx", OnnxDetector(folder / "model.onnx").card)
+
+
+def test_rows_puts_levels_and_quality_together() -> None:
+    maps = {"classes_8": np.zeros((1, 2, 2, 2), np.float32), "classes_16": np.ones((1, 2, 1, 1), np.float32)}
+    maps |= {f"sides_{s}": np.full((1, 3, n, n), s, np.float32) for s, n in ((8, 2), (16, 1))}
+    raw = rows(maps)
+    assert raw.shape == (5, 5)
+    assert raw[:4, 2:].tolist() == [[8] * 3] * 4 and raw[4].tolist() == [1, 1, 16, 16, 16]
+    quality = {f"quality_{s}": np.full((1, 1, n, n), 0.5, np.float32) for s, n in ((8, 2), (16, 1))}
+    assert rows(maps | quality)[0, 0] == pytest.approx(np.log(0.25 / 0.75))  # half of a score of one half
+
+
+# --- other runtimes, where they are installed ---
+
+
+@pytest.mark.parametrize("name", [r.name for r in RUNTIMES if r.suffix])
+def test_a_converted_network_equals_onnxruntime(name: str, folder: Path, tmp_path: Path) -> None:
+    chosen = runtime(name)
+    if chosen.missing:
+        pytest.skip(chosen.missing)
+    whole = OnnxDetector(folder / "model.onnx")
+    core = cut_core(folder / "model.onnx", whole.card)
+    (tmp_path / "core.onnx").write_bytes(core.SerializeToString())
+    given = tmp_path / "core.onnx" if chosen.takes == "core" else folder / "best.ckpt"
+    out = tmp_path / f"made{chosen.suffix}"
+    with Worker(LOCAL) as converter:
+        converter.ask("convert", runtime=name, given=str(given), out=str(out))
+    made = open_detector(name, out, 1, whole.card, [o.name for o in core.graph.output])
+    assert isinstance(made, RuntimeDetector)
+    found, expected = made.predict(scene(), 0.05), whole.predict(scene(), 0.05)
+    assert len(found) == len(expected) > 0
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+
+
+def test_what_is_not_installed_is_said_with_its_package() -> None:
+    absent = [r for r in RUNTIMES if r.missing]
+    assert all(r.missing and r.missing.startswith("not installed: pip install ") for r in absent)
+    assert runtime("onnxruntime").missing is None
+
+
+# --- mistakes ---
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("model.onnx --runtime onnxrutime", 2, "did you mean onnxruntime?"),
+        ("model.onnx --runtime tensorrt-llm", 2, "known: onnxruntime, openvino, ncnn"),
+        ("model.onnx --threads 0", 2, "--threads 0"),
+        ("model.onnx --threads 1,x", 2, "--threads 1,x"),
+        ("other.onnx", 1, "not one of ours"),
+        ("no.onnx", 1, "no.onnx"),
+        ("model.onnx --data empty", 1, "empty"),
+        ("model.onnx --data set --split tset", 2, "tset"),
+        ("model.onnx --runtime torch", 1, "nothing could be measured"),
+        ("model.onnx --target telnet://pi", 2, "ssh://user@host"),
+        ("model.onnx --target ssh://pi:70000", 2, "ssh://user@host"),
+        ("model.onnx --target ssh://pi --runtime ncnn", 2, "onnxruntime only"),
+        ("model.onnx --target ssh://127.0.0.1:1", 1, "check that the device is on"),
+    ],
+)
+def test_one_line(folder: Path, command: Callable[..., Any], line: str, code: int, said: str) -> None:
+    words = [folder / w if (folder / w).exists() else w for w in line.split()]
+    left = command("bench", *words)
+    errors = [text for text in left.err.splitlines() if text.startswith("error:")]
+    assert left.code == code and len(errors) == 1 and said in errors[0], left
+
+
+def test_classes_of_another_set(folder: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    write_coco(tmp_path / "set", {"": [block_picture(rng) for _ in range(2)]}, names=("x", "y", "z"))
+    with pytest.raises(nanogfl.NanogflError, match="no class in common"):
+        bench([str(folder / "model.onnx")], data=tmp_path / "set", split="all", runtimes=["onnxruntime"])
+
+
+def test_a_worker_that_dies_says_how() -> None:
+    with (
+        pytest.raises(WorkerError, match="killed by signal 6"),
+        Worker([sys.executable, "-c", "import os; os.abort()"]) as w,
+    ):
+        w.ask("machine")
+    with pytest.raises(WorkerError, match="code 1: bad luck"), Worker([sys.executable, "-c", "exit('bad luck')"]) as w:
+        w.ask("machine")
+
+
+def test_unknown_runtime_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="did you mean ncnn"):
+        runtime("ncn")
