@@ -84,7 +84,7 @@ def test_kept_only_where_equal(
     [
         ("--format tflite", "--format tflite: no such runtime"),
         ("--format opncv", "did you mean opencv?"),
-        ("--format torch", "has no file of its own; give one of onnx, openvino, ncnn, mnn, executorch, litert"),
+        ("--format torch", "has no file of its own; give one of onnx, openvino, ncnn, mnn"),
     ],
 )
 def test_mistakes(options: str, said: str, checkpoint: Path, tmp_path: Path, command: Callable[..., Any]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanogfl.decode import sigmoid
-from nanogfl.deploy.verify import LIMITS, Parity, _match
+from nanogfl.deploy.verify import LIMITS, Parity, match
 from nanogfl.detections import Detections
 from nanogfl.pictures import Picture
 
@@ -17,7 +17,7 @@ from nanogfl.pictures import Picture
 class Predicts(Protocol):
     """Anything that finds boxes in a picture."""
 
-    def predict(self, source: Picture, score: float = 0.3) -> Detections: ...  # noqa: D102
+    def predict(self, source: Picture, score: float = 0.3, /) -> Detections: ...  # noqa: D102
 
 
 def agree(a: Predicts, b: Predicts, frames: Sequence[Picture]) -> Parity:
@@ -31,7 +31,7 @@ def agree(a: Predicts, b: Predicts, frames: Sequence[Picture]) -> Parity:
 def add_boxes(parity: Parity, name: str, a: Detections, b: Detections) -> None:
     """Add one picture's boxes to a comparison."""
     parity.pictures += 1
-    _match(parity, name, a, b, LIMITS)
+    match(parity, name, a, b, LIMITS, None)
 
 
 def add_raw(parity: Parity, a: NDArray[np.float32], b: NDArray[np.float32], classes: int) -> None:

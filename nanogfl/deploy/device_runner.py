@@ -31,7 +31,8 @@ FEATURES = (
 class Subject(Protocol):
     """A model that is measured. Boxes are (boxes [N, 4] in frame px, scores [N], labels [N])."""
 
-    def network(self, image: Any) -> Any: ...  # noqa: D102  (image float32 [1, 3, H, W], 0 to 255)
+    @property
+    def network(self) -> Callable[[Any], Any]: ...  # noqa: D102  (image float32 [1, 3, H, W], 0 to 255)
     def frame(self, frame: Any, score: float) -> tuple[Any, Any, Any]: ...  # noqa: D102  (frame uint8 [H, W, 3])
     def raw(self, image: Any) -> Any: ...  # noqa: D102  (logits as one array)
 

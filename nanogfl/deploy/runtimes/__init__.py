@@ -16,7 +16,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from nanogfl.deploy.runtimes import executorch, litert, mnn, ncnn, onnxruntime, opencv, openvino, torch
+from nanogfl.deploy.runtimes import mnn, ncnn, onnxruntime, opencv, openvino, torch
 from nanogfl.errors import UsageError, nearest
 
 Network = Callable[[NDArray[Any]], dict[str, NDArray[Any]]]
@@ -60,7 +60,7 @@ class Runtime:
             return None
 
 
-PACKAGES = {"ai_edge_litert": "ai-edge-litert", "litert_torch": "litert-torch", "cv2": "opencv-python"}
+PACKAGES = {"cv2": "opencv-python"}
 RUNTIMES = (
     Runtime("onnxruntime", ("onnxruntime",), onnxruntime.open_network),
     Runtime("openvino", ("openvino",), openvino.open_network, suffix=".xml", convert=openvino.convert),
@@ -68,10 +68,6 @@ RUNTIMES = (
     Runtime("mnn", ("MNN",), mnn.open_network, suffix=".mnn", convert=mnn.convert),
     Runtime("opencv", ("cv2",), opencv.open_network),
     Runtime("torch", ("torch",), torch.open_network, takes="checkpoint"),
-    Runtime("executorch", ("executorch",), executorch.open_network, "checkpoint", ".pte", convert=executorch.convert),
-    Runtime(
-        "litert", ("ai_edge_litert",), litert.open_network, "checkpoint", ".tflite", ("litert_torch",), litert.convert
-    ),
 )
 
 

@@ -25,12 +25,12 @@ class RuntimeDetector:
         self.card, self.network = card, network
         self.names, self.input_size = card.names, card.input_size
 
-    def predict(self, picture: Picture, score: float = 0.3, *, iou: float = 0.6, max_boxes: int = 100) -> Detections:
+    def predict(self, source: Picture, score: float = 0.3, *, iou: float = 0.6, max_boxes: int = 100) -> Detections:
         """Detect in one picture, uint8 BGR [H, W, 3]."""
-        view = View(picture.shape[:2], self.input_size, self.card.resize)
-        layout = Layout(self.input_size, self.card.strides, self.card.reg_max)
+        view = View(source.shape[:2], self.input_size, self.card.resize)
+        layout = Layout(self.input_size, self.card.strides, self.card.reg_max, self.card.centred)
         limits = Thresholds(score, iou, max_boxes)
-        return decode(self.raw(network_image(picture, view)), layout, view, self.names, limits)
+        return decode(self.raw(network_image(source, view)), layout, view, self.names, limits)
 
     def raw(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """[P, C + 4 * (R + 1)] of one image; class columns are logits of the final score."""

@@ -1,5 +1,8 @@
 """MNN: Alibaba's runtime for phones."""
 
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportArgumentType=false
+# Checked where it is installed or not: an extra that the environment of the checks does not have.
+
 from __future__ import annotations
 
 from pathlib import Path

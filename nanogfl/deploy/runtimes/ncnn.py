@@ -3,6 +3,9 @@
 The blobs are called as in our ONNX: ``image`` in, ``classes_8 .. sides_64`` out.
 """
 
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportArgumentType=false
+# Checked where it is installed or not: an extra that the environment of the checks does not have.
+
 from __future__ import annotations
 
 import re

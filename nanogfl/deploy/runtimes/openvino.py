@@ -1,5 +1,8 @@
 """OpenVINO: Intel's own kernels, also for other x86 and ARM processors."""
 
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportArgumentType=false
+# Checked where it is installed or not: an extra that the environment of the checks does not have.
+
 from __future__ import annotations
 
 from pathlib import Path

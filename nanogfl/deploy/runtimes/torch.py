@@ -33,6 +33,9 @@ def ready(checkpoint: Path, fused: bool = True) -> Any:
     assert isinstance(detector, TorchDetector)
 
     class Normalised(nn.Module):
+        mean: torch.Tensor
+        std: torch.Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.network = fuse(detector.network) if fused else detector.network
