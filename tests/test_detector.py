@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from nanogfl.decode import Layout, Thresholds, decode
+from nanogfl.model.dense import interleave
 from nanogfl.model.detector import Architecture, Detector, count_parameters, initialise, make_guidance
 from nanogfl.model.distribution import distances_to_boxes, integral
 from nanogfl.model.ghost_pan import double
 from nanogfl.model.guidance import FullGuidance, LightGuidance
-from nanogfl.model.shufflenet import channel_shuffle
 from nanogfl.model.weights import load_state, read_weights, recognise
 from nanogfl.view import View, normalise
 
@@ -368,7 +368,7 @@ def test_light_guidance_is_light() -> None:
 
 def test_channel_shuffle_interleaves_the_halves() -> None:
     x = torch.arange(8.0).view(1, 8, 1, 1).expand(2, 8, 3, 5)
-    assert channel_shuffle(x)[1, :, 2, 4].tolist() == [0, 4, 1, 5, 2, 6, 3, 7]
+    assert interleave(*x.chunk(2, dim=1))[1, :, 2, 4].tolist() == [0, 4, 1, 5, 2, 6, 3, 7]
 
 
 def test_double_puts_new_pixels_at_quarters() -> None:

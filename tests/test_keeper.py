@@ -122,10 +122,18 @@ def test_a_checkpoint_takes_its_place_only_when_it_is_whole(tmp_path: Path, monk
 
 @pytest.mark.parametrize("decay", [0.3, 0.9, 0.9998])
 def test_averaging_leaves_what_does_not_move(decay: float) -> None:
-    average = Averaging(decay)._kwargs["avg_fn"]
+    average = Averaging(decay)._kwargs["multi_avg_fn"]
     values = torch.randn(10_000, generator=torch.Generator().manual_seed(0))
     for updates in (0, 3, 10**6):
-        assert torch.equal(average(values, values.clone(), updates), values)
+        kept = [values.clone()]
+        average(kept, [values.clone()], torch.tensor(updates))
+        assert torch.equal(kept[0], values)
+
+
+def test_counters_are_not_averaged() -> None:
+    kept = [torch.tensor(3), torch.tensor(7)]
+    Averaging(0.9)._kwargs["multi_avg_fn"](kept, [torch.tensor(4), torch.tensor(8)], torch.tensor(5))
+    assert [int(k) for k in kept] == [4, 8]
 
 
 def test_averaging_follows_its_recurrence() -> None:

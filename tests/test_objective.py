@@ -19,8 +19,10 @@ from nanogfl.model.detector import Detector, make_guidance
 from nanogfl.model.weights import load_state, read_weights, recognise
 from nanogfl.recipe import LossRecipe
 from nanogfl.training.objective import (
+    WHOLE,
     Assignment,
     LossWeights,
+    Share,
     Targets,
     assign,
     head_loss,
@@ -242,12 +244,17 @@ def test_sums_over_processes_divide_every_part() -> None:
         asked.append(total.item())
         return total * 2
 
-    two = head_loss(raw, PRIORS, to, assignment, LossWeights(), mean)
+    two = head_loss(raw, PRIORS, to, assignment, LossWeights(), Share(mean, 2))
     positive = assignment.gt_index >= 0
     best = raw[..., :CLASSES].sigmoid().amax(-1)
     assert asked == [positive.sum().item(), pytest.approx(best[positive].sum().item(), rel=1e-5)]
     for part in one:
         assert two[part].item() == pytest.approx(one[part].item() / 2, rel=1e-5)
+
+
+def test_few_sure_boxes_count_as_one_over_all_shares() -> None:
+    assert Share(lambda total: total, 4).normaliser(torch.tensor(0.1)).item() == 0.25
+    assert WHOLE.normaliser(torch.tensor(0.1)).item() == 1.0
 
 
 def test_the_weight_of_a_box_is_detached_from_its_score() -> None:

@@ -50,6 +50,13 @@ class Batch:
         moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if isinstance(v, Tensor)}
         return replace(self, **moved)
 
+    def cut(self, parts: int) -> list[Batch]:
+        """The batch in so many parts of nearly equal size; fewer where one would be left with a single picture."""
+        count = len(self.names)
+        parts = max(1, min(parts, count // 2))
+        bounds = [slice(i * count // parts, (i + 1) * count // parts) for i in range(parts)]
+        return [Batch(**{name: value[rows] for name, value in vars(self).items()}) for rows in bounds]
+
     def pin_memory(self) -> Batch:
         """The batch in pinned memory, for the loader."""
         return replace(self, **{k: v.pin_memory() for k, v in vars(self).items() if isinstance(v, Tensor)})

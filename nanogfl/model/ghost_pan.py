@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nanogfl.model.dense import join
 from nanogfl.model.layers import activation, conv_block, conv_bn, separable_block
 
 
@@ -22,7 +22,7 @@ class GhostModule(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, H, W] -> [B, outputs, H, W]."""
         primary = self.primary(x)
-        return torch.cat([primary, self.cheap(primary)], dim=1)
+        return join(primary, self.cheap(primary))
 
 
 class GhostBlock(nn.Module):
@@ -60,10 +60,10 @@ class GhostPAN(nn.Module):
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """Three maps [B, C_i, H / s, W / s] -> four maps [B, width, H / s, W / s], s = 8, 16, 32, 64."""
         x8, x16, x32 = (reduce(f) for reduce, f in zip(self.reduce, features, strict=True))
-        t16 = self.top_down[0](torch.cat([double(x32), x16], dim=1))
-        t8 = self.top_down[1](torch.cat([double(t16), x8], dim=1))
-        p16 = self.bottom_up[0](torch.cat([self.downsample[0](t8), t16], dim=1))
-        p32 = self.bottom_up[1](torch.cat([self.downsample[1](p16), x32], dim=1))
+        t16 = self.top_down[0](join(double(x32), x16))
+        t8 = self.top_down[1](join(double(t16), x8))
+        p16 = self.bottom_up[0](join(self.downsample[0](t8), t16))
+        p32 = self.bottom_up[1](join(self.downsample[1](p16), x32))
         p64 = self.extra_in(x32) + self.extra_out(p32)
         return [t8, p16, p32, p64]
 

@@ -5,18 +5,12 @@ Module names follow torchvision's key layout, so that its published ImageNet fil
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
+from nanogfl.model.dense import halves, interleave
 from nanogfl.model.layers import conv_block, conv_bn
 
 DEPTHS = (4, 8, 4)
-
-
-def channel_shuffle(x: Tensor) -> Tensor:
-    """Interleave the two halves of the channels: a0 a1 .. b0 b1 .. becomes a0 b0 a1 b1 .."""
-    batch, channels, height, width = x.shape
-    return x.view(batch, 2, channels // 2, height, width).transpose(1, 2).reshape(batch, channels, height, width)
 
 
 class ShuffleBlock(nn.Module):
@@ -39,9 +33,9 @@ class ShuffleBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, H, W] -> [B, outputs, H / stride, W / stride]."""
         if self.stride == 2:
-            return channel_shuffle(torch.cat([self.branch1(x), self.branch2(x)], dim=1))
-        kept, changed = x.chunk(2, dim=1)
-        return channel_shuffle(torch.cat([kept, self.branch2(changed)], dim=1))
+            return interleave(self.branch1(x), self.branch2(x))
+        kept, changed = halves(x)
+        return interleave(kept, self.branch2(changed))
 
 
 class ShuffleNetV2(nn.Module):

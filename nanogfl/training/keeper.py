@@ -14,6 +14,7 @@ import torch
 from pytorch_lightning.callbacks import Callback, WeightAveraging
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from nanogfl.data.table import Table
 from nanogfl.decode import Layout, decode
@@ -33,11 +34,15 @@ class Averaging(WeightAveraging):
     """Exponentially averaged weights with a warm-up; they are validated, kept and exported."""
 
     def __init__(self, decay: float) -> None:
-        def average(old: Tensor, new: Tensor, updates: Tensor | int) -> Tensor:
+        def average(old: list[Tensor], new: list[Tensor], updates: Tensor | int) -> None:
             keep = averaging_decay(decay, int(updates))
-            return old.lerp(new, 1 - keep) if old.is_floating_point() else new  # equal values stay to the bit
+            if old[0].is_floating_point():
+                get_ema_multi_avg_fn(keep)(old, new, updates)  # equal values stay to the bit
+                return
+            for kept, counter in zip(old, new, strict=True):
+                kept.copy_(counter)
 
-        super().__init__(avg_fn=average)
+        super().__init__(multi_avg_fn=average)
 
 
 class WholeCheckpoints(TorchCheckpointIO):

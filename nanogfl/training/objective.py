@@ -46,6 +46,26 @@ class LossWeights:
 
 
 @dataclass(frozen=True)
+class Share:
+    """Which part of a step a loss is made of: one of several processes or cores, whose gradients are averaged.
+
+    Attributes:
+        mean: averages a number over all shares of the step.
+        count: how many there are.
+    """
+
+    mean: Callable[[Tensor], Tensor] = lambda total: total
+    count: int = 1
+
+    def normaliser(self, total: Tensor) -> Tensor:
+        """What to divide by, so that the mean over the shares is what the whole step divided by its total gives."""
+        return self.mean(total).clamp(min=1 / self.count)
+
+
+WHOLE = Share()
+
+
+@dataclass(frozen=True)
 class Assignment:
     """What each prior learns: its box [B, P] (-1 = background), the quality [B, P], and which are not judged."""
 
@@ -77,13 +97,14 @@ def head_loss(
     targets: Targets,
     assignment: Assignment,
     weights: LossWeights,
-    mean_over_processes: Callable[[Tensor], Tensor] = lambda total: total,
+    share: Share = WHOLE,
     reg_max: int = REG_MAX,
 ) -> Parts:
     """QFL (or focal loss), GIoU and DFL of one head against an assignment, each already weighted.
 
     QFL is divided by the number of positives; boxes are weighted by the detached best class score of their prior
-    and divided by the sum of these weights (both at least 1, over all processes). Dirac sides (R = 0) have no DFL.
+    and divided by the sum of these weights (both over all shares of the step, and at least 1 there). Dirac sides
+    (R = 0) have no DFL.
     """
     logits, sides = split(raw.float(), reg_max)
     classes = logits.shape[-1]
@@ -101,9 +122,9 @@ def head_loss(
         qfl = focal_loss(flat, label, weights.beta).view_as(own)
     else:
         qfl = quality_focal_loss(flat, label, assignment.quality.reshape(-1), weights.beta).view_as(own)
-    positives = mean_over_processes(positive.sum().float()).clamp(min=1)
+    positives = share.normaliser(positive.sum().float())
     weight = logits.detach().sigmoid().amax(dim=-1) * positive
-    total = mean_over_processes(weight.sum()).clamp(min=1)
+    total = share.normaliser(weight.sum())
 
     boxes = predicted_boxes(sides, priors)
     giou = giou_loss(boxes.reshape(-1, 4), gt_boxes.reshape(-1, 4)).view_as(weight)

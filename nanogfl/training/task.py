@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import pytorch_lightning as pl
 import torch
@@ -15,10 +15,26 @@ from nanogfl.errors import TrainingError
 from nanogfl.model.checkpoint import Card
 from nanogfl.model.detector import Detector
 from nanogfl.recipe import Recipe, to_dict
-from nanogfl.training.objective import LossWeights, Targets, assign, head_loss, split
+from nanogfl.training.cores import Cores, parts_for
+from nanogfl.training.objective import LossWeights, Share, Targets, assign, head_loss, split
 from nanogfl.training.schedule import Plan, learning_rate
 from nanogfl.training.teacher import Teacher, teaching_loss
 from nanogfl.view import MEAN, STD
+
+
+class Trained(Protocol):
+    """What a loss is made with: the task itself, or one core's replica."""
+
+    detector: Detector
+    guidance: nn.Module | None
+
+
+class Networks(nn.Module):
+    """Detector and guidance, to be copied together."""
+
+    def __init__(self, detector: Detector, guidance: nn.Module | None) -> None:
+        super().__init__()
+        self.detector, self.guidance = detector, guidance
 
 
 class DetectionTask(pl.LightningModule):
@@ -39,6 +55,7 @@ class DetectionTask(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.detector, self.guidance, self.teacher = detector, guidance, teacher
+        self.cores: Cores | None = None
         self.card, self.recipe, self.plan = card, recipe, plan
         loss = recipe.loss
         self.weights = LossWeights(loss.qfl, loss.giou, loss.dfl, loss.beta, loss.classes)
@@ -57,30 +74,45 @@ class DetectionTask(pl.LightningModule):
         return (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        """Guidance assigns for both heads; both learn from the same assignment, and the detector from a teacher."""
+        """The sum of the loss' parts, on a CPU made by several threads at once."""
+        self.names = batch.names
+        parts = self._spread(batch) if self.cores else self.losses(self, batch, self._share())
+        loss = torch.stack(list(parts.values())).sum()
+        self._refuse_nan(loss, "loss")
+        shown = {k: v.detach() for k, v in parts.items()}
+        self.log_dict(shown, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(batch.names))
+        return loss
+
+    def losses(self, networks: Trained, batch: Batch, share: Share) -> dict[str, Tensor]:
+        """Guidance assigns for both heads; both learn from the same assignment, and the detector from a teacher.
+
+        Args:
+            networks: detector and guidance.
+            batch: with pictures [B, H, W, 3].
+            share: of the step, that the batch is.
+
+        Returns:
+            The loss' parts, weighted.
+        """
         targets = Targets(batch.boxes, batch.labels, batch.valid, batch.crowd)
         images, reg_max = self.normalise(batch.images), self.card.architecture.reg_max
-        features = self.detector.backbone(images)
-        pyramid = self.detector.neck(features)
-        raw = self.detector.head(pyramid)
-        guide = None if self.guidance is None else self.guidance(features, pyramid, detach=self._late())
+        detector, guidance = networks.detector, networks.guidance
+        features = detector.backbone(images)
+        pyramid = detector.neck(features)
+        raw = detector.head(pyramid)
+        guide = None if guidance is None else guidance(features, pyramid, detach=self._late())
         taught = None if self.teacher is None else self.teacher.predict(images)
 
         with torch.autocast(self.device.type, enabled=False):
             best = raw if guide is None else guide
             assignment = assign(self.recipe.loss, best, self.priors, self.levels, targets, reg_max)
-            parts = head_loss(raw, self.priors, targets, assignment, self.weights, self._mean, reg_max)
+            parts = head_loss(raw, self.priors, targets, assignment, self.weights, share, reg_max)
             if guide is not None:
-                again = head_loss(guide, self.priors, targets, assignment, self.weights, self._mean, reg_max)
+                again = head_loss(guide, self.priors, targets, assignment, self.weights, share, reg_max)
                 parts |= {f"guide_{name}": part for name, part in again.items()}
             if taught is not None:
-                parts |= teaching_loss(*split(raw.float(), reg_max), taught, self.recipe.loss, self._mean)
-            loss = torch.stack(list(parts.values())).sum()
-        self.names = batch.names
-        self._refuse_nan(loss, "loss")
-        shown = {k: v.detach() for k, v in parts.items()}
-        self.log_dict(shown, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(batch.names))
-        return loss
+                parts |= teaching_loss(*split(raw.float(), reg_max), taught, self.recipe.loss, share)
+        return parts
 
     def validation_step(self, batch: tuple[list[int], Tensor, list[tuple[int, int]]], _: int) -> None:
         """Keep the raw outputs; the keeper decodes and scores them."""
@@ -113,9 +145,13 @@ class DetectionTask(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_fit_start(self) -> None:
-        """The teacher goes where the detector is."""
+        """The teacher goes where the detector is; a CPU's cores share the batch."""
         if self.teacher is not None:
             self.teacher.to(self.device)
+        threads = torch.get_num_threads()
+        parts = parts_for(self.recipe.train.batch, threads)
+        if self.device.type == "cpu" and parts > 1:
+            self.cores = Cores(Networks(self.detector, self.guidance), parts, threads // parts)
 
     def on_train_epoch_start(self) -> None:
         """A frozen backbone keeps its batch statistics too."""
@@ -152,8 +188,15 @@ class DetectionTask(pl.LightningModule):
         indices, images, shapes = batch
         return indices, images.to(device, non_blocking=True), shapes
 
+    def _spread(self, batch: Batch) -> dict[str, Tensor]:
+        assert self.cores is not None
+        return self.cores.losses(batch.cut(len(self.cores.replicas)), self.losses, self._share())
+
     def _late(self) -> bool:
         return self.current_epoch >= self.recipe.train.detach_guidance * self.plan.epochs
+
+    def _share(self) -> Share:
+        return Share(self._mean, self.trainer.world_size)
 
     def _mean(self, total: Tensor) -> Tensor:
         """Mean over the processes of a run."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from nanogfl.model.checkpoint import Card, read_card
 from nanogfl.model.detector import Architecture, Detector
 from nanogfl.model.weights import load_state, read_weights
 from nanogfl.recipe import LossRecipe, Recipe
-from nanogfl.training.objective import Parts, split
+from nanogfl.training.objective import WHOLE, Parts, Share, split
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +92,7 @@ def teaching_loss(
     sides: Tensor,
     taught: tuple[Tensor, Tensor],
     recipe: LossRecipe,
-    mean_over_processes: Callable[[Tensor], Tensor] = lambda total: total,
+    share: Share = WHOLE,
 ) -> Parts:
     """How far a student is from its teacher: both parts are zero, and so are their gradients, where they are equal.
 
@@ -106,19 +105,19 @@ def teaching_loss(
         sides: [B, P, 4 * (R + 1)], the student's.
         taught: the same of the teacher.
         recipe: weights, beta, temperature.
-        mean_over_processes: of a total.
+        share: of the step.
     """
     target, wanted = taught[0].sigmoid(), taught[1]
     sure = target.amax(dim=-1)
     loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     classes = (loss * (target - logits.sigmoid()).abs().pow(recipe.beta)).sum()
-    parts = {"teach_classes": recipe.teach_classes * classes / mean_over_processes(sure.sum()).clamp(min=1)}
+    parts = {"teach_classes": recipe.teach_classes * classes / share.normaliser(sure.sum())}
     if recipe.teach_sides:
         weight = sure.square()
         student, teacher = (
             (x.unflatten(-1, (4, -1)) / recipe.temperature).log_softmax(dim=-1) for x in (sides, wanted)
         )
         divergence = F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=-1).mean(dim=-1)
-        total = mean_over_processes(weight.sum()).clamp(min=1)
+        total = share.normaliser(weight.sum())
         parts["teach_sides"] = recipe.teach_sides * recipe.temperature**2 * (divergence * weight).sum() / total
     return parts

@@ -1,0 +1,134 @@
+"""A training step on the cores of a CPU: each takes its part of the batch, as processes do in data-parallel training.
+
+Small convolutions gain little from being cut over threads; whole parts of a batch do. The parts share the weights,
+the loss' normalisers are means over all parts, and the gradients are averaged, so that a step is that of the whole
+batch but for batch norm, which sees its own part (and keeps the first one's statistics, as Lightning's DDP does).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from threading import Barrier, BrokenBarrierError
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from nanogfl.training.objective import Share
+
+LEAST = 8  # pictures a part: batch norm wants company
+Parts = dict[str, Tensor]
+Modules = TypeVar("Modules", bound=nn.Module)
+
+
+def parts_for(batch: int, threads: int) -> int:
+    """How many parts a batch is cut into on so many threads."""
+    return max(1, min(threads, batch // LEAST))
+
+
+class Cores:
+    """The threads, and a replica of the modules for each: own batch statistics, shared weights.
+
+    Args:
+        modules: what trains.
+        parts: number of threads.
+        threads: for the operators inside each part.
+    """
+
+    def __init__(self, modules: nn.Module, parts: int, threads: int = 1) -> None:
+        self.replicas = [modules, *(replica(modules) for _ in range(parts - 1))]
+        self.parameters = [p for p in modules.parameters() if p.requires_grad]
+        self.pool = ThreadPoolExecutor(parts, "part", torch.set_num_threads, (threads,))
+
+    def losses(self, pieces: Sequence[Any], loss: Callable[[Any, Any, Share], Parts], share: Share) -> Parts:
+        """The parts of the loss over all pieces of a batch; their sum carries the gradients of all.
+
+        Args:
+            pieces: at most one for each replica.
+            loss: of a replica, a piece and the share that the piece is.
+            share: of this process.
+
+        Returns:
+            The loss' parts; gradients flow through all of them.
+
+        Raises:
+            Exception: what ``loss`` raised, in any piece.
+        """
+        for one in self.replicas[1:]:
+            for ours, theirs in zip(self.replicas[0].modules(), one.modules(), strict=True):
+                theirs.training = ours.training
+        meeting, count = Meeting(len(pieces), share.mean), share.count * len(pieces)
+        autocast = torch.get_autocast_dtype("cpu"), torch.is_autocast_enabled("cpu")
+
+        def part(index: int, piece: Any) -> tuple[Parts, tuple[Tensor | None, ...]]:
+            with meeting, torch.autocast("cpu", *autocast):
+                losses = loss(self.replicas[index], piece, Share(partial(meeting.mean, index), count))
+            total = torch.stack(list(losses.values())).sum()
+            return losses, torch.autograd.grad(total, self.parameters, allow_unused=True)
+
+        futures = [self.pool.submit(part, *item) for item in enumerate(pieces)]
+        made = results(futures)
+        shown = {name: torch.stack([p[name].detach() for p, _ in made]).mean() for name in made[0][0]}
+        gradients = average([g for _, g in made])
+        name = next(iter(shown))
+        return shown | {name: _Given.apply(shown[name], gradients, *self.parameters)}
+
+
+class Meeting:
+    """Where the parts of a batch exchange a number; one that fails sends the others home."""
+
+    def __init__(self, count: int, mean: Callable[[Tensor], Tensor]) -> None:
+        self.values: list[Tensor | None] = [None] * count
+        self.over_processes, self.result = mean, torch.zeros(())
+        self.barrier = Barrier(count, self._settle)
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self.barrier.abort()
+
+    def mean(self, index: int, value: Tensor) -> Tensor:
+        """The mean of all parts' values."""
+        self.values[index] = value.detach()
+        self.barrier.wait()
+        return self.result
+
+    def _settle(self) -> None:
+        self.result = self.over_processes(torch.stack([v for v in self.values if v is not None]).mean(dim=0))
+
+
+class _Given(torch.autograd.Function):
+    """A loss whose gradients are known already."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, gradients: list[Tensor | None], *parameters: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, *(None if g is None else g * factor for g in ctx.gradients)
+
+
+def replica(modules: Modules) -> Modules:
+    """A copy with buffers of its own on the same parameters."""
+    return copy.deepcopy(modules, {id(p): p for p in modules.parameters()})
+
+
+def average(gradients: list[tuple[Tensor | None, ...]]) -> list[Tensor | None]:
+    """The mean over parts of the gradient of each parameter; a part that gave none counts as zero."""
+    same = ([g for g in column if g is not None] for column in zip(*gradients, strict=True))
+    return [torch.stack(known).sum(dim=0) / len(gradients) if known else None for known in same]
+
+
+def results(futures: Sequence[Any]) -> list[Any]:
+    """All results in order; of several errors the one that came first, not those of who waited for it."""
+    errors = [error for error in (future.exception() for future in futures) if error is not None]
+    for error in errors:
+        if not isinstance(error, BrokenBarrierError):
+            raise error
+    return [future.result() for future in futures]
