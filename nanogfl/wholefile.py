@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+FULL = 1 << 20  # bytes that may be free on a disk that counts as full
 
 
 @contextmanager
@@ -16,6 +21,10 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.replace(path)
+    except RuntimeError as error:  # torch's writer does not say why
+        if shutil.disk_usage(path.parent).free > FULL:
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nanogfl.errors import UsageError
 from nanogfl.recipe import Recipe, load_recipe, to_dict
 from nanogfl.wholefile import whole_file
 
+LEAVING_S = 10.0  # longer than a loader process takes to see that its run is gone
 LEFT = ("best.ckpt", "last.ckpt", "config.yaml", "metrics.csv", "summary.json")
 
 
@@ -21,6 +23,7 @@ class Folder:
     path: Path
     resume: bool
     overwrite: bool = False
+    held: list[int] = field(default_factory=list, compare=False)
 
     def begin(self, recipe: Recipe) -> None:
         """Called when the first step is about to be trained, and not before: a run that was refused changes nothing.
@@ -31,12 +34,43 @@ class Folder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"--out {self.path}: {error.strerror}; name a folder that can be written") from error
+        self._hold()
         for name in LEFT if self.overwrite else ("summary.json",):
             (self.path / name).unlink(missing_ok=True)
         write_config(self.path / "config.yaml", recipe)
 
+    def _hold(self) -> None:
+        """Keep every other run out until :meth:`leave`; one that was killed may still be on its way out."""
+        if os.name == "nt":  # has no locks for folders
+            return
+        self.held.append(os.open(self.path, os.O_RDONLY))
+        end = time.monotonic() + LEAVING_S
+        while not lock(self.held[-1]):
+            if time.monotonic() > end:
+                self.leave()
+                raise UsageError(f"--out {self.path}: another run writes there; wait, or name another folder")
+            time.sleep(0.1)
+
+    def leave(self) -> None:
+        """Let others in."""
+        while self.held:
+            os.close(self.held.pop())
+
     def __truediv__(self, name: str) -> Path:
         return self.path / name
+
+
+def lock(descriptor: int) -> bool:
+    """Whether the folder is ours alone now; where files cannot be locked, everyone is let in."""
+    import fcntl  # not on Windows
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
 
 
 def open_folder(path: Path, resume: bool, overwrite: bool) -> Folder:

@@ -92,13 +92,15 @@ def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> d
     began = time.monotonic()
     try:
         trainer.fit(task, *loaders, ckpt_path=last, weights_only=True)
+        return write_summary(folder, trainer, task, keeper, time.monotonic() - began)
     except (SystemExit, RuntimeError, OSError, ValueError) as error:  # Lightning turns Ctrl-C into an exit
         if not was_interrupted(error):
             raise explain(error, folder) from error
         if trainer.global_rank:
             raise SystemExit(0) from error  # the first process speaks
         raise TrainingError(interrupted(folder, trainer.current_epoch)) from error
-    return write_summary(folder, trainer, task, keeper, time.monotonic() - began)
+    finally:
+        folder.leave()
 
 
 def written_out(recipe: Recipe, begin: Start, made: Plan) -> Recipe:

@@ -1,0 +1,147 @@
+"""Bad days of a run, each with a real process: full and locked disks, two runs in one place, files that go."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from runs import read_rows
+from test_interrupt import PATIENCE_S, SMALL, Command, goes_on, only_error
+
+from nanogfl.errors import UsageError
+from nanogfl.training import folder as folders
+from nanogfl.training.folder import Folder
+from nanogfl.wholefile import whole_file
+
+Disk = Callable[[str], Path]
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mount a small disk with these options; again with others to change it."""
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def mount(options: str) -> Path:
+        again = ["-o", f"remount,{options}"] if place.is_mount() else ["-o", options]
+        done = subprocess.run(["mount", "-t", "tmpfs", *again, "tmpfs", place], capture_output=True, check=False)
+        if done.returncode:
+            pytest.skip("mounting a small disk needs root")
+        return place
+
+    yield mount
+    if place.is_mount():
+        subprocess.run(["umount", "-l", place], check=True)
+
+
+def train(data: Path, out: Path, folder: Path, *more: object) -> tuple[int, str]:
+    """Exit code and all that was said of a small run."""
+    command = Command(folder, "train", data, "--out", out, *SMALL, *more)
+    return command.process.wait(PATIENCE_S), command.said.read_text()
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_a_training_that_goes_on_once_there_is_room(
+    disk: Disk, tiny_set: Path, tmp_path: Path
+) -> None:
+    out = disk("size=5m") / "run"
+    code, said = train(tiny_set, out, tmp_path, "--epochs", 2)
+    assert code == 1
+    assert "no space left" in only_error(said) and "--resume" in said
+    assert not list(out.glob("*.partial"))
+    for kept in out.glob("*.ckpt"):
+        torch.load(kept, weights_only=True)
+    disk("size=200m")
+    code, said = train(tiny_set, out, tmp_path, "--epochs", 2, "--resume")
+    assert code == 0, said
+    assert json.loads((out / "summary.json").read_text())["epochs"] == 2
+
+
+def test_a_full_disk_keeps_no_half_export(disk: Disk, tiny_run: Path, tmp_path: Path) -> None:
+    out = disk("size=300k") / "model.onnx"
+    command = Command(tmp_path, "export", tiny_run / "best.ckpt", "--out", out)
+    assert command.process.wait(PATIENCE_S) == 1
+    assert "space" in only_error(command.said.read_text()).lower()
+    assert not list(out.parent.iterdir())
+
+
+def test_torchs_writer_on_a_full_disk_says_so(disk: Disk) -> None:
+    path = disk("size=1m") / "a.ckpt"
+    with pytest.raises(OSError, match="No space left") as caught, whole_file(path) as partial:
+        torch.save({"a": torch.zeros(1 << 20)}, partial)
+    assert caught.value.filename == str(path)
+    assert not list(path.parent.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_done(
+    disk: Disk, tiny_set: Path, tmp_path: Path
+) -> None:
+    out = disk("ro,size=1m") / "run"
+    code, said = train(tiny_set, out, tmp_path, "--epochs", 1)
+    assert code == 2
+    assert "name a folder that can be written" in only_error(said)
+
+
+def test_two_runs_never_write_into_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folders, "LEAVING_S", 0.3)
+    first, second = (Folder(tmp_path / "run", resume=True) for _ in range(2))
+    (tmp_path / "run").mkdir()
+    first._hold()
+    with pytest.raises(UsageError, match=r"another run writes there; wait, or name another folder"):
+        second._hold()
+    first.leave()
+    second._hold()
+    second.leave()
+    assert not list((tmp_path / "run").iterdir())
+
+
+@pytest.mark.slow
+def test_a_second_run_is_sent_away_and_the_first_ends_well(tiny_set: Path, tmp_path: Path) -> None:
+    out, other = tmp_path / "run", tmp_path / "other"
+    other.mkdir()
+    first = Command(tmp_path, "train", tiny_set, "--out", out, *SMALL, "--epochs", 500)
+    first.wait_for(out / "last.ckpt")
+    code, said = train(tiny_set, out, other, "--epochs", 2, "--overwrite")
+    assert code == 2
+    assert "another run writes there" in only_error(said)
+    assert first.process.poll() is None
+    first.end(signal.SIGINT)
+    goes_on(out, tiny_set, int(read_rows(out)[-1]["epoch"]) + 2)
+
+
+@pytest.mark.slow
+def test_a_loader_process_that_is_killed_is_named(tiny_set: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run = Command(tmp_path, "train", tiny_set, "--out", out, *SMALL, "--epochs", 500, "--set", "train.workers=1")
+    run.wait_for(out / "last.ckpt")
+    loaders = subprocess.run(["pgrep", "-P", str(run.process.pid)], capture_output=True, text=True, check=True)
+    for loader in loaders.stdout.split():
+        os.kill(int(loader), signal.SIGKILL)
+    assert run.process.wait(PATIENCE_S) == 1
+    error = only_error(run.said.read_text())
+    assert "loader process died" in error and "--resume" in error
+    torch.load(out / "last.ckpt", weights_only=True)
+
+
+@pytest.mark.slow
+def test_a_picture_that_goes_during_training_is_named(tiny_set: Path, tmp_path: Path) -> None:
+    data, out = tmp_path / "set", tmp_path / "run"
+    shutil.copytree(tiny_set, data)
+    run = Command(tmp_path, "train", data, "--out", out, *SMALL, "--epochs", 500, "--set", "train.cache=none")
+    run.wait_for(out / "last.ckpt")
+    time.sleep(0.2)
+    gone = sorted((data / "images").rglob("*.*"))
+    for picture in gone:
+        picture.unlink()
+    assert run.process.wait(PATIENCE_S) == 1
+    error = only_error(run.said.read_text())
+    assert any(picture.name in error for picture in gone), error
+    torch.load(out / "last.ckpt", weights_only=True)
