@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from runs import quick, read_rows
 from torch import Tensor, nn
 
 from nanogfl.data.loader import Batch
@@ -148,3 +151,16 @@ def test_gradients_stay_dense_on_their_way_back() -> None:
     first, second = halves(interleave(a, b))
     join(second, first).square().sum().backward()
     assert found == [True, True]
+
+
+def test_a_run_on_two_cores_is_reproducible_and_learns_as_on_one(
+    tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = {}
+    for name, parts in (("one", 1), ("two", 2), ("again", 2)):
+        monkeypatch.setattr("nanogfl.training.task.parts_for", lambda *_, parts=parts: parts)
+        quick(tiny_set, tmp_path / name, input=96, epochs=2, batch=16, set=["model.guidance=none"])
+        losses[name] = [float(row["qfl"]) for row in read_rows(tmp_path / name)]
+    assert losses["two"] == losses["again"]
+    assert losses["two"] != losses["one"]  # batch norm sees its part
+    assert losses["two"] == pytest.approx(losses["one"], rel=0.1)

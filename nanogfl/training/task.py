@@ -151,7 +151,7 @@ class DetectionTask(pl.LightningModule):
         threads = torch.get_num_threads()
         parts = parts_for(self.recipe.train.batch, threads)
         if self.device.type == "cpu" and parts > 1:
-            self.cores = Cores(Networks(self.detector, self.guidance), parts, threads // parts)
+            self.cores = Cores(Networks(self.detector, self.guidance), parts, max(1, threads // parts))
 
     def on_train_epoch_start(self) -> None:
         """A frozen backbone keeps its batch statistics too."""
