@@ -294,6 +294,7 @@ def test_torchvisions_layout_fills_the_whole_backbone_and_nothing_else(tmp_path:
     detector = Detector(Architecture(size, 3))
     fresh = {k: v.clone() for k, v in detector.state_dict().items()}
     assert transplant(detector, weights, None, NAMES) == []
+    state["conv1.0.weight"] = state["conv1.0.weight"][:, [2, 1, 0]]  # torchvision reads RGB, we BGR
     for key, tensor in detector.state_dict().items():
         room, _, name = key.partition(".")
         assert torch.equal(tensor, state[name] if room == "backbone" else fresh[key]), key

@@ -71,11 +71,20 @@ def from_nanodet(state: State, path: Path) -> State:
     return renamed
 
 
+def from_shufflenet(state: State) -> State:
+    """The backbone of torchvision's ShuffleNetV2: its own layout, read from BGR."""
+    return reads_bgr({f"backbone.{k}": v for k, v in state.items() if k[:3] in ("con", "sta")})
+
+
 def from_resnet(state: State) -> State:
-    """The backbone of torchvision's ResNet in our layout; its first convolution reads RGB, ours BGR."""
-    renamed = {f"backbone.{_rename(k, RESNET_RENAMES)}": v for k, v in state.items() if not k.startswith("fc.")}
-    stem = renamed.get("backbone.conv1.0.weight")
-    return renamed if stem is None or stem.ndim != 4 else renamed | {"backbone.conv1.0.weight": stem.flip(1)}
+    """The backbone of torchvision's ResNet in our layout, read from BGR."""
+    return reads_bgr({f"backbone.{_rename(k, RESNET_RENAMES)}": v for k, v in state.items() if not k.startswith("fc.")})
+
+
+def reads_bgr(state: State) -> State:
+    """The first convolution of torchvision's files reads RGB, ours BGR."""
+    stem = state.get("backbone.conv1.0.weight")
+    return state if stem is None or stem.ndim != 4 else state | {"backbone.conv1.0.weight": stem.flip(1)}
 
 
 def _rename(key: str, pairs: Iterable[tuple[str, str | Callable[[re.Match[str]], str]]]) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from nanogfl.errors import ModelError
 from nanogfl.model.detector import WIDTHS, Architecture, Family
 from nanogfl.model.distribution import REG_MAX
-from nanogfl.model.layouts import State, from_nanodet, from_resnet
+from nanogfl.model.layouts import State, from_nanodet, from_resnet, from_shufflenet
 from nanogfl.model.resnet import RESNETS
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def read_weights(path: Path) -> Weights:
         raise ModelError(f"{path} holds no weights under state_dict; give a detector checkpoint")
     state = _plain(tensors, path)
     if any(k.startswith("conv5.") for k in state) and "stage2.0.branch1.0.weight" in state:
-        return Weights(path, "imagenet", {f"backbone.{k}": v for k, v in state.items() if k[:3] in ("con", "sta")})
+        return Weights(path, "imagenet", from_shufflenet(state))
     if state.keys() >= {"bn1.weight", "layer1.0.conv1.weight", "layer4.0.conv1.weight"}:
         return Weights(path, "imagenet", from_resnet(state))
     return Weights(path, "nanodet", from_nanodet(state, path))
