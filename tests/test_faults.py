@@ -65,6 +65,7 @@ def test_a_full_disk_ends_a_training_that_goes_on_once_there_is_room(
     assert json.loads((out / "summary.json").read_text())["epochs"] == 2
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_no_half_export(disk: Disk, tiny_run: Path, tmp_path: Path) -> None:
     out = disk("size=300k") / "model.onnx"
     command = Command(tmp_path, "export", tiny_run / "best.ckpt", "--out", out)
@@ -81,6 +82,7 @@ def test_torchs_writer_on_a_full_disk_says_so(disk: Disk) -> None:
     assert not list(path.parent.iterdir())
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_done(
     disk: Disk, tiny_set: Path, tmp_path: Path
 ) -> None:
