@@ -52,8 +52,7 @@ class Batch:
 
     def cut(self, parts: int) -> list[Batch]:
         """The batch in so many parts of nearly equal size; fewer where one would be left with a single picture."""
-        count = len(self.names)
-        parts = max(1, min(parts, count // 2))
+        count, parts = len(self.names), max(1, min(parts, len(self.names) // 2))
         bounds = [slice(i * count // parts, (i + 1) * count // parts) for i in range(parts)]
         return [Batch(**{name: value[rows] for name, value in vars(self).items()}) for rows in bounds]
 

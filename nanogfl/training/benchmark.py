@@ -10,55 +10,21 @@ import argparse
 import json
 import multiprocessing
 import platform
-import resource
 import statistics
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from nanogfl.data.loader import Batch, EpochOrder, EvenBatches, TrainingSet, training_loader
-from nanogfl.data.readers import read_table
-from nanogfl.data.splits import for_training
-from nanogfl.data.table import Table
-from nanogfl.recipe import Recipe, load_recipe
-from nanogfl.training.cores import Cores, parts_for
-from nanogfl.training.keeper import Averaging
-from nanogfl.training.objective import WHOLE, Assignment, Targets, assign, head_loss
-from nanogfl.training.schedule import plan
-from nanogfl.training.start import start
-from nanogfl.training.task import DetectionTask, Networks
+from nanogfl.recipe import load_recipe
+from nanogfl.training.stages import STAGES, Row, Work, measure
 
-WARM = 2  # steps that are not counted
-STAGES = ("loader", "transfer", "forward", "guidance", "assignment", "loss", "backward", "optimizer", "averaging")
 GROW = {
     "batch": (1, 2, 4, 8, 16, 32, 64, 128, 256),
     "boxes": (1, 3, 10, 30, 100, 300),
     "classes": (1, 10, 100, 1000),
     "pixels": (320, 640, 960, 1280),
 }
-
-
-@dataclass(frozen=True)
-class Row:
-    """One way to train.
-
-    Attributes:
-        name: as it is printed.
-        guidance: model.guidance.
-        cached: pictures are decoded once.
-        batched: the pictures of a batch are assigned together.
-        spread: the batch is cut over the cores of a CPU.
-    """
-
-    name: str
-    guidance: str
-    cached: bool = True
-    batched: bool = True
-    spread: bool = False
 
 
 BASE = Row("as NanoDet-Plus trains", "full", cached=False, batched=False)
@@ -70,162 +36,6 @@ ROWS = (
     Row("light guidance", "light", spread=True),
     Row("no guidance", "none", spread=True),
 )
-
-
-@dataclass(frozen=True)
-class Work:
-    """What is trained on: a set, or drawn noise with so many boxes and classes.
-
-    Attributes:
-        data: a set; None: noise.
-        recipe: as trained.
-        steps: that are timed.
-        boxes: a picture, of noise.
-        classes: of noise.
-    """
-
-    data: str | None
-    recipe: Recipe
-    steps: int
-    boxes: int = 4
-    classes: int = 3
-
-
-class Clock:
-    """Seconds of each stage, one number a step."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.cuda, self.stages = device.type == "cuda", dict[str, list[float]]()
-        self.last = time.perf_counter()
-
-    def tick(self, stage: str) -> None:
-        """The stage that ends now."""
-        if self.cuda:
-            torch.cuda.synchronize()
-        now = time.perf_counter()
-        self.stages.setdefault(stage, []).append(now - self.last)
-        self.last = now
-
-
-def measure(row: Row, work: Work) -> dict[str, Any]:
-    """Time the steps of one row in this process; returns seconds a step, seconds of each stage, memory in MB."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = replace(work.recipe.model, guidance=row.guidance)
-    train = replace(work.recipe.train, cache="ram" if row.cached else "none")
-    recipe = replace(work.recipe, model=model, train=train)
-    table = for_training(read_table(work.data))[0] if work.data else None
-    names = table.names if table else tuple(f"class {i}" for i in range(work.classes))
-    begin = start(recipe, names)
-    made = plan(recipe.train, 1000 if table is None else len(table), 1, begin.trained)
-    task = DetectionTask(begin.detector, begin.guidance, begin.card, recipe, made).to(device)
-    task.detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    task.train()
-    threads = torch.get_num_threads()
-    parts = parts_for(recipe.train.batch, threads) if row.spread and device.type == "cpu" else 1
-    cores = Cores(Networks(task.detector, task.guidance), parts, threads // parts) if parts > 1 else None
-    learn = update(task)
-    batches = noise(task, work) if table is None else endless(table, task, work.recipe.train.workers)
-    clock, times = Clock(device), []
-    for step in range(WARM + work.steps):
-        if step == WARM:
-            clock.stages.clear()
-        began = clock.last = time.perf_counter()
-        batch = next(batches)
-        clock.tick("loader")
-        batch = batch.to(device)
-        clock.tick("transfer")
-        if cores is None:
-            loss = staged(task, batch, row.batched, clock)
-        else:
-            shared = cores.losses(batch.cut(parts), task.losses, WHOLE)
-            loss = torch.stack(list(shared.values())).sum()
-            clock.tick("all cores at once")
-        loss.backward()
-        clock.tick("backward")
-        learn(clock)
-        times.append(time.perf_counter() - began)
-    used = torch.cuda.max_memory_allocated() if clock.cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-    return {"seconds": times[WARM:], "stages": clock.stages, "megabytes": used / 1e6, "batch": recipe.train.batch}
-
-
-def staged(task: DetectionTask, batch: Batch, batched: bool, clock: Clock) -> Tensor:
-    """The task's loss, a stage at a time."""
-    targets = Targets(batch.boxes, batch.labels, batch.valid, batch.crowd)
-    reg_max, loss = task.card.architecture.reg_max, task.recipe.loss
-    features = task.detector.backbone(task.normalise(batch.images))
-    pyramid = task.detector.neck(features)
-    raw = task.detector.head(pyramid)
-    clock.tick("forward")
-    heads = [raw]
-    if task.guidance is not None:
-        heads.append(task.guidance(features, pyramid, detach=False))
-        clock.tick("guidance")
-    if batched:
-        assignment = assign(loss, heads[-1], task.priors, task.levels, targets, reg_max)
-    else:
-        assignment = one_by_one(task, heads[-1], targets)
-    clock.tick("assignment")
-    found = [head_loss(h, task.priors, targets, assignment, task.weights, WHOLE, reg_max) for h in heads]
-    total = torch.stack([part for parts in found for part in parts.values()]).sum()
-    clock.tick("loss")
-    return total
-
-
-def one_by_one(task: DetectionTask, raw: Tensor, targets: Targets) -> Assignment:
-    """Each picture assigned apart, with its own boxes only."""
-    made = []
-    for i in range(len(raw)):
-        keep = targets.valid[i] | targets.crowd[i]
-        own = Targets(*(value[i : i + 1, keep] for value in vars(targets).values()))
-        made.append(
-            assign(task.recipe.loss, raw[i : i + 1], task.priors, task.levels, own, task.card.architecture.reg_max)
-        )
-    return Assignment(*(torch.cat([getattr(m, name) for m in made]) for name in vars(made[0])))
-
-
-def update(task: DetectionTask) -> Callable[[Clock], None]:
-    """Clip, optimizer and averaging, as in a run."""
-    optimizer = task.configure_optimizers()["optimizer"]
-    average = torch.optim.swa_utils.AveragedModel(
-        task, **Averaging(task.plan.average or 0.999)._kwargs, use_buffers=True
-    )
-
-    def learn(clock: Clock) -> None:
-        torch.nn.utils.clip_grad_norm_(task.parameters(), task.recipe.train.clip)
-        optimizer.step()
-        optimizer.zero_grad()
-        clock.tick("optimizer")
-        average.update_parameters(task)
-        clock.tick("averaging")
-
-    return learn
-
-
-def endless(table: Table, task: DetectionTask, workers: int | None) -> Iterator[Batch]:
-    """Batches of a set, epoch after epoch."""
-    recipe = task.recipe
-    dataset = TrainingSet(table, task.card.input_size, task.card.resize, recipe.augment, 0, recipe.train.cache)
-    dataset.fill()
-    order = EpochOrder(len(table), 0)
-    loader = training_loader(dataset, EvenBatches(order, recipe.train.batch), workers or 0, torch.cuda.is_available())
-    while True:
-        yield from loader
-        order.set_epoch(order.epoch + 1)
-
-
-def noise(task: DetectionTask, work: Work) -> Iterator[Batch]:
-    """The same noise again and again, with boxes of all sizes."""
-    random = torch.Generator().manual_seed(0)
-    count, (height, width) = work.recipe.train.batch, task.card.input_size
-    images = torch.randint(0, 256, (count, height, width, 3), dtype=torch.uint8, generator=random)
-    corner = torch.rand(count, work.boxes, 2, generator=random) * 0.7
-    sides = 0.05 + torch.rand(count, work.boxes, 2, generator=random) * 0.25
-    boxes = torch.cat([corner, corner + sides], dim=2) * torch.tensor([width, height, width, height])
-    labels = torch.randint(0, work.classes, (count, work.boxes), generator=random)
-    valid = torch.ones_like(labels, dtype=torch.bool)
-    batch = Batch(images, boxes, labels, valid, ~valid, ["noise"] * count)
-    while True:
-        yield batch
 
 
 def apart(row: Row, work: Work) -> dict[str, Any]:
