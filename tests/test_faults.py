@@ -42,10 +42,15 @@ def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
         subprocess.run(["umount", "-l", place], check=True)
 
 
-def train(data: Path, out: Path, folder: Path, *more: object) -> tuple[int, str]:
-    """Exit code and all that was said of a small run."""
-    command = Command(folder, "train", data, "--out", out, *SMALL, *more)
+def ended(folder: Path, *arguments: object) -> tuple[int, str]:
+    """Exit code of a command and all that it said."""
+    command = Command(folder, *arguments)
     return command.process.wait(PATIENCE_S), command.said.read_text()
+
+
+def train(data: Path, out: Path, folder: Path, *more: object) -> tuple[int, str]:
+    """The same of a small run."""
+    return ended(folder, "train", data, "--out", out, *SMALL, *more)
 
 
 @pytest.mark.slow
@@ -68,9 +73,9 @@ def test_a_full_disk_ends_a_training_that_goes_on_once_there_is_room(
 @pytest.mark.slow
 def test_a_full_disk_keeps_no_half_export(disk: Disk, tiny_run: Path, tmp_path: Path) -> None:
     out = disk("size=300k") / "model.onnx"
-    command = Command(tmp_path, "export", tiny_run / "best.ckpt", "--out", out)
-    assert command.process.wait(PATIENCE_S) == 1
-    assert "space" in only_error(command.said.read_text()).lower()
+    code, said = ended(tmp_path, "export", tiny_run / "best.ckpt", "--out", out)
+    assert code == 1
+    assert "space" in only_error(said).lower()
     assert not list(out.parent.iterdir())
 
 

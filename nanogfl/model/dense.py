@@ -31,12 +31,8 @@ def interleave(first: Tensor, second: Tensor) -> Tensor:
 
 def dense(x: Tensor) -> Tensor:
     """The same values, without gaps: channels last where the tensor is so, rows last otherwise."""
-    return x.contiguous(memory_format=_format(x))
-
-
-def _format(x: Tensor) -> torch.memory_format:
     last = x.stride(1) == 1 and x.shape[1] > 1
-    return torch.channels_last if last else torch.contiguous_format
+    return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
 class _Join(torch.autograd.Function):

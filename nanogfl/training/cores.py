@@ -17,10 +17,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from nanogfl.training.objective import Share
+from nanogfl.training.objective import Parts, Share
 
 LEAST = 8  # pictures a part: batch norm wants company
-Parts = dict[str, Tensor]
 Modules = TypeVar("Modules", bound=nn.Module)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -240,6 +241,6 @@ def explain(error: BaseException, folder: Folder) -> TrainingError:
         return TrainingError(
             f"a loader process died ({text.splitlines()[0]}); go on with --resume, or set train.workers=0"
         )
-    if getattr(error, "errno", None) == 28:
+    if getattr(error, "errno", None) == errno.ENOSPC:
         return TrainingError(f"no space left for {folder.path}; free some and go on with --resume")
     return TrainingError(f"training failed: {text.splitlines()[0] if text else type(error).__name__}; see --debug")

@@ -16,12 +16,11 @@ from nanogfl.data.readers import read_table
 from nanogfl.data.splits import for_training
 from nanogfl.data.table import Table
 from nanogfl.recipe import Recipe
-from nanogfl.training.cores import Cores, parts_for
 from nanogfl.training.keeper import Averaging
 from nanogfl.training.objective import WHOLE, Assignment, Targets, assign, head_loss
 from nanogfl.training.schedule import plan
 from nanogfl.training.start import start
-from nanogfl.training.task import DetectionTask, Networks
+from nanogfl.training.task import DetectionTask
 
 WARM = 2  # steps that are not counted
 STAGES = ("loader", "transfer", "forward", "guidance", "assignment", "loss", "backward", "optimizer", "averaging")
@@ -94,10 +93,9 @@ def measure(row: Row, work: Work) -> dict[str, Any]:
     task = DetectionTask(begin.detector, begin.guidance, begin.card, recipe, made).to(device)
     task.detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     task.train()
-    threads = torch.get_num_threads()
-    parts = parts_for(recipe.train.batch, threads) if row.spread and device.type == "cpu" else 1
-    cores = Cores(Networks(task.detector, task.guidance), parts, threads // parts) if parts > 1 else None
-    learn = update(task)
+    learn = update(task)  # copies the task, which threads cannot be
+    if row.spread:
+        task.use_cores()
     batches = noise(task, work) if table is None else endless(table, task, work.recipe.train.workers)
     clock, times = Clock(device), []
     for step in range(WARM + work.steps):
@@ -108,10 +106,10 @@ def measure(row: Row, work: Work) -> dict[str, Any]:
         clock.tick("loader")
         batch = batch.to(device)
         clock.tick("transfer")
-        if cores is None:
+        if task.cores is None:
             loss = staged(task, batch, row.batched, clock)
         else:
-            shared = cores.losses(batch.cut(parts), task.losses, WHOLE)
+            shared = task.spread(batch, WHOLE)
             loss = torch.stack(list(shared.values())).sum()
             clock.tick("all cores at once")
         loss.backward()

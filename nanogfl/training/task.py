@@ -76,12 +76,18 @@ class DetectionTask(pl.LightningModule):
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """The sum of the loss' parts, on a CPU made by several threads at once."""
         self.names = batch.names
-        parts = self._spread(batch) if self.cores else self.losses(self, batch, self._share())
+        parts = self.spread(batch, Share(self._mean, self.trainer.world_size))
         loss = torch.stack(list(parts.values())).sum()
         self._refuse_nan(loss, "loss")
         shown = {k: v.detach() for k, v in parts.items()}
         self.log_dict(shown, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(batch.names))
         return loss
+
+    def spread(self, batch: Batch, share: Share) -> dict[str, Tensor]:
+        """The loss' parts of a batch, which the cores share where there are several."""
+        if self.cores is None:
+            return self.losses(self, batch, share)
+        return self.cores.losses(batch.cut(len(self.cores.replicas)), self.losses, share)
 
     def losses(self, networks: Trained, batch: Batch, share: Share) -> dict[str, Tensor]:
         """Guidance assigns for both heads; both learn from the same assignment, and the detector from a teacher.
@@ -148,6 +154,10 @@ class DetectionTask(pl.LightningModule):
         """The teacher goes where the detector is; a CPU's cores share the batch."""
         if self.teacher is not None:
             self.teacher.to(self.device)
+        self.use_cores()
+
+    def use_cores(self) -> None:
+        """From now on a CPU's cores share the batch, where there are several and it is large enough."""
         threads = torch.get_num_threads()
         parts = parts_for(self.recipe.train.batch, threads)
         if self.device.type == "cpu" and parts > 1:
@@ -188,15 +198,8 @@ class DetectionTask(pl.LightningModule):
         indices, images, shapes = batch
         return indices, images.to(device, non_blocking=True), shapes
 
-    def _spread(self, batch: Batch) -> dict[str, Tensor]:
-        assert self.cores is not None
-        return self.cores.losses(batch.cut(len(self.cores.replicas)), self.losses, self._share())
-
     def _late(self) -> bool:
         return self.current_epoch >= self.recipe.train.detach_guidance * self.plan.epochs
-
-    def _share(self) -> Share:
-        return Share(self._mean, self.trainer.world_size)
 
     def _mean(self, total: Tensor) -> Tensor:
         """Mean over the processes of a run."""
