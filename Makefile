@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SPREAD := -n auto --maxprocesses 4 --dist worksteal  # tests over the cores; by hand, pytest runs them one by one
 
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test test-all check fuzz clean
@@ -16,10 +17,10 @@ quickstart: $(STAMP) ## train, export and prove a small detector on pictures mad
 	$(BIN)/nanogfl quickstart --out quickstart
 
 test: $(STAMP) ## the tests, in less than ten minutes on two cores
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(SPREAD) -m "not slow"
 
 test-all: $(STAMP) ## the slow tests too
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SPREAD)
 
 fuzz: $(STAMP) ## fuzz the annotation readers for ten minutes; what fails is kept in tests/seeds
 	FUZZ_SECONDS=600 $(BIN)/python -m pytest -s tests/fuzz_annotations.py

@@ -323,12 +323,12 @@ def test_it_works_without_the_server_after_the_first_visit(
       const cache = await caches.open('nanogfl-page'), asked = async () => (await cache.keys()).map((r) => r.url);
       const missing = async () => (await asked()).filter((url) => url.includes('/ort/')).length < 2;
       while (await missing()) await new Promise((r) => setTimeout(r, 50));"""
-    monkeypatch.setattr(serve.Handler, "timeout", 0.2)  # connections that the browser keeps open end soon, too
+    monkeypatch.setattr(serve.Handler, "timeout", 2)  # connections that the browser keeps open end soon, too
     with ExitStack() as stack:
         with running(open_server(models.sigma, Place(port=0), cache)) as server:
             page = stack.enter_context(browser.page(address(server)))
             page.run(APP + kept)
-        time.sleep(0.5)
+        time.sleep(2.5)
         page.call("Page.reload")
         page.wait("document.readyState === 'complete' && document.getElementById('camera')?.disabled === false")
         assert page.run("return fetch('/health').then(() => true, () => false)") is False
