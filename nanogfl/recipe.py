@@ -45,8 +45,7 @@ class ModelRecipe:
         sides: distribution, or dirac (one value a side).
         reg_max: R of the distribution; None: the init checkpoint's, else 7, and 16 for resnet.
         quality: distribution-guided quality predictor: none, top4 (the paper's), moments (no TopK operator).
-        guidance: which module assigns in training: full (NanoDet-Plus' own), light, none (the head itself);
-            auto: none where the run starts from a trained detector, which assigns well by itself, else light.
+        guidance: which module assigns in training: full (NanoDet-Plus' own), light, none (the head itself).
     """
 
     __pydantic_config__ = CLOSED
@@ -57,7 +56,7 @@ class ModelRecipe:
     sides: Literal["distribution", "dirac"] = "distribution"
     reg_max: int | None = None
     quality: Literal["none", "top4", "moments"] = "none"
-    guidance: Literal["auto", "full", "light", "none"] = "auto"
+    guidance: Literal["full", "light", "none"] = "none"
 
     def __post_init__(self) -> None:
         if self.reg_max is not None and not 3 <= self.reg_max <= 64:

@@ -53,7 +53,7 @@ def tiny_run(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from runs import quick
 
     out = tmp_path_factory.mktemp("tiny") / "run"
-    quick(tiny_set, out, input=96, epochs=2)
+    quick(tiny_set, out, input=96, epochs=2, set=["model.guidance=light"])
     return out
 
 

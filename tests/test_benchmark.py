@@ -21,7 +21,7 @@ TINY = {"model__size": "s", "input__size": "64", "train__batch": 4, "init": "non
 
 
 def test_one_picture_at_a_time_assigns_as_a_batch_does() -> None:
-    made, whole = task("model.guidance=none"), batch(6)
+    made, whole = task(), batch(6)
     targets = Targets(whole.boxes, whole.labels, whole.valid, whole.crowd)
     raw = made.detector.eval()(made.normalise(whole.images)).detach()
     together = assign(made.recipe.loss, raw, made.priors, made.levels, targets, 7)

@@ -78,7 +78,7 @@ def test_parts_share_weights_and_keep_their_own_statistics() -> None:
 
 
 def test_a_frozen_part_stays_frozen_on_every_core() -> None:
-    made = task("train.freeze=backbone", "model.guidance=none")
+    made = task("train.freeze=backbone")
     made.train()
     cores = Cores(Networks(made.detector, made.guidance), 2)
     made.detector.backbone.eval()
@@ -159,7 +159,7 @@ def test_a_run_on_two_cores_is_reproducible_and_learns_as_on_one(
     losses = {}
     for name, parts in (("one", 1), ("two", 2), ("again", 2)):
         monkeypatch.setattr("nanogfl.training.task.parts_for", lambda *_, parts=parts: parts)
-        quick(tiny_set, tmp_path / name, input=96, epochs=2, batch=16, set=["model.guidance=none"])
+        quick(tiny_set, tmp_path / name, input=96, epochs=2, batch=16)
         losses[name] = [float(row["qfl"]) for row in read_rows(tmp_path / name)]
     assert losses["two"] == losses["again"]
     assert losses["two"] != losses["one"]  # batch norm sees its part

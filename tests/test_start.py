@@ -16,9 +16,10 @@ from runs import Drawn, block_picture, checkpoint, quick, weights, write_coco
 import nanogfl
 from nanogfl.errors import ModelError, NanogflError, UsageError
 from nanogfl.model.detector import WIDTHS
+from nanogfl.model.guidance import FullGuidance, LightGuidance
 from nanogfl.model.weights import read_weights
 from nanogfl.recipe import Recipe, load_recipe
-from nanogfl.training.start import guidance_kind, start
+from nanogfl.training.start import start
 
 MIXED = ("green", "yellow", "red")  # two of red, green, blue, in another order and place
 
@@ -36,8 +37,7 @@ def test_from_nothing_it_is_size_m_at_320() -> None:
     assert begin.card.input_size == (320, 320)
     assert begin.card.resize == "stretch"
     assert begin.card.names == ("a", "b")
-    assert begin.kind == "light"
-    assert begin.guidance is not None
+    assert begin.guidance is None
 
 
 @pytest.mark.parametrize(
@@ -114,22 +114,14 @@ def test_last_checkpoints_can_be_started_from_too(tiny_run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "trained", "kind"),
-    [
-        ("auto", False, "light"),
-        ("auto", True, "none"),
-        ("light", True, "light"),
-        ("full", True, "full"),
-        ("none", False, "none"),
-    ],
+    ("asked", "trained"),
+    [("light", True), ("light", False), ("full", True), ("none", False)],
 )
-def test_who_assigns(asked: str, trained: bool, kind: str, learnt: Path) -> None:
+def test_who_assigns(asked: str, trained: bool, learnt: Path) -> None:
     init = learnt / "best.ckpt" if trained else "none"
     begin = start(recipe(f"model.guidance={asked}", "model.size=s", init=init), ("red", "green", "blue"))
-    assert begin.kind == kind
-    assert (begin.guidance is None) == (kind == "none")
-    former = begin.card if trained else None
-    assert guidance_kind(recipe(f"model.guidance={asked}"), former) == kind
+    expected = {"none": type(None), "light": LightGuidance, "full": FullGuidance}
+    assert type(begin.guidance) is expected[asked]
 
 
 def test_guidance_is_carried_on_from_a_last_checkpoint(tiny_run: Path) -> None:
@@ -205,7 +197,7 @@ def test_an_imagenet_backbone_fills_the_backbone_only(size: str, tmp_path: Path)
     begin = start(recipe(init=path), ("a", "b"))
     torch.manual_seed(1)
     fresh = start(recipe(f"model.size={size}"), ("a", "b"))
-    assert (begin.card.architecture.size, begin.kind) == (size, "light")  # a backbone cannot assign
+    assert begin.card.architecture.size == size
     published["conv1.0.weight"] = published["conv1.0.weight"][:, [2, 1, 0]]  # torchvision reads RGB, we BGR
     for key, tensor in begin.detector.state_dict().items():
         expected = published[key.removeprefix("backbone.")] if key.startswith("backbone.") else None

@@ -46,8 +46,6 @@ def going_on(recipe: Recipe, last: Path, names: tuple[str, ...]) -> Recipe:
     weights = read_weights(last)
     card, was = read_card(weights), from_dict(weights.card.get("recipe", {}), str(last))
     model, former_model = (_written_out(m, card.architecture) for m in (recipe.model, was.model))
-    if model.guidance == "auto":
-        model = replace(model, guidance=was.model.guidance)
     for key, asked, former in [
         *((f"model.{key}", value, getattr(former_model, key)) for key, value in vars(model).items()),
         ("train.freeze", recipe.train.freeze, was.train.freeze),

@@ -110,7 +110,7 @@ def written_out(recipe: Recipe, begin: Start, made: Plan) -> Recipe:
     seen = replace(recipe.input, size=size, resize=begin.card.resize)
     made_of = begin.card.architecture
     shape = {"size": made_of.size, "family": made_of.family, "reg_max": made_of.reg_max or None}
-    model = replace(recipe.model, guidance=begin.kind, **shape)
+    model = replace(recipe.model, **shape)
     return with_plan(replace(recipe, input=seen, model=model), made)
 
 

@@ -13,7 +13,6 @@ from nanogfl.model import zoo
 from nanogfl.model.checkpoint import Card, read_card
 from nanogfl.model.detector import Architecture, Detector, Family, initialise, make_guidance
 from nanogfl.model.distribution import REG_MAX
-from nanogfl.model.guidance import Guidance
 from nanogfl.model.resnet import NAMES
 from nanogfl.model.weights import Weights, backbone_size, read_weights, transplant
 from nanogfl.predictor import parse_input
@@ -26,11 +25,10 @@ DEFAULT_RESIZE = "stretch"
 
 @dataclass(frozen=True)
 class Start:
-    """A detector, the guidance that trains with it and its kind, the card, and whether it could detect before."""
+    """A detector, the guidance that trains with it, the card, and whether it could detect before."""
 
     detector: Detector
     guidance: nn.Module | None
-    kind: Guidance
     card: Card
     trained: bool
 
@@ -40,10 +38,7 @@ def start(recipe: Recipe, names: tuple[str, ...]) -> Start:
     weights = None if recipe.init == "none" else read_weights(_init_file(recipe))
     former = None if weights is None or weights.kind == "imagenet" else read_card(weights)
     architecture = _architecture(recipe, weights, former, len(names))
-    kind = guidance_kind(recipe, former)
-    if recipe.model.guidance == "auto" and architecture.family != "plus":
-        kind = "none"
-    detector, guidance = Detector(architecture), make_guidance(kind, architecture)
+    detector, guidance = Detector(architecture), make_guidance(recipe.model.guidance, architecture)
     initialise(detector)
     if guidance is not None:
         initialise(guidance)
@@ -54,14 +49,7 @@ def start(recipe: Recipe, names: tuple[str, ...]) -> Start:
     card = Card(
         architecture, names, parse_input(default if asked is None else asked), recipe.input.resize or DEFAULT_RESIZE
     )
-    return Start(detector, guidance, kind, card, former is not None)
-
-
-def guidance_kind(recipe: Recipe, former: Card | None) -> Guidance:
-    """The recipe's guidance; a detector that is already trained assigns by itself as well, at half the cost."""
-    if recipe.model.guidance != "auto":
-        return recipe.model.guidance
-    return "none" if former else "light"
+    return Start(detector, guidance, card, former is not None)
 
 
 def _init_file(recipe: Recipe) -> Path:
