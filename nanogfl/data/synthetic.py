@@ -406,7 +406,7 @@ def compose(rng: np.random.Generator, size: int) -> Scene:
     scene = Scene.on(backdrop)
     unit = size / _USUAL
     for _ in range(int(rng.integers(1, 9))):
-        length = np.exp(rng.uniform(np.log(_SHORTEST + 0.5), np.log(_LONGEST - 0.5)))
+        length = rng.uniform(_SHORTEST + 0.5, _LONGEST - 0.5)
         sprite = draw_sprite(rng, int(rng.integers(len(NAMES))), length * unit)
         extent = np.array(sprite.cover.shape[::-1])
         over = 0.2 * extent if rng.random() < 0.2 and length > 1.5 * _SHORTEST else 0  # what the border may cut
@@ -421,8 +421,8 @@ def compose(rng: np.random.Generator, size: int) -> Scene:
 def draw_picture(rng: np.random.Generator, size: int) -> tuple[Picture, NDArray[np.float64], NDArray[np.int64]]:
     """One picture: uint8 BGR [size, size, 3], boxes [N, 4] in px, labels [N] into NAMES; N is 1 to 8.
 
-    At 320 px the longer sides of the boxes are 16 to 160 px, log-uniform, and in proportion at other sizes. At
-    least two fifths of each silhouette are visible.
+    At 320 px the longer sides of the boxes are 16 to 160 px, all equally likely, and in proportion at other sizes.
+    At least two fifths of each silhouette are visible.
     """
     scene = compose(rng, size)
     boxes = geometry.clip(np.stack(scene.boxes), size, size)
