@@ -44,4 +44,6 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "error: $(PYTHON) cannot make a virtual environment; on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,dev]'
+	@$(BIN)/python -c 'import cv2' || { \
+	  echo "error: OpenCV lacks a library of the system; on Debian or Ubuntu: apt-get install libgl1 libglib2.0-0" >&2; exit 1; }
 	@touch $@

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from runs import quick, read_rows
+from runs import quick, read_rows, weights
 from torch import Tensor, nn
 
+import nanogfl
 from nanogfl.data.loader import Batch
+from nanogfl.errors import TrainingError
 from nanogfl.model.dense import halves, interleave, join
 from nanogfl.recipe import load_recipe
 from nanogfl.training.cores import Cores, average, parts_for, replica
+from nanogfl.training.keeper import Keeper
 from nanogfl.training.objective import WHOLE, Share
 from nanogfl.training.schedule import plan
 from nanogfl.training.start import start
@@ -164,3 +168,17 @@ def test_a_run_on_two_cores_is_reproducible_and_learns_as_on_one(
     assert losses["two"] == losses["again"]
     assert losses["two"] != losses["one"]  # batch norm sees its part
     assert losses["two"] == pytest.approx(losses["one"], rel=0.1)
+    original = Keeper.on_train_epoch_start
+
+    def fail(self: Keeper, trainer: Any, module: Any) -> None:
+        original(self, trainer, module)
+        if trainer.current_epoch == 1:
+            raise RuntimeError
+
+    with monkeypatch.context() as patched, pytest.raises(TrainingError):
+        patched.setattr(Keeper, "on_train_epoch_start", fail)
+        quick(tiny_set, tmp_path / "cut", input=96, epochs=2, batch=16)
+    nanogfl.train(tiny_set, out=tmp_path / "cut", resume=True)
+    assert [float(row["qfl"]) for row in read_rows(tmp_path / "cut")] == losses["two"]
+    ours, theirs = weights(tmp_path / "cut" / "best.ckpt"), weights(tmp_path / "two" / "best.ckpt")
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())

@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import math
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,7 @@ import nanogfl
 from nanogfl.data.synthetic import NAMES, draw_set
 from nanogfl.errors import NanogflError, RecipeError, TrainingError, UsageError
 from nanogfl.recipe import available, from_dict, load_recipe
+from nanogfl.training.folder import TENSORBOARD, is_main
 from nanogfl.training.keeper import Keeper
 from nanogfl.training.task import DetectionTask
 
@@ -34,6 +36,10 @@ SMALL = ["--size", "s", "--input", "64", "--batch", "8", "--set", "train.workers
 def rows(run: Path) -> list[dict[str, str]]:
     with (run / "metrics.csv").open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def left(run: Path) -> list[str]:
+    return sorted(p.name for p in run.iterdir() if p.name != TENSORBOARD)
 
 
 def timeless(run: Path) -> list[dict[str, str]]:
@@ -117,7 +123,43 @@ def write_coco(root: Path, part: str, pictures: Sequence[Sequence[dict[str, Any]
 
 
 def test_a_run_leaves_exactly_its_five_files(tiny_run: Path) -> None:
-    assert sorted(p.name for p in tiny_run.iterdir()) == sorted(LEFT)
+    assert left(tiny_run) == sorted(LEFT)
+
+
+def test_tensorboard_where_it_is_installed(tiny_set: Path, tmp_path: Path, tiny_train: Train) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    out = tmp_path / "run"
+    for _ in range(2):
+        tiny_train(tiny_set, out, epochs=2, overwrite=True)
+        (events,) = (out / TENSORBOARD).glob("events.*")  # an overwritten run's are gone
+        read = accumulator.EventAccumulator(str(events)).Reload()
+        epochs = [e.value for e in read.Scalars("qfl_epoch")]
+        assert epochs == pytest.approx([float(row["qfl"]) for row in rows(out)], rel=1e-4)
+
+
+def test_the_command_ends_with_the_best_validation_as_a_table(
+    tiny_set: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    said = command("train", tiny_set, "--out", tmp_path / "run", *SMALL, "--epochs", "1")
+    assert said.code == 0, said
+    best = json.loads((tmp_path / "run" / "summary.json").read_text())["best"]
+    assert re.search(rf"^AP50 +{best['AP50']:.3f} ", said.out, re.MULTILINE)
+    assert all(re.search(rf"^{name} +(0\.\d+|1\.000|-)", said.out, re.MULTILINE) for name in NAMES)
+    assert said.out.rstrip().splitlines()[-1].startswith("next: nanogfl export ")
+
+
+@pytest.mark.parametrize("rank", ["RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"])
+def test_one_process_writes(rank: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert is_main()
+    monkeypatch.setenv(rank, "1")
+    assert not is_main()
+    monkeypatch.setenv(rank, "0")
+    assert is_main()
+
+
+def test_a_misspelt_option_of_the_function_is_named(tiny_set: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no option 'epoch'.*epochs"):
+        nanogfl.train(tiny_set, out=tmp_path / "run", epoch=3)
 
 
 def test_the_summary_has_the_contracts_keys_and_true_values(tiny_run: Path) -> None:
@@ -247,7 +289,7 @@ def test_resume_where_nothing_was_written_starts_from_the_beginning(
     tiny_set: Path, tiny_train: Train, tmp_path: Path
 ) -> None:
     assert tiny_train(tiny_set, tmp_path / "run", resume=True)["epochs"] == 1
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == sorted(LEFT)
+    assert left(tmp_path / "run") == sorted(LEFT)
 
 
 def test_resume_after_an_accident_in_the_first_epoch_starts_from_the_beginning(
@@ -308,7 +350,7 @@ def test_the_first_step_of_a_resumed_run_has_the_new_rate_and_decay(
     [
         ({"set": ["train.freeze=backbone"]}, r"train\.freeze .* has none, asked for is backbone"),
         ({"set": ["model.share_levels=true"]}, r"model\.share_levels .* has False, asked for is True"),
-        ({"set": ["model.guidance=full"]}, r"model\.guidance .* has light, asked for is full"),
+        ({"set": ["model.guidance=full"]}, r"model\.guidance .* has none, asked for is full"),
         ({"size": "l"}, r"model\.size .* has s, asked for is l"),
     ],
 )
@@ -354,7 +396,7 @@ def test_overwrite_starts_anew(whole: Path, tiny_set: Path, tiny_train: Train, t
     assert summary["epochs"] == 1
     assert len(rows(out)) == 1
     assert checkpoint(out)["global_step"] == 3
-    assert sorted(p.name for p in out.iterdir()) == sorted(LEFT)
+    assert left(out) == sorted(LEFT)
 
 
 @pytest.mark.parametrize(
@@ -427,7 +469,7 @@ def two(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 def test_two_processes_leave_one_run(two: tuple[Path, subprocess.CompletedProcess[str]], tiny_set: Path) -> None:
     out, done = two
     assert done.returncode == 0, done.stderr
-    assert sorted(p.name for p in out.iterdir()) == sorted(LEFT)
+    assert left(out) == sorted(LEFT)
     assert [(r["epoch"], r["step"]) for r in rows(out)] == [("0", "3"), ("1", "6")]  # 24 / (4 x 2)
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["epochs"], summary["steps"]) == (2, 6)
@@ -483,6 +525,18 @@ def test_a_loss_of_nan_leaves_the_last_good_checkpoint(
     assert all(math.isfinite(float(v)) for row in rows(out) for v in row.values())
 
 
+def test_a_loss_of_nan_names_every_picture_of_the_batch(
+    tiny_set: Path, tmp_path: Path, tiny_train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def poison(task: DetectionTask) -> None:
+        task.detector.backbone.conv1[0].weight.data[0] = math.nan
+
+    monkeypatch.setattr(DetectionTask, "on_train_start", poison)
+    with pytest.raises(TrainingError) as caught:
+        tiny_train(tiny_set, tmp_path / "run", batch=12)
+    assert len(set(re.findall(r"train/0000\d\d\.jpg", str(caught.value)))) == 12
+
+
 def test_a_gradient_of_nan_in_the_last_step_is_not_kept(
     tiny_set: Path, tmp_path: Path, tiny_train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -521,7 +575,7 @@ def test_hard_sets_train(train: Any, val: Any, tmp_path: Path, tiny_train: Train
     data = write_coco(tmp_path / "set", "val", val, ["a", "b"])
     summary = tiny_train(data, tmp_path / "run", batch=4)  # larger than the set: one step
     assert (summary["epochs"], summary["steps"], summary["classes"]) == (1, 1, ["a", "b"])
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == sorted(LEFT)
+    assert left(tmp_path / "run") == sorted(LEFT)
     (row,) = rows(tmp_path / "run")
     assert all(math.isfinite(float(value)) for value in row.values())
     assert finite(checkpoint(tmp_path / "run"))

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import logging
+import shutil
 import sys
 import threading
 import zipfile
@@ -18,6 +19,7 @@ from typing import NamedTuple
 import pytest
 from pytest import LogCaptureFixture, MonkeyPatch
 
+import nanogfl
 from nanogfl.errors import DownloadError, UsageError
 from nanogfl.model import zoo
 from nanogfl.model.zoo import PublishedFile
@@ -214,6 +216,18 @@ def test_a_spoiled_cached_file_is_refused(tmp_path: Path, entry: PublishedFile, 
     with pytest.raises(DownloadError, match=f"{said}.*; delete this file") as caught:
         zoo.fetch(entry, cache=tmp_path)
     assert str(caught.value).startswith(f"{tmp_path / 'w.pth'}: ")
+
+
+def test_a_whole_file_of_another_network_is_refused_when_it_is_read(cache: Path, shared: Path) -> None:
+    served = cache / "nanodet-plus-m-1.5x_416_checkpoint.ckpt"  # the smaller network under the larger one's name
+    served.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(shared / "weights" / "nanodet-plus-m_416.ckpt", served)
+    with pytest.raises(DownloadError, match=r"size m and 80 classes, .*1\.5x_416 is size l and 80; delete this file"):
+        nanogfl.load("m-1.5x_416")
+    shutil.copy(served, cache / FILE)
+    assert nanogfl.load("m_416").input_size == (416, 416)
+    shutil.copy(served, cache.parent / served.name)
+    assert nanogfl.load(cache.parent / served.name).input_size == (416, 416)  # outside the cache names mean nothing
 
 
 def test_a_cache_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:

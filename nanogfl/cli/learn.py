@@ -49,6 +49,7 @@ def train(
 ) -> None:
     """Train a detector on your pictures."""
     from nanogfl.training.folder import is_main
+    from nanogfl.training.keeper import validated
     from nanogfl.training.run import train as run
 
     summary = run(
@@ -57,7 +58,9 @@ def train(
     )  # fmt: skip
     if not is_main():
         return
-    best = summary["best"]
+    best, scores = summary["best"], validated(out / "best.ckpt")
+    if scores is not None:
+        say(f"validation, epoch {best['epoch'] + 1}:\n{scores.to_table()}\n")
     say(f"epochs {summary['epochs']}, {summary['seconds']:.0f} s, {summary['images_per_second']:.1f} pictures/s")
     say(
         f"best validation AP {best['AP']:.3f}, AP50 {best['AP50']:.3f} (epoch {best['epoch'] + 1}): {out / 'best.ckpt'}"

@@ -67,6 +67,12 @@ class Scores:
         classes = {name: asdict(score) for name, score in self.per_class.items()}
         return {"images": self.images, **self.numbers, "per_class": classes}
 
+    @classmethod
+    def from_json(cls, said: dict[str, Any]) -> Scores:
+        """What :meth:`to_json` gave."""
+        classes = {name: ClassScore(**score) for name, score in said["per_class"].items()}
+        return cls(said["images"], {key: said[key] for key in MEANINGS}, classes)
+
     def to_table(self) -> str:
         """Aligned plain text for a terminal: the twelve numbers, then the classes (the first 30)."""
         lines = [f"{self.images} {'picture' if self.images == 1 else 'pictures'}", ""]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from nanogfl.errors import ModelError, RecipeError
+from nanogfl.model import zoo
 from nanogfl.model.coco_names import COCO_NAMES
 from nanogfl.model.detector import WIDTHS, Architecture, Family, Quality
 from nanogfl.model.weights import Weights, recognise
@@ -58,6 +59,7 @@ def read_card(weights: Weights, config: Path | None = None) -> Card:
             log.warning("--config %s is not used: %s says itself what it is", config, weights.source.name)
         return _own_card(weights)
     architecture = recognise(weights.state, weights.source)
+    zoo.refuse_other(weights.source, architecture.size, architecture.classes)
     said = _nanodet_config(weights.source, config)
     size, size_from = said.input_size, "its .yml"
     if size is None:

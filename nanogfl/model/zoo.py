@@ -24,13 +24,14 @@ from typing import IO
 from nanogfl.errors import DownloadError, UsageError, nearest
 from nanogfl.model.published import PREFIX, PUBLISHED, PublishedFile
 
-__all__ = ["PUBLISHED", "Progress", "PublishedFile", "cache_folder", "fetch", "lookup", "resolve"]
+__all__ = ["PUBLISHED", "Progress", "PublishedFile", "cache_folder", "fetch", "lookup", "refuse_other", "resolve"]
 
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int, "int | None"], None]
 """Called with the bytes that have arrived and the bytes to come in all (None where the server does not say)."""
 
+COCO_CLASSES = 80
 TIMEOUT_S = 20.0
 CHUNK = 1 << 18
 RESTART_AFTER_S = (0.1, 0.3, 0.9)
@@ -82,6 +83,24 @@ def fetch(
     except OSError as error:
         raise DownloadError(f"{target}: {error.strerror or error}; set NANOGFL_CACHE to another folder") from error
     return target
+
+
+def refuse_other(path: Path, size: str, classes: int) -> None:
+    """Refuse a file of the cache that holds another network than its name says.
+
+    Where no digest was published this shows only once the file is read.
+
+    Raises:
+        DownloadError: it does.
+    """
+    if path.parent != cache_folder():
+        return
+    for name, entry in PUBLISHED.items():
+        if entry.file_name == path.name and (entry.size, COCO_CLASSES) != (size, classes):
+            raise DownloadError(
+                f"{path} holds size {size} and {classes} classes, {name} is size {entry.size} and {COCO_CLASSES}; "
+                "delete this file and run the same command again"
+            )
 
 
 class _RefusedError(Exception):

@@ -13,6 +13,7 @@ from nanogfl.recipe import Recipe, load_recipe, to_dict
 from nanogfl.wholefile import whole_file
 
 LEAVING_S = 10.0  # longer than a loader process takes to see that its run is gone
+TENSORBOARD = "tensorboard"  # the folder beside them, where TensorBoard is installed
 LEFT = ("best.ckpt", "last.ckpt", "config.yaml", "metrics.csv", "summary.json")
 
 
@@ -24,6 +25,7 @@ class Folder:
     resume: bool
     overwrite: bool = False
     held: list[int] = field(default_factory=list, compare=False)
+    opened: float = field(default_factory=time.time, compare=False)
 
     def begin(self, recipe: Recipe) -> None:
         """Called when the first step is about to be trained, and not before: a run that was refused changes nothing.
@@ -37,6 +39,9 @@ class Folder:
         self._hold()
         for name in LEFT if self.overwrite else ("summary.json",):
             (self.path / name).unlink(missing_ok=True)
+        for events in (self.path / TENSORBOARD).glob("events.*"):
+            if self.overwrite and events.stat().st_mtime < self.opened:  # this run's own file is open already
+                events.unlink()
         write_config(self.path / "config.yaml", recipe)
 
     def _hold(self) -> None:
@@ -115,4 +120,5 @@ def write_config(path: Path, recipe: Recipe) -> None:
 
 def is_main() -> bool:
     """Whether this is the process that writes."""
-    return all(int(os.environ.get(name, "0") or 0) == 0 for name in ("RANK", "LOCAL_RANK", "NODE_RANK"))
+    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")  # torchrun's, Lightning's own, srun's
+    return all(int(os.environ.get(name, "0") or 0) == 0 for name in ranks)

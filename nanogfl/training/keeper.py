@@ -21,6 +21,7 @@ from nanogfl.decode import Layout, decode
 from nanogfl.detections import Detections
 from nanogfl.evaluation.calibrate import fit_temperature, matched_sides
 from nanogfl.evaluation.coco import Scores, score
+from nanogfl.model.weights import read_weights
 from nanogfl.training.folder import Folder
 from nanogfl.training.schedule import averaging_decay
 from nanogfl.training.task import DetectionTask, gather
@@ -184,6 +185,12 @@ def save_detector(task: DetectionTask, path: Path, scores: Scores | None, temper
     content["state_dict"] = {f"detector.{k}": v.detach().cpu() for k, v in task.detector.state_dict().items()}
     with whole_file(path) as partial:
         torch.save(content, partial)
+
+
+def validated(path: Path) -> Scores | None:
+    """How a best.ckpt scored on the validation set; None where there was none."""
+    said = read_weights(path).card.get("validation")
+    return None if said is None else Scores.from_json(said)
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:

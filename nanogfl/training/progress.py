@@ -11,6 +11,9 @@ from tqdm import tqdm
 
 from nanogfl.training.keeper import Keeper
 
+# What is left out where the terminal is narrow stands last: the guidance's losses. 80 columns hold the rest.
+FORM = "{desc}{bar} {elapsed}<{remaining}{postfix}"
+
 
 class Progress(Callback):
     """One bar over all epochs on a terminal; silent elsewhere, where the log has a line an epoch."""
@@ -23,7 +26,9 @@ class Progress(Callback):
         """Open the bar."""
         if trainer.is_global_zero and sys.stderr.isatty():
             total = int(trainer.estimated_stepping_batches)
-            self.bar = tqdm(total=total, initial=trainer.global_step, unit="step", dynamic_ncols=True, smoothing=0.05)
+            self.bar = tqdm(
+                total=total, initial=trainer.global_step, bar_format=FORM, dynamic_ncols=True, smoothing=0.05
+            )
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -34,14 +39,13 @@ class Progress(Callback):
         self.bar.update(trainer.global_step - self.bar.n)
         self.bar.set_description(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", refresh=False)
         if batch_idx % 5 == 0:
-            shown = {
-                k.removesuffix("_step"): f"{float(v):.2f}"
+            lr, speed = trainer.optimizers[0].param_groups[0]["lr"], self.keeper.images_per_second
+            losses = [
+                f"{k.removesuffix('_step')} {float(v):.2f}"
                 for k, v in trainer.progress_bar_metrics.items()
                 if not k.endswith("_epoch")
-            }
-            shown["lr"] = f"{trainer.optimizers[0].param_groups[0]['lr']:.1e}"
-            shown["img/s"] = f"{self.keeper.images_per_second:.1f}"
-            self.bar.set_postfix(shown, refresh=False)
+            ]
+            self.bar.set_postfix_str(" ".join([f"{speed:.1f} img/s lr {lr:.1e}", *losses]), refresh=False)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Close the bar."""

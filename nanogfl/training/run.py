@@ -19,11 +19,11 @@ from nanogfl.data.loader import EpochOrder, EvenBatches, TrainingSet, training_l
 from nanogfl.data.readers import read_table
 from nanogfl.data.splits import for_training
 from nanogfl.data.table import Table
-from nanogfl.errors import TrainingError, UsageError
+from nanogfl.errors import TrainingError, UsageError, nearest
 from nanogfl.model.detector import count_parameters
 from nanogfl.predictor import parse_input
 from nanogfl.recipe import Recipe, load_recipe
-from nanogfl.training.folder import Folder, finished, open_folder
+from nanogfl.training.folder import TENSORBOARD, Folder, finished, open_folder
 from nanogfl.training.keeper import Averaging, Keeper, WholeCheckpoints, save_detector
 from nanogfl.training.progress import Progress
 from nanogfl.training.resume import Signals, former_state, going_on, interrupted, was_interrupted
@@ -126,7 +126,7 @@ def make_trainer(recipe: Recipe, made: Plan, keeper: Keeper, hardware: dict[str,
         check_val_every_n_epoch=made.validate_every,
         accumulate_grad_batches=recipe.train.accumulate,
         num_sanity_val_steps=0,
-        log_every_n_steps=10,
+        log_every_n_steps=min(10, made.steps_per_epoch),
         enable_model_summary=False,
         enable_progress_bar=False,
         use_distributed_sampler=False,
@@ -142,7 +142,8 @@ def resolve(folder: Folder, source: str | None, assignments: Iterable[str], opti
     }  # fmt: skip
     for name in options:
         if name not in known:
-            raise UsageError(f"train has no option {name!r}; known: {', '.join(known)}, recipe, set, resume, overwrite")
+            every = [*known, "recipe", "set", "resume", "overwrite"]
+            raise UsageError(f"train has no option {name!r}{nearest(name, every)}; known: {', '.join(every)}")
     if options.get("input") is not None:
         parse_input(options["input"])
     config = folder / "config.yaml"
@@ -207,7 +208,7 @@ def tensorboard(path: Path) -> Any:
         return False
     from pytorch_lightning.loggers import TensorBoardLogger
 
-    return TensorBoardLogger(path, name="", version="tensorboard")
+    return TensorBoardLogger(path, name="", version=TENSORBOARD)
 
 
 def write_summary(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Protocol
 
 import pytorch_lightning as pl
@@ -20,6 +21,9 @@ from nanogfl.training.objective import LossWeights, Share, Targets, assign, head
 from nanogfl.training.schedule import Plan, learning_rate
 from nanogfl.training.teacher import Teacher, teaching_loss
 from nanogfl.view import MEAN, STD
+
+log = logging.getLogger(__name__)
+NAMED = 16  # files in an error's line
 
 
 class Trained(Protocol):
@@ -215,7 +219,9 @@ class DetectionTask(pl.LightningModule):
         names = gather([] if torch.isfinite(value) else self.names)
         if self.global_rank:
             raise SystemExit(0)  # the first process says it for all, and is killed by Lightning where another fails
-        files = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        if len(names) > NAMED:
+            log.warning("the batch: %s", ", ".join(names))
+        files = ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
         raise TrainingError(
             f"the {what} became {float(mean)} at epoch {self.current_epoch} in the batch of {files}; "
             "the last good checkpoint is untouched: check these pictures, or lower train.lr and --resume"

@@ -1,5 +1,6 @@
 """The wheel holds all that a user needs, and works far from the checkout."""
 
+import json
 import os
 import re
 import subprocess
@@ -9,6 +10,8 @@ import venv
 import zipfile
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,3 +81,17 @@ def test_the_installed_package_finds_its_recipes(installed: Path, tmp_path: Path
 @pytest.mark.parametrize("arguments", [["--help"], ["info", "--help"]])
 def test_the_installed_command_answers(arguments: list[str], installed: Path, tmp_path: Path) -> None:
     assert re.search(r"usage:.*nanogfl", run(installed / "nanogfl", *arguments, cwd=tmp_path), re.IGNORECASE)
+
+
+@pytest.mark.slow
+def test_the_base_install_runs_a_model_without_torch(wheel: Path, tiny_onnx: Path, tmp_path: Path) -> None:
+    """From the package registry, with no extra: what `pip install nanogfl` gives."""
+    venv.create(tmp_path / "bare", with_pip=True)
+    bare = tmp_path / "bare" / "bin"
+    run(bare / "python", "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", wheel, cwd=tmp_path)
+    cv2.imwrite(str(tmp_path / "photo.png"), np.full((90, 120, 3), 114, np.uint8))
+    run(bare / "nanogfl", "predict", tiny_onnx, "photo.png", "--json", "found.json", "--draw", "drawn", cwd=tmp_path)
+    (said,) = json.loads((tmp_path / "found.json").read_text())
+    assert (said["width"], said["height"]) == (120, 90) and (tmp_path / "drawn" / "photo.png").is_file()
+    held = run(bare / "python", "-m", "pip", "list", "--format=freeze", cwd=tmp_path).lower()
+    assert "onnxruntime" in held and not re.search("^(torch|pytorch-lightning|onnx)=", held, re.MULTILINE)
