@@ -16,7 +16,12 @@ from runs import read_rows
 
 LEFT = ["best.ckpt", "config.yaml", "last.ckpt", "metrics.csv"]
 SMALL = ["--size", "s", "--input", 64, "--batch", 4, "--set", "train.validate_every=1"]
-START = "import sys\nfrom nanogfl.cli import main\nmain(sys.argv[1:])"
+START = """\
+import signal, sys
+from nanogfl.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that a shell runs in the background would ignore it
+main(sys.argv[1:])
+"""
 PATIENCE_S = 240  # other programs may keep the cores busy
 
 

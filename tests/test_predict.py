@@ -290,7 +290,7 @@ def test_the_counts_that_are_printed(models: Path, folder: Path, command: Callab
     line, total = said.out.splitlines()
     names = [d["class"] for d in record["detections"]]
     assert line == "in/a.png: " + ", ".join(f"{names.count(n)} {n}" for n in dict.fromkeys(names))
-    assert total == f"{len(names)} boxes in 1 frames"
+    assert total == f"{len(names)} {'box' if len(names) == 1 else 'boxes'} in 1 picture"
     write_picture(Path("blank.png"), np.zeros((8, 8, 3), np.uint8))
     blank = command("predict", models / "model.onnx", "blank.png", "--score", "0.99")
-    assert blank.out == "blank.png: nothing\n0 boxes in 1 frames\n"
+    assert blank.out == "blank.png: nothing\n0 boxes in 1 picture\n"

@@ -50,3 +50,15 @@ def test_80_columns_show_speed_rate_losses_and_the_end(
     parts = r"epoch 2/2: .*\d\d:\d\d<\d\d:\d\d, [\d.]+ img/s lr \d\.\de-\d\d "
     losses = r"(qfl|dfl|giou) [\d.]+ (qfl|dfl|giou) [\d.]+ (qfl|dfl|giou) [\d.]+"
     assert re.search(parts + losses, lines[-1]), lines[-1]
+
+
+def test_without_a_terminal_a_line_says_now_and_then_that_it_lives(
+    tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "nanogfl")
+    monkeypatch.setattr("nanogfl.training.progress.SILENCE_S", -1)
+    quick(tiny_set, tmp_path / "run", epochs=1)
+    lived = [m for m in caplog.messages if re.match(r"epoch 1/1, batch [123]/3: [\d.]+ img/s lr .* qfl [\d.]+", m)]
+    assert len(lived) == 3
+    quick(tiny_set, tmp_path / "run", epochs=2, resume=True)
+    assert "going on after epoch 1/2" in caplog.messages

@@ -98,7 +98,7 @@ def _explain(error: Exception) -> tuple[int, str]:
     if usage is not None:  # typer's usage errors, whose class moves between its versions
         context = getattr(error, "ctx", None)
         where = context.command_path if context else "nanogfl"
-        return 2, " ".join(f"{usage()} See: {where} --help".split())
+        return 2, " ".join(f"{usage().rstrip('. ')}. See: {where} --help".split())
     if isinstance(error, ModuleNotFoundError):
         return 1, f"{error.name} is not installed, and this command needs it: pip install 'nanogfl[train]'"
     if isinstance(error, BrokenPipeError):

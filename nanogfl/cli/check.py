@@ -44,6 +44,7 @@ def check(
         from nanogfl.doctor.report import write_report
 
         write_report(found, report)
+        say(f"page: {report}")
     if fix:
         from nanogfl.doctor.fix import write_copy
 

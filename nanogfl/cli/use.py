@@ -60,7 +60,10 @@ def predict(
     if json_file:
         write_json(json_file, records)
     total = sum(len(r["detections"]) for r in records)
-    say(f"{total} boxes in {len(records)} frames" + "".join(f" -> {p}" for p in (draw, json_file) if p))
+    frames = sum("frame" in r for r in records)
+    counted = [(total, "box", "boxes"), (len(records) - frames, "picture", "pictures"), (frames, "frame", "frames")]
+    boxes, *seen = [f"{n} {one if n == 1 else many}" for n, one, many in counted if n or one == "box"]
+    say(f"{boxes} in {' and '.join(seen)}" + "".join(f" -> {p}" for p in (draw, json_file) if p))
 
 
 @app.command(epilog="Example: nanogfl webcam model.onnx --source rtsp://192.168.1.20/stream --track --record out.mp4")

@@ -75,7 +75,9 @@ def read_tensors_only(path: Path) -> dict[str, Any]:
             ) from error
         raise ModelError(f"{path} is no checkpoint; give a file written by nanogfl or NanoDet") from error
     except Exception as error:  # torch raises many kinds for a damaged archive
-        raise ModelError(f"{path} is damaged or no checkpoint ({type(error).__name__}); fetch it again") from error
+        raise ModelError(
+            f"{path} is damaged or no checkpoint; fetch it again, or give a file written by nanogfl or NanoDet"
+        ) from error
     if not isinstance(content, dict):
         raise ModelError(f"{path} is no checkpoint (it holds a {type(content).__name__})")
     return content

@@ -96,6 +96,8 @@ class Keeper(Callback):
         assert isinstance(pl_module, DetectionTask)
         if trainer.is_global_zero:
             self.out.begin(pl_module.recipe)
+            if trainer.current_epoch:
+                log.info("going on after epoch %d/%s", trainer.current_epoch, trainer.max_epochs)
         patience = pl_module.recipe.train.patience
         if patience and self.since_best >= patience:  # it had stopped early, and was asked to go on
             self.since_best = 0

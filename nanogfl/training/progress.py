@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import time
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,16 +13,19 @@ from tqdm import tqdm
 
 from nanogfl.training.keeper import Keeper
 
+log = logging.getLogger(__name__)
+SILENCE_S = 30  # longer than this, a log says that the run lives
 # What is left out where the terminal is narrow stands last: the guidance's losses. 80 columns hold the rest.
 FORM = "{desc}{bar} {elapsed}<{remaining}{postfix}"
 
 
 class Progress(Callback):
-    """One bar over all epochs on a terminal; silent elsewhere, where the log has a line an epoch."""
+    """One bar over all epochs on a terminal; elsewhere a line now and then, beside the log's line an epoch."""
 
     def __init__(self, keeper: Keeper) -> None:
         self.keeper = keeper
         self.bar: Any = None
+        self.silent_since = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the bar."""
@@ -33,19 +38,29 @@ class Progress(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move the bar; its end time is tqdm's."""
-        if self.bar is None:
-            return
-        self.bar.update(trainer.global_step - self.bar.n)
-        self.bar.set_description(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", refresh=False)
-        if batch_idx % 5 == 0:
-            lr, speed = trainer.optimizers[0].param_groups[0]["lr"], self.keeper.images_per_second
-            losses = [
-                f"{k.removesuffix('_step')} {float(v):.2f}"
-                for k, v in trainer.progress_bar_metrics.items()
-                if not k.endswith("_epoch")
-            ]
-            self.bar.set_postfix_str(" ".join([f"{speed:.1f} img/s lr {lr:.1e}", *losses]), refresh=False)
+        """Move the bar; its end time is tqdm's. Without a terminal, a line where an epoch takes long."""
+        epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        if self.bar is not None:
+            self.bar.update(trainer.global_step - self.bar.n)
+            self.bar.set_description(epoch, refresh=False)
+            if batch_idx % 5 == 0:
+                self.bar.set_postfix_str(self._numbers(trainer), refresh=False)
+        elif trainer.is_global_zero and time.monotonic() > self.silent_since + SILENCE_S:
+            self.silent_since = time.monotonic()
+            log.info("%s, batch %d/%s: %s", epoch, batch_idx + 1, trainer.num_training_batches, self._numbers(trainer))
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """An epoch's end had its line."""
+        self.silent_since = time.monotonic()
+
+    def _numbers(self, trainer: pl.Trainer) -> str:
+        lr, speed = trainer.optimizers[0].param_groups[0]["lr"], self.keeper.images_per_second
+        losses = [
+            f"{k.removesuffix('_step')} {float(v):.2f}"
+            for k, v in trainer.progress_bar_metrics.items()
+            if not k.endswith("_epoch")
+        ]
+        return " ".join([f"{speed:.1f} img/s lr {lr:.1e}", *losses])
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Close the bar."""
