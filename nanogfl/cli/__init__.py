@@ -53,19 +53,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         code = _run([a for a in given if a != "--debug"])
     except Exception as error:
+        _forget_loaders()
         if debug:
             raise
         code, message = _explain(error)
         if message:
             sys.stderr.write(f"error: {message}\n")
     except KeyboardInterrupt:
+        _forget_loaders()
         code = int(is_main())  # the other processes of a run are silent
         if code:
             sys.stderr.write("error: interrupted; nothing half-written was left\n")
-    if code and hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch complains of loaders that end with the program
     sys.stdout.flush()
     sys.exit(code)
+
+
+def _forget_loaders() -> None:
+    """Torch's handler raises, wherever the program is, for loader processes that end before it."""
+    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def _run(arguments: list[str]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -101,8 +102,7 @@ class EvenBatches(BatchSampler):
         return batches_an_epoch(len(self.sampler), self.batch_size, self.processes)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = list(self.sampler)
-        count = len(self) * self.processes
+        order, count = list(self.sampler), len(self) * self.processes
         for part in range(self.rank, count, self.processes):
             yield order[part * len(order) // count : (part + 1) * len(order) // count]
 
@@ -127,9 +127,8 @@ class TrainingSet(Dataset[Sample]):
 
     def fill(self) -> None:
         """Decode all pictures now, so that loader processes share them."""
-        if self.cached:
-            for index in range(len(self)):
-                self._picture(index)
+        for index in range(len(self) if self.cached else 0):
+            self._picture(index)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Sample, str]:
         epoch, index = key
@@ -218,13 +217,15 @@ def training_loader(dataset: TrainingSet, batches: EvenBatches, workers: int, pi
         collate_fn=collate,
         num_workers=workers,
         persistent_workers=workers > 0,
-        worker_init_fn=one_thread,
+        worker_init_fn=settle,
         pin_memory=pin,
     )
 
 
-def one_thread(_: int) -> None:
-    """Loader processes leave the other cores to the network."""
+def settle(_: int) -> None:
+    """Loader processes leave the other cores to the network, and a terminal's Ctrl-C to the run, which ends them."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 
@@ -246,5 +247,5 @@ def view_loader(
         sampler=list(mine),
         collate_fn=collate_views,
         num_workers=workers,
-        worker_init_fn=one_thread,
+        worker_init_fn=settle,
     )
