@@ -180,8 +180,8 @@ def test_the_page_is_isolated_and_asks_nobody_else(page: Page, server: Server, b
 
 @browsing
 def test_the_share_card_says_what_ran_where(page: Page) -> None:
-    page.run("document.getElementById('share').click(); await new Promise((r) => setTimeout(r, 200));")
-    assert page.run("return document.getElementById('card-dialog').open")
+    page.run("document.getElementById('share').click()")
+    page.wait("document.getElementById('card-dialog').open")
     with_picture = page.run("return document.getElementById('card').toDataURL()")
     device = page.run("return document.getElementById('device').value")
     page.run("document.getElementById('with-picture').click()")

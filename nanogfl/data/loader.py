@@ -197,9 +197,8 @@ def collate(samples: list[tuple[Sample, str]]) -> Batch:
         count = len(sample.labels)
         boxes[row, :count], labels[row, :count] = sample.boxes, sample.labels
         crowd[row, :count], valid[row, :count] = sample.crowd, ~sample.crowd
-    images = torch.from_numpy(np.stack([s.picture for s, _ in samples]))
     b, n, v, c = (torch.from_numpy(a) for a in (boxes, labels, valid, crowd))
-    return Batch(images, b, n, v, c, [name for _, name in samples])
+    return Batch(torch.from_numpy(np.stack([s.picture for s, _ in samples])), b, n, v, c, [name for _, name in samples])
 
 
 def collate_views(
