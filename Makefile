@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SPREAD := -n auto --maxprocesses 4 --dist worksteal  # tests over the cores; by hand, pytest runs them one by one
+SPREAD := -n auto --maxprocesses 4 --dist loadfile  # files over the cores; by hand, pytest runs them one by one
 
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test test-all check fuzz clean

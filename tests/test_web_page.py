@@ -179,7 +179,8 @@ def test_the_page_is_isolated_and_asks_nobody_else(page: Page, server: Server, b
 
 
 @browsing
-def test_the_share_card_says_what_ran_where(page: Page) -> None:
+def test_the_share_card_says_what_ran_where(page: Page, models: Models, tmp_path: Path) -> None:
+    expect_picture(page, models, tmp_path)
     page.run("document.getElementById('share').click()")
     page.wait("document.getElementById('card-dialog').open")
     with_picture = page.run("return document.getElementById('card').toDataURL()")
