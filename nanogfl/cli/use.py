@@ -61,9 +61,12 @@ def predict(
         write_json(json_file, records)
     total = sum(len(r["detections"]) for r in records)
     frames = sum("frame" in r for r in records)
-    counted = [(total, "box", "boxes"), (len(records) - frames, "picture", "pictures"), (frames, "frame", "frames")]
-    boxes, *seen = [f"{n} {one if n == 1 else many}" for n, one, many in counted if n or one == "box"]
-    say(f"{boxes} in {' and '.join(seen)}" + "".join(f" -> {p}" for p in (draw, json_file) if p))
+    seen = [_count(n, one) for n, one in ((len(records) - frames, "picture"), (frames, "frame")) if n]
+    say(f"{_count(total, 'box', 'es')} in {' and '.join(seen)}" + "".join(f" -> {p}" for p in (draw, json_file) if p))
+
+
+def _count(number: int, one: str, plural: str = "s") -> str:
+    return f"{number} {one}{'' if number == 1 else plural}"
 
 
 @app.command(epilog="Example: nanogfl webcam model.onnx --source rtsp://192.168.1.20/stream --track --record out.mp4")

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from nanogfl.errors import DownloadError, UsageError, nearest
+from nanogfl.model.coco_names import COCO_NAMES
 from nanogfl.model.published import PREFIX, PUBLISHED, PublishedFile
 
 __all__ = ["PUBLISHED", "Progress", "PublishedFile", "cache_folder", "fetch", "lookup", "refuse_other", "resolve"]
@@ -31,7 +32,6 @@ log = logging.getLogger(__name__)
 Progress = Callable[[int, "int | None"], None]
 """Called with the bytes that have arrived and the bytes to come in all (None where the server does not say)."""
 
-COCO_CLASSES = 80
 TIMEOUT_S = 20.0
 CHUNK = 1 << 18
 RESTART_AFTER_S = (0.1, 0.3, 0.9)
@@ -96,9 +96,9 @@ def refuse_other(path: Path, size: str, classes: int) -> None:
     if path.parent != cache_folder():
         return
     for name, entry in PUBLISHED.items():
-        if entry.file_name == path.name and (entry.size, COCO_CLASSES) != (size, classes):
+        if entry.file_name == path.name and (entry.size, len(COCO_NAMES)) != (size, classes):
             raise DownloadError(
-                f"{path} holds size {size} and {classes} classes, {name} is size {entry.size} and {COCO_CLASSES}; "
+                f"{path} holds size {size} and {classes} classes, {name} is size {entry.size} and {len(COCO_NAMES)}; "
                 "delete this file and run the same command again"
             )
 
