@@ -1,19 +1,29 @@
-"""Small sets and short runs for the tests of training: drawn blocks, a COCO writer, and a quick ``train``."""
+"""Small sets and short runs for the tests of training, and what can be asked of the folder that a run leaves."""
 
 from __future__ import annotations
 
 import csv
 import json
+import logging
+import subprocess
+import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import torch
 
 import nanogfl
 from nanogfl.pictures import write_picture
+from nanogfl.training.folder import TENSORBOARD
+
+Train = Callable[..., dict[str, Any]]
+LEFT = ("best.ckpt", "config.yaml", "last.ckpt", "metrics.csv", "summary.json")
+CLOCK = ("seconds", "images_per_second")  # the columns that no two runs share
+SMALL = ["--size", "s", "--input", "64", "--batch", "8", "--set", "train.workers=0"]
 
 COLOURS = {"red": (40, 40, 220), "green": (60, 200, 60), "blue": (220, 80, 40)}
 PLAIN = (
@@ -120,3 +130,60 @@ def differences(a: Any, b: Any, at: str = "") -> list[str]:
     if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
         return [d for i, (x, y) in enumerate(zip(a, b, strict=True)) for d in differences(x, y, f"{at}/{i}")]
     return [] if a == b else [at]
+
+
+def left(run: Path) -> list[str]:
+    """The files of a run, without TensorBoard's."""
+    return sorted(p.name for p in run.iterdir() if p.name != TENSORBOARD)
+
+
+def timeless(run: Path) -> list[dict[str, str]]:
+    """The rows of metrics.csv without the columns that no two runs share."""
+    return [{k: v for k, v in row.items() if k not in CLOCK} for row in read_rows(run)]
+
+
+def tensors(value: Any, at: str = "") -> dict[str, torch.Tensor]:
+    """Every tensor in nested containers, by its path."""
+    if isinstance(value, torch.Tensor):
+        return {at: value}
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    return {k: v for key, part in inside for k, v in tensors(part, f"{at}/{key}").items()}
+
+
+def different(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+    """Paths of the tensors in which two checkpoints differ by so much as a bit."""
+    first, second = tensors(a), tensors(b)
+    assert first.keys() == second.keys()
+    return [key for key in first if not torch.equal(first[key], second[key])]
+
+
+def finite(content: dict[str, Any]) -> bool:
+    """Whether weights (current and averaged) and optimizer state are numbers; Lightning's own notes may be inf."""
+    kept = [content.get(k, {}) for k in ("state_dict", "current_model_state", "optimizer_states")]
+    return all(bool(t.isfinite().all()) for t in tensors(kept).values())
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    """The bytes of a run's five files."""
+    return {name: (run / name).read_bytes() for name in LEFT}
+
+
+def run_command(*arguments: object, before: str = "") -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own; ``before`` is Python that runs first."""
+    start = [str(Path(sys.executable).with_name("nanogfl"))]
+    if before:
+        start = [sys.executable, "-c", f"{before}\nimport sys\nfrom nanogfl.cli import main\nmain(sys.argv[1:])"]
+    return subprocess.run([*start, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False)
+
+
+def main(*arguments: object) -> int:
+    """The command in this process; returns its exit code."""
+    from nanogfl.cli import main as run
+
+    own = logging.getLogger("nanogfl")
+    before = own.handlers[:], own.propagate, own.level
+    with pytest.raises(SystemExit) as done:
+        run([str(a) for a in arguments])
+    own.handlers[:], own.propagate = before[:2]
+    own.setLevel(before[2])
+    return int(done.value.code or 0)

@@ -13,16 +13,14 @@ import torch
 from nanogfl.data.augment import Sample
 from nanogfl.data.loader import (
     Batch,
-    EpochOrder,
-    EvenBatches,
     TrainingSet,
-    batches_an_epoch,
     collate,
     plainer,
     reduce,
     training_loader,
     view_loader,
 )
+from nanogfl.data.order import EpochOrder, EvenBatches, batches_an_epoch
 from nanogfl.data.table import Example, Table
 from nanogfl.errors import DataError
 from nanogfl.pictures import read_picture, write_picture

@@ -1,11 +1,10 @@
-"""Batches for training and validation: which picture when, decoded once where memory allows, varied, collated."""
+"""Batches for training and validation: pictures decoded once where memory allows, varied, collated."""
 
 from __future__ import annotations
 
 import logging
-import math
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -13,11 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from nanogfl.data.augment import Sample, augment
+from nanogfl.data.order import EvenBatches
 from nanogfl.data.table import Example, Table
-from nanogfl.errors import DataError
 from nanogfl.pictures import read_picture
 from nanogfl.recipe import AugmentRecipe
 from nanogfl.view import View
@@ -53,58 +52,14 @@ class Batch:
 
     def cut(self, parts: int) -> list[Batch]:
         """The batch in so many parts of nearly equal size; fewer where one would be left with a single picture."""
-        count, parts = len(self.names), max(1, min(parts, len(self.names) // 2))
+        count = len(self.names)
+        parts = max(1, min(parts, count // 2))
         bounds = [slice(i * count // parts, (i + 1) * count // parts) for i in range(parts)]
         return [Batch(**{name: value[rows] for name, value in vars(self).items()}) for rows in bounds]
 
     def pin_memory(self) -> Batch:
         """The batch in pinned memory, for the loader."""
         return replace(self, **{k: v.pin_memory() for k, v in vars(self).items() if isinstance(v, Tensor)})
-
-
-class EpochOrder(Sampler[tuple[int, int]]):
-    """Every picture once an epoch, as (epoch, index), in an order that follows from seed and epoch alone."""
-
-    def __init__(self, count: int, seed: int) -> None:
-        self.count, self.seed, self.epoch = count, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch, also after a resume."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
-        return ((self.epoch, int(index)) for index in order)
-
-
-def batches_an_epoch(pictures: int, batch: int, processes: int = 1) -> int:
-    """How many batches of at most this size each process takes; larger ones only where one would be left too small."""
-    count, least = math.ceil(pictures / (batch * processes)), min(2, batch) * processes  # batch norm needs two
-    return max(1, min(count, pictures // least))
-
-
-class EvenBatches(BatchSampler):
-    """The order cut into batches of nearly equal size, so that no picture is dropped, repeated or left alone.
-
-    With several processes each takes its own part of every step.
-    """
-
-    def __init__(self, order: EpochOrder, batch: int, rank: int = 0, processes: int = 1) -> None:
-        self.sampler, self.batch_size, self.drop_last = order, batch, False
-        self.rank, self.processes = rank, processes
-        if len(order) < processes:
-            raise DataError(f"{len(order)} training pictures for {processes} processes; use fewer devices")
-
-    def __len__(self) -> int:
-        return batches_an_epoch(len(self.sampler), self.batch_size, self.processes)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order, count = list(self.sampler), len(self) * self.processes
-        for part in range(self.rank, count, self.processes):
-            yield order[part * len(order) // count : (part + 1) * len(order) // count]
 
 
 class TrainingSet(Dataset[Sample]):
@@ -127,8 +82,9 @@ class TrainingSet(Dataset[Sample]):
 
     def fill(self) -> None:
         """Decode all pictures now, so that loader processes share them."""
-        for index in range(len(self) if self.cached else 0):
-            self._picture(index)
+        if self.cached:
+            for index in range(len(self)):
+                self._picture(index)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Sample, str]:
         epoch, index = key
@@ -192,13 +148,17 @@ def collate(samples: list[tuple[Sample, str]]) -> Batch:
     most = max(1, *(len(s.labels) for s, _ in samples))
     boxes = np.zeros((len(samples), most, 4), np.float32)
     labels = np.zeros((len(samples), most), np.int64)
-    valid, crowd = np.zeros((2, len(samples), most), bool)
+    valid = np.zeros((len(samples), most), bool)
+    crowd = np.zeros((len(samples), most), bool)
     for row, (sample, _) in enumerate(samples):
         count = len(sample.labels)
-        boxes[row, :count], labels[row, :count] = sample.boxes, sample.labels
-        crowd[row, :count], valid[row, :count] = sample.crowd, ~sample.crowd
-    b, n, v, c = (torch.from_numpy(a) for a in (boxes, labels, valid, crowd))
-    return Batch(torch.from_numpy(np.stack([s.picture for s, _ in samples])), b, n, v, c, [name for _, name in samples])
+        boxes[row, :count] = sample.boxes
+        labels[row, :count] = sample.labels
+        crowd[row, :count] = sample.crowd
+        valid[row, :count] = ~sample.crowd
+    images = np.stack([sample.picture for sample, _ in samples])
+    arrays = [torch.from_numpy(array) for array in (images, boxes, labels, valid, crowd)]
+    return Batch(*arrays, names=[name for _, name in samples])
 
 
 def collate_views(

@@ -15,7 +15,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from nanogfl.data.loader import EpochOrder, EvenBatches, TrainingSet, training_loader, view_loader
+from nanogfl.data.loader import TrainingSet, training_loader, view_loader
+from nanogfl.data.order import EpochOrder, EvenBatches
 from nanogfl.data.readers import read_table
 from nanogfl.data.splits import for_training
 from nanogfl.data.table import Table

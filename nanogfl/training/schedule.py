@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from nanogfl.data.loader import batches_an_epoch
+from nanogfl.data.order import batches_an_epoch
 from nanogfl.recipe import Recipe, TrainRecipe
 
 # Passes that a set needs shrink with its size; between these the number is interpolated in the logarithm.

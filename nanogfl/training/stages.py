@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanogfl.data.loader import Batch, EpochOrder, EvenBatches, TrainingSet, training_loader
+from nanogfl.data.loader import Batch, TrainingSet, training_loader
+from nanogfl.data.order import EpochOrder, EvenBatches
 from nanogfl.data.readers import read_table
 from nanogfl.data.splits import for_training
 from nanogfl.data.table import Table

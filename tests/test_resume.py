@@ -1,0 +1,280 @@
+"""A run that goes on, stands in the way, or is done again: exact resume, overwriting, one seed one result."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from runs import (
+    LEFT,
+    SMALL,
+    Train,
+    block_picture,
+    checkpoint,
+    contents,
+    different,
+    left,
+    main,
+    read_rows,
+    run_command,
+    timeless,
+    write_coco,
+)
+
+import nanogfl
+from nanogfl.errors import NanogflError, RecipeError, TrainingError, UsageError
+from nanogfl.recipe import load_recipe
+from nanogfl.training.keeper import Keeper
+from nanogfl.training.task import DetectionTask
+
+# --- resume
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory, tiny_train: Train) -> Path:
+    """A run of four epochs that nothing interrupts."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    tiny_train(tiny_set, out, epochs=4)
+    return out
+
+
+def same_run(a: Path, b: Path) -> None:
+    """Assert that two runs ended in the same state, to the bit."""
+    one, two = checkpoint(a / "last.ckpt"), checkpoint(b / "last.ckpt")
+    assert {"state_dict", "current_model_state", "optimizer_states"} <= set(one)
+    assert different(one, two) == []
+    assert (one["epoch"], one["global_step"]) == (two["epoch"], two["global_step"])
+    assert timeless(a) == timeless(b)
+    assert different(checkpoint(a / "best.ckpt"), checkpoint(b / "best.ckpt")) == []
+    best = [json.loads((run / "summary.json").read_text())["best"] for run in (a, b)]
+    assert best[0] == best[1]
+
+
+@pytest.mark.parametrize(
+    ("hook", "accident"),
+    [
+        ("on_train_epoch_start", RuntimeError("the disk is on fire")),  # between two epochs
+        ("on_train_batch_end", KeyboardInterrupt()),  # Ctrl-C within one
+        ("on_validation_epoch_end", RuntimeError("worse than before")),  # after best.ckpt, before last.ckpt
+    ],
+)
+def test_a_resumed_run_is_the_uninterrupted_one(
+    accident: BaseException,
+    hook: str,
+    whole: Path,
+    tiny_set: Path,
+    tiny_train: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    original = getattr(Keeper, hook)
+
+    def fail(self: Keeper, trainer: Any, *others: Any, **named: Any) -> None:
+        original(self, trainer, *others, **named)
+        if trainer.current_epoch == 2:
+            raise accident
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Keeper, hook, fail)
+        with pytest.raises(TrainingError):
+            tiny_train(tiny_set, tmp_path / "run", epochs=4)
+    assert checkpoint(tmp_path / "run" / "last.ckpt")["epoch"] == 1
+    assert not (tmp_path / "run" / "summary.json").exists()
+    nanogfl.train(tiny_set, out=tmp_path / "run", resume=True)  # all options are in the folder
+    same_run(tmp_path / "run", whole)
+
+
+def test_a_killed_command_goes_on_where_it_was(whole: Path, tiny_set: Path, tmp_path: Path) -> None:
+    kill = (
+        "import os, signal\nfrom nanogfl.training.keeper import Keeper\n"
+        "Keeper.on_validation_epoch_end = lambda self, t, m: t.current_epoch == 2 and os.kill(os.getpid(), 9)"
+    )
+    out = tmp_path / "run"
+    died = run_command("train", tiny_set, "--out", out, "--epochs", 4, *SMALL, before=kill)
+    assert died.returncode == -signal.SIGKILL
+    done = run_command("train", tiny_set, "--out", out, "--resume")
+    assert done.returncode == 0, done.stderr
+    one, two = checkpoint(out / "last.ckpt"), checkpoint(whole / "last.ckpt")
+    assert different(one["state_dict"], two["state_dict"]) == []
+    assert different(one["current_model_state"], two["current_model_state"]) == []
+    columns = ("epoch", "step", "lr", "qfl", "giou", "dfl")
+    assert [[r[c] for c in columns] for r in read_rows(out)] == [[r[c] for c in columns] for r in read_rows(whole)]
+    assert not list(out.glob("*.partial"))
+
+
+def test_resume_where_nothing_was_written_starts_from_the_beginning(
+    tiny_set: Path, tiny_train: Train, tmp_path: Path
+) -> None:
+    assert tiny_train(tiny_set, tmp_path / "run", resume=True)["epochs"] == 1
+    assert left(tmp_path / "run") == sorted(LEFT)
+
+
+def test_resume_after_an_accident_in_the_first_epoch_starts_from_the_beginning(
+    tiny_set: Path, tiny_train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("at once")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Keeper, "on_train_epoch_start", fail)
+        with pytest.raises(TrainingError):
+            tiny_train(tiny_set, tmp_path / "run")
+    assert not (tmp_path / "run" / "last.ckpt").exists()
+    assert nanogfl.train(tiny_set, out=tmp_path / "run", resume=True)["epochs"] == 1
+
+
+def test_resume_of_a_finished_run_changes_nothing(whole: Path, tiny_set: Path, capfd: pytest.CaptureFixture) -> None:
+    before = contents(whole)
+    assert main("train", tiny_set, "--out", whole, "--resume") == 0
+    assert contents(whole) == before
+    assert "finished" in capfd.readouterr().err
+
+
+def test_resume_with_more_epochs_goes_on(whole: Path, tiny_set: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(whole, tmp_path / "run")
+    summary = nanogfl.train(tiny_set, out=out, resume=True, epochs=6)
+    assert (summary["epochs"], summary["steps"]) == (6, 18)
+    assert [r["epoch"] for r in read_rows(out)] == list("012345")
+    assert timeless(out)[:4] == timeless(whole)
+    assert load_recipe(str(out / "config.yaml")).train.epochs == 6
+
+
+def test_resume_with_another_learning_rate_takes_it(whole: Path, tiny_set: Path, tmp_path: Path) -> None:
+    # the advice after a loss that became NaN: lower train.lr and --resume
+    out = shutil.copytree(whole, tmp_path / "run")
+    nanogfl.train(tiny_set, out=out, resume=True, epochs=6, set=["train.lr=1e-4", "train.lr_end=1e-4"])
+    assert [float(r["lr"]) for r in read_rows(out)[4:]] == pytest.approx([1e-4, 1e-4])
+
+
+def test_the_first_step_of_a_resumed_run_has_the_new_rate_and_decay(
+    whole: Path, tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, seen = DetectionTask.training_step, []
+
+    def step(task: DetectionTask, batch: Any, number: int) -> torch.Tensor:
+        seen.append({(round(g["lr"], 9), g["weight_decay"]) for g in task.trainer.optimizers[0].param_groups})
+        return original(task, batch, number)
+
+    monkeypatch.setattr(DetectionTask, "training_step", step)
+    out = shutil.copytree(whole, tmp_path / "run")
+    assignments = ["train.lr=1e-4", "train.lr_end=1e-4", "train.weight_decay=0.125"]
+    nanogfl.train(tiny_set, out=out, resume=True, epochs=5, set=assignments)
+    assert seen == [{(1e-4, 0.0), (1e-4, 0.125)}] * 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"set": ["train.freeze=backbone"]}, r"train\.freeze .* has none, asked for is backbone"),
+        ({"set": ["model.share_levels=true"]}, r"model\.share_levels .* has False, asked for is True"),
+        ({"set": ["model.guidance=full"]}, r"model\.guidance .* has none, asked for is full"),
+        ({"size": "l"}, r"model\.size .* has s, asked for is l"),
+    ],
+)
+def test_what_cannot_change_within_a_run_is_refused(
+    changes: dict[str, Any], said: str, whole: Path, tiny_set: Path
+) -> None:
+    before = contents(whole)
+    with pytest.raises(UsageError, match=said):
+        nanogfl.train(tiny_set, out=whole, resume=True, epochs=6, **changes)
+    assert contents(whole) == before
+
+
+def test_a_run_goes_on_without_what_it_was_started_from(tiny_set: Path, tmp_path: Path, tiny_train: Train) -> None:
+    tiny_train(tiny_set, tmp_path / "first")
+    init = shutil.copy(tmp_path / "first" / "best.ckpt", tmp_path / "init.ckpt")
+    tiny_train(tiny_set, tmp_path / "run", init=str(init))
+    Path(init).unlink()
+    assert nanogfl.train(tiny_set, out=tmp_path / "run", resume=True, epochs=2)["epochs"] == 2
+    assert load_recipe(str(tmp_path / "run" / "config.yaml")).init == str(init), "where it came from is kept"
+
+
+@pytest.mark.parametrize("taken", ["file", "file/below"])
+def test_an_out_that_cannot_be_a_folder_is_said_before_the_data_is_read(taken: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("here already")
+    with pytest.raises(UsageError, match=r"--out .* is no folder; name a folder that can be written"):
+        nanogfl.train("nowhere", out=tmp_path / taken)
+
+
+def test_a_folder_that_holds_a_run_is_refused(whole: Path, tiny_set: Path, capfd: pytest.CaptureFixture) -> None:
+    before = contents(whole)
+    assert main("train", tiny_set, "--out", whole, "--epochs", 1, *SMALL) == 2
+    said = capfd.readouterr().err
+    assert said.startswith("error: ")
+    assert "--resume" in said
+    assert "--overwrite" in said
+    assert len(said.strip().splitlines()) == 1
+    assert contents(whole) == before
+
+
+def test_overwrite_starts_anew(whole: Path, tiny_set: Path, tiny_train: Train, tmp_path: Path) -> None:
+    out = shutil.copytree(whole, tmp_path / "run")
+    summary = tiny_train(tiny_set, out, overwrite=True)
+    assert summary["epochs"] == 1
+    assert len(read_rows(out)) == 1
+    assert checkpoint(out / "last.ckpt")["global_step"] == 3
+    assert left(out) == sorted(LEFT)
+
+
+@pytest.mark.parametrize(
+    ("data", "options"),
+    [("nowhere", {}), (None, {"init": "nowhere.ckpt"}), (None, {"set": ["train.lrr=1"]}), (None, {"input": "50"})],
+    ids=["a path that is not there", "an init that is not there", "a misspelt key", "a size that cannot be"],
+)
+def test_a_mistake_beside_overwrite_costs_no_run(
+    data: str | None, options: dict[str, Any], whole: Path, tiny_set: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(whole, tmp_path / "run")
+    with pytest.raises(NanogflError):
+        nanogfl.train(data or tiny_set, out=out, overwrite=True, **options)
+    assert contents(out) == contents(whole)
+
+
+@pytest.mark.parametrize("mistake", ["--size m", "another set"])
+def test_a_mistake_beside_resume_costs_no_run(mistake: str, whole: Path, tiny_set: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(whole, tmp_path / "run")
+    other = write_coco(tmp_path / "set", {"": [block_picture(np.random.default_rng(0))] * 4})
+    data, options = (tiny_set, {"size": "m"}) if mistake == "--size m" else (other, {})
+    with pytest.raises(NanogflError):
+        nanogfl.train(data, out=out, resume=True, epochs=6, **options)
+    assert contents(out) == contents(whole)
+    assert nanogfl.train(tiny_set, out=out, resume=True, epochs=5)["epochs"] == 5
+
+
+def test_resume_and_overwrite_contradict_each_other(tiny_set: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="contradict"):
+        nanogfl.train(tiny_set, out=tmp_path, resume=True, overwrite=True)
+
+
+def test_an_option_that_train_has_not_is_named(tiny_set: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"epoch'.*epochs"):
+        nanogfl.train(tiny_set, out=tmp_path / "run", epoch=3)
+    with pytest.raises(RecipeError, match=r"train\.lr"):
+        nanogfl.train(tiny_set, out=tmp_path / "run", set=["train.lrr=1"])
+
+
+# --- one seed, one result
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_others(
+    whole: Path, tiny_set: Path, tiny_train: Train, tmp_path: Path
+) -> None:
+    again, other = tmp_path / "again", tmp_path / "other"
+    tiny_train(tiny_set, again, epochs=4)
+    same_run(again, whole)
+    tiny_train(tiny_set, other, epochs=4, seed=1)
+    assert "/head.predict.0.weight" in "".join(
+        different(checkpoint(other / "last.ckpt"), checkpoint(whole / "last.ckpt"))
+    ).replace("detector.", "")
+
+
+def test_loader_processes_change_nothing(tiny_set: Path, tiny_train: Train, tmp_path: Path) -> None:
+    tiny_train(tiny_set, tmp_path / "none", epochs=2)
+    tiny_train(tiny_set, tmp_path / "two", "train.workers=2", epochs=2)
+    same_run(tmp_path / "two", tmp_path / "none")
