@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import read_rows
+from runs import different, read_rows
 
 LEFT = ["best.ckpt", "config.yaml", "last.ckpt", "metrics.csv"]
 SMALL = ["--size", "s", "--input", 64, "--batch", 4, "--set", "train.validate_every=1"]
@@ -138,25 +139,38 @@ def test_a_training_that_is_interrupted_before_it_starts_leaves_nothing(tiny_set
     assert not (tmp_path / "run").exists()
 
 
+def readable(out: Path) -> int:
+    """Assert that what a kill left can be read; epochs that are on record."""
+    for path in out.glob("*.ckpt"):
+        torch.load(path, weights_only=True)
+    rows = [int(row["epoch"]) for row in read_rows(out)] if (out / "metrics.csv").exists() else []
+    assert rows == list(range(len(rows)))
+    return len(rows)
+
+
 @pytest.mark.slow
-def test_a_kill_at_any_moment_leaves_readable_checkpoints(tiny_set: Path, tmp_path: Path) -> None:
-    out, rounds = tmp_path / "run", 6
-    for number in range(rounds):
-        told = ["--resume"] if number else [*SMALL, "--set", "train.workers=0"]
-        command = Command(tmp_path, "train", tiny_set, "--out", out, *told, "--epochs", 500)
-        before = (out / "last.ckpt").stat().st_mtime_ns if number else 0
-        while not ((out / "last.ckpt").exists() and (out / "last.ckpt").stat().st_mtime_ns > before):
+def test_twenty_kills_change_nothing(tiny_set: Path, tmp_path: Path) -> None:
+    """Killed at random moments, the start and the writing of files included, a run ends as one that never was."""
+    moments, epochs = random.Random(0), 150
+    options = ["train", tiny_set, *SMALL, "--set", "train.workers=0", "--epochs", epochs]
+    whole, out, last = tmp_path / "whole", tmp_path / "run", tmp_path / "run" / "last.ckpt"
+    assert Command(tmp_path, *options, "--out", whole).process.wait(PATIENCE_S * 2) == 0
+    for number in range(20):
+        known = last.stat().st_mtime_ns if last.exists() else 0
+        command = Command(tmp_path, *options, "--out", out, "--resume")
+        while number % 2 == 0 and not (last.exists() and last.stat().st_mtime_ns > known):  # every other one gets on
             assert command.process.poll() is None, command.said.read_text()
             time.sleep(0.01)
-        time.sleep(0.13 * number)
-        assert command.end(signal.SIGKILL)[0] == -signal.SIGKILL
-        for name in ("last.ckpt", "best.ckpt"):
-            torch.load(out / name, weights_only=True)
-        rows = [int(row["epoch"]) for row in read_rows(out)]
-        assert rows == list(range(len(rows)))
-    for left in out.glob("*.partial"):
-        left.unlink()
-    goes_on(out, tiny_set, epochs=len(read_rows(out)) + 1)
+        time.sleep(moments.uniform(0, 1.5) if number % 2 == 0 else moments.uniform(0, 8))
+        assert command.end(signal.SIGKILL)[0] == -signal.SIGKILL, "it was killed before its end"
+        assert readable(out) < epochs
+    last_one = Command(tmp_path, *options, "--out", out, "--resume")
+    assert last_one.process.wait(PATIENCE_S * 2) == 0, last_one.said.read_text()
+    assert sorted(path.name for path in out.iterdir()) == [*LEFT, "summary.json"]
+    curve = [[(row["epoch"], row["step"], row["lr"]) for row in read_rows(run)] for run in (out, whole)]
+    assert len(curve[0]) == epochs and curve[0] == curve[1]
+    ends = [torch.load(run / "last.ckpt", weights_only=True) for run in (out, whole)]
+    assert different(ends[0]["state_dict"], ends[1]["state_dict"]) == []
 
 
 @pytest.mark.slow

@@ -359,7 +359,8 @@ def test_the_command_says_what_is_wrong(folder: Path, command: Callable[..., Any
 
 
 def test_the_command_serves_until_it_is_interrupted(folder: Path, tmp_path: Path) -> None:
-    code = "from nanogfl.cli import main; main()"
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # not so in a shell's background
+    code = f"{heard}; from nanogfl.cli import main; main()"
     environment = {"NANOGFL_CACHE": str(folder), "PYTHONPATH": str(Path(nanogfl.__file__).parents[1]), "PATH": "/bin"}
     command = [sys.executable, "-u", "-c", code, "web", str(folder / "model.onnx"), "--port", "0"]
     with subprocess.Popen(
@@ -374,7 +375,10 @@ def test_the_command_serves_until_it_is_interrupted(folder: Path, tmp_path: Path
         assert connection.getresponse().status == 200
         connection.close()
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        try:
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert (process.returncode, out, err) == (0, "ended\n", "")
 
 

@@ -14,11 +14,13 @@ from typing import Any, NoReturn
 import typer
 
 from nanogfl.cli import check, learn, ship, use  # the verbs, which add themselves to the app
-from nanogfl.cli.app import app
+from nanogfl.cli.app import app, put_in_order
 from nanogfl.errors import NanogflError
 from nanogfl.training.folder import is_main
 
 __all__ = ["app", "check", "learn", "main", "ship", "use"]
+
+put_in_order()
 
 
 class _OneLine(logging.Formatter):

@@ -15,7 +15,7 @@ from nanogfl.cli.app import Data, Json, app, say
 if TYPE_CHECKING:
     from nanogfl.doctor.check import Checkup
 
-WIDTH = 110  # letters of a line on the terminal
+LONGEST = 400  # letters; a name or a value out of a broken file can have any number
 
 
 @app.command(epilog="Example: nanogfl check pictures/ --report report.html --fix cleaned/")
@@ -91,4 +91,4 @@ def _summary(found: Checkup) -> Iterator[str]:
 def _line(text: str) -> str:
     """One line that any terminal can show, cut where it is too long."""
     plain = "".join(c if c.isprintable() else " " for c in text).encode("utf-8", "replace").decode()
-    return plain if len(plain) <= WIDTH else plain[: WIDTH - 3] + "..."
+    return plain if len(plain) <= LONGEST else plain[: LONGEST - 3] + "..."

@@ -111,7 +111,6 @@ def _prove(
     if not parity.holds:
         why = parity.worst[0] if parity.worst else f"raw outputs differ by {parity.raw:.2g}"
         raise ExportError(f"{name} does not give what the checkpoint gives, nothing was kept: {why}")
-    log.info("proven: %s", parity.to_text())
     return parity
 
 

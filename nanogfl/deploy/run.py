@@ -87,7 +87,6 @@ def export(
         said = parity.to_json() | ({} if measured is None else {"int8": measured.to_json()})
         next(p for p in model.metadata_props if p.key == "nanogfl.parity").value = json.dumps(said)
         partial.write_bytes(model.SerializeToString())
-    log.info("proven: %s", parity.to_text())
     return Exported(path, path.stat().st_size / 1e6, dict(count_nodes(model)), parity, measured)
 
 

@@ -71,7 +71,7 @@ def evaluate(
         title = (
             f"{predictor.describe()['file']} on {table.root}, {split}, input {'x'.join(map(str, predictor.input_size))}"
         )
-        log.info("report: %s", write_report(Path(report), Study(title, table, detections, scores)))
+        write_report(Path(report), Study(title, table, detections, scores))
     return scores
 
 

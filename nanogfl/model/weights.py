@@ -189,7 +189,8 @@ def transplant(
             loaded[key] = _by_class(target, source, rows, len(new_names), len(old_names or ()))
     module.load_state_dict(loaded, strict=False)
     fresh = [k for k in own if k not in loaded and not k.endswith("num_batches_tracked")]
-    log.info("%s: %d tensors loaded, %d made anew", weights.source.name, len(loaded), len(fresh))
+    made = f", {len(fresh)} made anew ({fresh[0]} ...)" if fresh else ""
+    log.info("%s: %d tensors loaded%s", weights.source.name, len(loaded), made)
     return [new_names[i] for i, _ in rows] if any(is_class_layer(k) for k in loaded) else []
 
 
