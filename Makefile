@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SPREAD := -n auto --maxprocesses 4 --dist loadfile  # files over the cores; by hand, pytest runs them one by one
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-all check fuzz clean
+.PHONY: help setup quickstart test test-all check fuzz load clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -22,8 +22,11 @@ test: $(STAMP) ## the tests, in less than ten minutes on two cores
 test-all: $(STAMP) ## the slow tests too
 	$(BIN)/python -m pytest $(SPREAD)
 
-fuzz: $(STAMP) ## fuzz the annotation readers for ten minutes; what fails is kept in tests/seeds
-	FUZZ_SECONDS=600 $(BIN)/python -m pytest -s tests/fuzz_annotations.py
+fuzz: $(STAMP) ## fuzz annotation readers, recipes and ONNX metadata, ten minutes each; what fails is kept in tests/seeds
+	FUZZ_SECONDS=600 $(BIN)/python -m pytest -s tests/fuzz.py
+
+load: $(STAMP) ## half an hour of pictures for the web server and the video path; neither may grow
+	$(BIN)/python tests/load.py --seconds 1800
 
 check: $(STAMP) ## format, lint, types, and who may import whom
 	$(BIN)/ruff format --check .

@@ -306,13 +306,13 @@ def from_dict(content: Mapping[str, Any], where: str) -> Recipe:
         raise RecipeError(f"{where}: " + "; ".join(_explain(dict(e)) for e in error.errors())) from None
 
 
-def _refuse_yes_no(content: Mapping[str, Any], where: str, path: str = "") -> None:
+def _refuse_yes_no(content: Mapping[str, Any], where: str) -> None:
     """YAML's true would pass for the number 1."""
-    for key, value in content.items():
-        if isinstance(value, dict):
-            _refuse_yes_no(value, where, f"{path}{key}.")
-        elif isinstance(value, bool) and key not in YES_OR_NO:
-            raise RecipeError(f"{where}: {path}{key}: should be a number or a word, not {value}")
+    for section, value in content.items():
+        keys = [(f"{section}.{key}", v, key) for key, v in value.items()] if isinstance(value, dict) else []
+        for path, given, key in [*keys, (section, value, section)]:
+            if isinstance(given, bool) and key not in YES_OR_NO:
+                raise RecipeError(f"{where}: {path}: should be a number or a word, not {given}")
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:

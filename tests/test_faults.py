@@ -7,8 +7,11 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -79,6 +82,33 @@ def test_a_full_disk_keeps_no_half_export(disk: Disk, tiny_run: Path, tmp_path: 
     assert not list(out.parent.iterdir())
 
 
+@pytest.mark.slow
+def test_a_full_disk_keeps_no_half_report(disk: Disk, tiny_run: Path, tiny_set: Path, tmp_path: Path) -> None:
+    out = disk("size=100k") / "report"
+    code, said = ended(tmp_path, "eval", tiny_run / "best.ckpt", tiny_set, "--report", out)
+    assert code == 1
+    assert "space" in only_error(said).lower()
+    assert not list(out.rglob("*.partial")) and not (out / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_a_full_disk_keeps_no_half_download(disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, files = disk("size=300k") / "cache", tmp_path / "files"
+    files.mkdir()
+    (files / "nanodet-plus-m_416_checkpoint.ckpt").write_bytes(bytes(2_000_000))
+    monkeypatch.setenv("NANOGFL_CACHE", str(cache))
+    monkeypatch.setenv("no_proxy", "*")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(files))) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        monkeypatch.setenv("NANOGFL_MIRROR", f"http://127.0.0.1:{server.server_address[1]}")
+        code, said = ended(tmp_path, "export", "nanodet-plus-m_416", "--out", tmp_path / "model.onnx")
+        server.shutdown()
+    assert code == 1
+    error = only_error(said)
+    assert "space" in error.lower() and "NANOGFL_CACHE" in error
+    assert not list(cache.iterdir())
+
+
 def test_torchs_writer_on_a_full_disk_says_so(disk: Disk) -> None:
     path = disk("size=1m") / "a.ckpt"
     with pytest.raises(OSError, match="No space left") as caught, whole_file(path) as partial:
@@ -139,7 +169,8 @@ def test_a_loader_process_that_is_killed_is_named(tiny_set: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_picture_that_goes_during_training_is_named(tiny_set: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("cut", [False, True], ids=["deleted", "cut off"])
+def test_a_picture_that_goes_during_training_is_named(cut: bool, tiny_set: Path, tmp_path: Path) -> None:
     data, out = tmp_path / "set", tmp_path / "run"
     shutil.copytree(tiny_set, data)
     run = Command(tmp_path, "train", data, "--out", out, *SMALL, "--epochs", 500, "--set", "train.cache=none")
@@ -147,8 +178,28 @@ def test_a_picture_that_goes_during_training_is_named(tiny_set: Path, tmp_path: 
     time.sleep(0.2)
     gone = sorted((data / "images").rglob("*.*"))
     for picture in gone:
-        picture.unlink()
+        os.truncate(picture, 40) if cut else picture.unlink()
     assert run.process.wait(PATIENCE_S) == 1
     error = only_error(run.said.read_text())
     assert any(picture.name in error for picture in gone), error
     torch.load(out / "last.ckpt", weights_only=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc to read memory from")
+def test_a_training_that_is_short_of_memory_says_what_to_lower_and_goes_on(tiny_set: Path, tmp_path: Path) -> None:
+    short = (
+        "import resource\nfrom nanogfl.training.task import DetectionTask\noriginal = DetectionTask.training_step\n"
+        "def step(task, batch, i):\n"
+        "    if task.current_epoch == 1 and i == 0:\n"
+        "        pages = int(open('/proc/self/statm').read().split()[0])\n"
+        "        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (8 << 20),) * 2)\n"
+        "    return original(task, batch, i)\nDetectionTask.training_step = step"
+    )
+    out = tmp_path / "run"
+    options = ["--size", "s", "--input", 320, "--batch", 24, "--set", "train.workers=0", "--set", "train.cache=none"]
+    run = Command(tmp_path, "train", tiny_set, "--out", out, *options, "--epochs", 3, before=short)
+    assert run.process.wait(PATIENCE_S) == 1
+    error = only_error(run.said.read_text())
+    assert "out of memory" in error and "--batch" in error and "--resume" in error
+    goes_on(out, tiny_set, 3)

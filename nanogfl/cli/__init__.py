@@ -114,4 +114,6 @@ def _explain(error: Exception) -> tuple[int, str]:
     if isinstance(error, OSError):
         return 1, f"{error.filename or 'a file'}: {error.strerror or error}; check the path and the free space"
     text = " ".join(str(error).split())[:300]
+    if isinstance(error, MemoryError):
+        return 1, f"out of memory ({text}); take smaller pictures, or end other programs"
     return 1, f"unexpected {type(error).__name__}: {text}; run it again with --debug and report what it shows"

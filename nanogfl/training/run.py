@@ -95,7 +95,7 @@ def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> d
     try:
         trainer.fit(task, *loaders, ckpt_path=last, weights_only=True)
         return write_summary(folder, trainer, task, keeper, time.monotonic() - began)
-    except (SystemExit, RuntimeError, OSError, ValueError) as error:  # Lightning turns Ctrl-C into an exit
+    except (SystemExit, RuntimeError, OSError, ValueError, MemoryError) as error:  # Lightning makes Ctrl-C an exit
         if not was_interrupted(error):
             raise explain(error, folder) from error
         if trainer.global_rank:
@@ -235,8 +235,12 @@ def write_summary(
 def explain(error: BaseException, folder: Folder) -> TrainingError:
     """The usual accidents of a training, each with its advice."""
     text = str(error)
-    if "out of memory" in text.lower() or "can't allocate memory" in text.lower():
-        return TrainingError("out of memory; lower --batch (and raise train.accumulate), or --input")
+    lacking = isinstance(error, MemoryError) or any(
+        words in text for words in ("out of memory", "can't allocate memory")
+    )
+    if lacking:
+        advice = "lower --batch (and raise train.accumulate) or --input, or set train.cache=none; go on with --resume"
+        return TrainingError(f"out of memory; {advice}")
     if "more than 1 value per channel" in text:
         return TrainingError("one picture a step is too little for batch norm at this input; raise --batch or --input")
     if "DataLoader worker" in text:

@@ -1,7 +1,7 @@
-"""Fuzzing of the annotation readers, for the night: FUZZ_SECONDS=600 python -m pytest tests/fuzz_annotations.py.
+"""Fuzzing of annotation readers, recipes and ONNX metadata, for the night: FUZZ_SECONDS=600 pytest tests/fuzz.py.
 
-Not collected by a plain pytest. Each kind of file has its share of the time; what fails is written, as small as
-hypothesis makes it, to tests/seeds, where tests/test_seeds.py replays it from then on.
+Not collected by a plain pytest. Each of the three has that many seconds, the kinds of annotation files share theirs;
+what fails is written, as small as hypothesis makes it, to tests/seeds, which tests/test_seeds.py replays.
 """
 
 from __future__ import annotations
@@ -10,18 +10,21 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Callable
 from math import inf
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile import PLACES, holds, prepare
+from hostile import PLACES, Model, annotations_hold, metadata_holds, prepare, recipe_holds
+
+from nanogfl.recipe import folder, load_recipe, to_dict
 
 hypothesis = pytest.importorskip("hypothesis", reason="pip install hypothesis")
 st = hypothesis.strategies
 
 SEEDS = Path(__file__).parent / "seeds"
-SECONDS = float(os.environ.get("FUZZ_SECONDS", "60")) / len(PLACES)
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "60"))
 ROUNDS = 100_000_000  # the clock ends it
 
 numbers = st.one_of(
@@ -87,6 +90,34 @@ def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
+@st.composite
+def spoilt_metadata(draw: Any, clean: dict[str, str]) -> bytes:
+    """A card of a model with values replaced, spoilt inside, removed, or of names that nobody knows."""
+    card = dict(clean)
+    for _ in range(draw(st.integers(1, 3))):
+        name = draw(st.sampled_from(sorted(clean)))
+        whole = isinstance(_parsed(clean[name]), dict | list)
+        inside = spoilt_json(clean[name].encode()) if whole else spoilt_text(clean[name].encode())
+        value = draw(st.one_of(words, numbers.map(lambda n: str(n)[:400]), plain.map(_dumped), inside, st.none()))
+        if value is None:
+            card.pop(name, None)
+        else:
+            text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+            card[draw(st.sampled_from([name, name, name, f"nanogfl.{name}", "x"]))] = text
+    return json.dumps(card).encode()
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _dumped(value: Any) -> str:
+    return json.dumps(value)
+
+
 MAKERS = {
     "coco": lambda clean: st.one_of(spoilt_json(clean), spoilt_text(clean)),
     "voc": spoilt_text,
@@ -100,21 +131,42 @@ MAKERS = {
 def test_the_readers_stand_anything(kind: str, tmp_path: Path) -> None:
     root = tmp_path / "set"
     file = prepare(kind, root)
-    clean, end, rounds = file.read_bytes(), inf, 0
+
+    def check(data: bytes, number: int) -> None:
+        annotations_hold(file, data, root, doctor=number % 8 == 0)  # the doctor decodes all pictures each time
+
+    fuzz(kind, MAKERS[kind](file.read_bytes()), check, SECONDS / len(PLACES))
+
+
+def test_recipes_stand_anything(tmp_path: Path) -> None:
+    clean = b"\n".join(path.read_bytes() for path in sorted(folder().glob("nanodet-plus-m_416.yaml")))
+    known = json.dumps(to_dict(load_recipe()))
+    made = st.one_of(spoilt_text(clean), spoilt_json(known.encode()), spoilt_json(known.encode()))
+    fuzz("recipe", made, lambda data, _: recipe_holds(tmp_path / "recipe.yaml", data), SECONDS)
+
+
+def test_models_stand_any_metadata(tmp_path: Path) -> None:
+    model = Model(tmp_path)
+    fuzz("metadata", spoilt_metadata(model.card), lambda data, _: metadata_holds(model, data), SECONDS)
+
+
+def fuzz(kind: str, made: Any, check: Callable[[bytes, int], None], seconds: float) -> None:
+    """Check what is made until the time is over; the smallest that fails is kept as a seed."""
+    end, rounds = inf, 0
     failed: list[bytes] = []
 
     @hypothesis.settings(
         max_examples=ROUNDS, deadline=None, database=None, suppress_health_check=list(hypothesis.HealthCheck)
     )
-    @hypothesis.given(MAKERS[kind](clean))
+    @hypothesis.given(made)
     def one(data: bytes) -> None:
         nonlocal rounds, end
-        end = min(end, time.monotonic() + SECONDS)  # from the first case on: hypothesis takes its time to start
+        end = min(end, time.monotonic() + seconds)  # from the first case on: hypothesis takes its time to start
         if time.monotonic() > end and not failed:
             raise KeyboardInterrupt  # the only way to end hypothesis early without a failure
         rounds += 1
         try:
-            holds(file, data, root, doctor=rounds % 8 == 0)  # the doctor decodes all pictures each time
+            check(data, rounds)
         except Exception:
             failed.append(data)
             raise
