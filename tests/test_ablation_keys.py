@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,3 +178,23 @@ def test_a_resumed_run_keeps_what_its_recipe_leaves_open(tiny_run: Path) -> None
     for change in ("sides=dirac", "family=first", "reg_max=8", "separate_sides=true", "guidance=none"):
         with pytest.raises(UsageError, match=rf"model\.{change.split('=')[0]} cannot change within a run"):
             going_on(load_recipe(None, [GUIDED, f"model.{change}"]), tiny_run / "last.ckpt", tuple(names))
+
+
+@pytest.mark.slow
+def test_the_ablation_goes_on_where_it_was(tiny_set: Path, tmp_path: Path) -> None:
+    results = tmp_path / "ablation.json"
+    small = ["--set", "train.epochs=1", "--set", "input.size=64", "--set", "model.size=s", "--results", results]
+    script = Path(__file__).parents[1] / "docs" / "ablation.py"
+    said = [
+        subprocess.run(
+            [sys.executable, script, tiny_set, "--rows", "Dirac", "--seeds", seeds, *small],
+            capture_output=True, text=True, check=True,
+        ).stdout
+        for seeds in ("0", "0,1")
+    ]  # fmt: skip
+    records = json.loads(results.read_text())
+    assert [(r["data"], r["init"], r["row"], r["seed"]) for r in records] == [
+        ("set", "none", "focal loss, Dirac box", seed) for seed in (0, 1)
+    ]
+    assert "| focal loss, Dirac box | 2 |" in said[1]
+    assert results.with_suffix(".png").read_bytes().startswith(b"\x89PNG")

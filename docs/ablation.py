@@ -1,0 +1,159 @@
+"""The paper's ablation on a set of one's own: what each part of the loss and of the assignment is worth.
+
+Every row is a training of its own by `nanogfl train`, as short as NanoDet's own example schedule (9 epochs, batch 8,
+320 px), then `nanogfl eval` on the test split. Rows are taken seed by seed, and what the results file already holds is
+left out, so that a long ablation can be done in pieces. Table and picture come at the end, or at once with --jobs 0.
+
+    python docs/ablation.py BCCD --init nanodet-plus-m_416 --seeds 0,1,2 --jobs 2 --results docs/ablation.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import mean, stdev
+from tempfile import TemporaryDirectory
+from threading import Lock
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from nanogfl.wholefile import whole_file, write_json
+
+ROWS = {
+    "focal loss, Dirac box": ["loss.classes=focal", "model.sides=dirac"],
+    "+ QFL": ["model.sides=dirac"],
+    "general distribution, no DFL": ["loss.dfl=0"],
+    "+ DFL (the default)": [],
+    "+ DGQP, top 4": ["model.quality=top4"],
+    "+ DGQP, moments": ["model.quality=moments"],
+    "ATSS instead of dynamic soft labels": ["loss.assign=atss"],
+    "ATSS, sides apart": ["loss.assign=atss", "model.separate_sides=true"],
+    "guidance, light": ["model.guidance=light"],
+    "guidance, NanoDet-Plus' own": ["model.guidance=full"],
+}
+TEACHER = "a teacher"  # only with --teacher
+SCHEDULE = ["--epochs", "9", "--batch", "8", "--input", "320", "--size", "m", "--set", "train.workers=0"]
+COMMAND = Path(sys.executable).with_name("nanogfl")
+Record = dict[str, Any]
+
+
+def planned(given: argparse.Namespace, done: Sequence[Record]) -> Iterator[Record]:
+    """Runs that are still to be done, seed by seed."""
+    known = {(r["data"], r["init"], r["row"], r["seed"]) for r in done}
+    rows = [row for row in [*ROWS, *([TEACHER] if given.teacher else [])] if given.rows in row]
+    for seed in given.seeds:
+        for row in rows:
+            record = {"data": Path(given.data).name, "init": Path(given.init).stem, "row": row, "seed": seed}
+            if tuple(record.values()) not in known:
+                yield record
+
+
+def run(record: Record, given: argparse.Namespace) -> Record:
+    """Train and score one row."""
+    keys = ROWS.get(record["row"], [f"train.teacher={given.teacher}"])
+    settings = [word for key in [*keys, *given.set] for word in ("--set", key)]
+    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // given.jobs))}
+    with TemporaryDirectory(prefix="ablation") as folder:
+        out, scores = Path(folder) / "run", Path(folder) / "scores.json"
+        start = [COMMAND, "train", given.data, "--out", out, "--init", given.init, "--seed", str(record["seed"])]
+        evaluate = [COMMAND, "eval", out / "best.ckpt", given.data, "--split", "test", "--json", scores]
+        for command in ([*start, *SCHEDULE, *settings], evaluate):
+            done = subprocess.run(command, env=os.environ | threads, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise SystemExit(f"{record}: {done.stderr.strip().splitlines()[-1]}")
+        found, summary = json.loads(scores.read_text()), json.loads((out / "summary.json").read_text())
+    return record | {name: round(found[name], 4) for name in ("AP", "AP50", "AP75")} | {"seconds": summary["seconds"]}
+
+
+def groups(done: Sequence[Record]) -> dict[tuple[str, str], dict[str, list[Record]]]:
+    """Records by (set, start), then by row, in the order of ROWS."""
+    found: dict[tuple[str, str], dict[str, list[Record]]] = {}
+    for row in [*ROWS, TEACHER]:
+        for record in done:
+            if record["row"] == row:
+                found.setdefault((record["data"], record["init"]), {}).setdefault(row, []).append(record)
+    return found
+
+
+def table(done: Sequence[Record]) -> str:
+    """Markdown: mean and standard deviation over the seeds; seconds are those of a core that others share."""
+    lines = []
+    for (data, init), rows in groups(done).items():
+        lines += [f"{data}, from {init}:\n", "| row | seeds | AP | AP50 | AP75 |", "|---|---|---|---|---|"]
+        for row, records in rows.items():
+            cells = [_spread([r[name] for r in records]) for name in ("AP", "AP50", "AP75")]
+            lines.append(f"| {row} | {len(records)} | {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _spread(values: Sequence[float]) -> str:
+    text = f"{mean(values):.3f}"
+    return f"{text} ± {stdev(values):.3f}" if len(values) > 1 else text
+
+
+def picture(done: Sequence[Record], path: Path) -> None:
+    """Each run as a dot, each mean as a bar, one panel a set and start."""
+    found = groups(done)
+    figure = Figure((6.2 * len(found), 0.42 * len(ROWS) + 1.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
+    names = [row for row in [*ROWS, TEACHER] if any(row in rows for rows in found.values())]
+    for panel, ((data, init), rows) in zip(panels, found.items(), strict=True):
+        for place, row in enumerate(names):
+            values = [r["AP"] for r in rows.get(row, [])]
+            if values:
+                panel.plot(
+                    [min(values), max(values)], [place, place], color="0.75", linewidth=6, solid_capstyle="round"
+                )
+                panel.plot(values, [place] * len(values), "o", color="#d1495b", markersize=4)
+                panel.plot([mean(values)], [place], "|", color="#1d3557", markersize=16, markeredgewidth=2.5)
+        panel.set_title(f"{data}, from {init}")
+        panel.set_xlabel("AP on the test split: seeds, and their mean")
+        panel.grid(axis="x", alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_yticks(range(len(names)), names)
+    panels[0].invert_yaxis()
+    with whole_file(path) as partial:
+        figure.savefig(partial, format="png", dpi=110)
+
+
+def main() -> None:
+    """Run what is missing, then write table and picture beside the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("--init", default="none", help="where all rows start: a checkpoint, a published name, or none")
+    parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1, 2])
+    parser.add_argument("--rows", default="", help="only rows whose name has this in it")
+    parser.add_argument("--teacher", help="checkpoint of a larger detector: one row more")
+    parser.add_argument("--set", action="append", default=[], help="key.path=value for every row")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at once; they share the cores; 0 trains nothing")
+    parser.add_argument("--results", type=Path, default=Path("ablation.json"))
+    given = parser.parse_args()
+    done: list[Record] = json.loads(given.results.read_text()) if given.results.exists() else []
+    lock = Lock()
+
+    def one(record: Record) -> None:
+        record = run(record, given)
+        with lock:
+            done.append(record)
+            write_json(given.results, done)
+            print(record, flush=True)
+
+    if given.jobs:
+        with ThreadPoolExecutor(given.jobs) as pool:
+            list(pool.map(one, list(planned(given, done))))
+    print(table(done))
+    picture(done, given.results.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
