@@ -38,7 +38,6 @@ async function run({ pixels, width, height }) {
   const started = performance.now();
   const image = inputFor(width, height);
   toBgr(new Uint8Array(pixels), image.data);
-  pixels.transfer?.(0); // freed now, not when the collector comes by: phones have little room
   const outputs = await session.run({ image });
   const found = {
     boxes: outputs.boxes.data.slice(),
