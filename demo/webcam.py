@@ -1,19 +1,10 @@
-"""A camera with boxes in a window, in a few lines: python demo/webcam.py model.onnx [0 | video.mp4 | rtsp://...].
+"""The live demo, as the command ``nanogfl webcam`` has it: python demo/webcam.py model.onnx --source 0 --track.
 
-The command ``nanogfl webcam`` does the same and more. Whoever wants a window of their own writes a class with ``show``,
-``wait`` and ``close``, and gives it as the screen.
+All options: ``--help``. For a window of your own, see ``Screen`` in nanogfl/runtime/screen.py.
 """
 
 import sys
 
-import nanogfl
-from nanogfl.runtime.capture import open_source
-from nanogfl.runtime.screen import open_window
-from nanogfl.runtime.track import Tracker
-from nanogfl.runtime.webcam import Webcam
+from nanogfl.cli import main
 
-model, source = (*sys.argv[1:], "0")[:2]
-webcam = Webcam(nanogfl.load(model), open_source(source), screen=open_window(model), tracker=Tracker())
-if webcam.screen is None:
-    webcam.report = print
-print(webcam.run())
+main(["webcam", *sys.argv[1:]])

@@ -52,7 +52,7 @@ def test_a_folder_gives_every_picture_in_order(tmp_path: Path) -> None:
     assert [level(shot) for shot in shots] == [10, 20, 100]
     assert [Path(shot.source).name for shot in shots] == ["1.png", "2.png", "10.png"]
     assert [shot.index for shot in shots] == [0, 1, 2] and {shot.time_s for shot in shots} == {None}
-    assert capture.skipped == 0 and not capture.source.live and capture.source.rate is None
+    assert capture.skipped == 0 and not capture.source.live and capture.source.rate == 2, "stills a second"
 
 
 def test_a_slow_viewer_still_gets_every_frame_of_a_video(tmp_path: Path) -> None:
@@ -267,6 +267,9 @@ def test_sources_without_meaning_are_refused(source: str) -> None:
         ("rtsp://10.0.0.2/a@b", "rtsp://10.0.0.2/a@b"),
         ("http://x:80/v?u=1", "http://x:80/v?u=1"),
         ("rtsp://a:p@ss@h/a", "rtsp://***@h/a"),
+        ("rtsp://anna:a/b@10.0.0.2/x", "rtsp://***@10.0.0.2/x"),
+        ("rtsp://10.0.0.2:554/a@b", "rtsp://10.0.0.2:554/a@b"),
+        ("http://x:80/v.cgi?user=anna&pwd=secret&fps=5", "http://x:80/v.cgi?user=***&pwd=***&fps=5"),
     ],
 )
 def test_passwords_are_not_shown(address: str, shown: str) -> None:

@@ -226,3 +226,15 @@ def test_on_the_command_line(models: Path, tmp_path: Path, command: Callable[...
     assert [d["box"] for d in record["detections"]] == [pytest.approx(b.tolist(), abs=1e-3) for b in expected.boxes]
     refused = command("predict", models / "model.onnx", tmp_path / "a.png", "--tiles", "--tile-overlap", 2)
     assert refused.code == 2 and refused.err.startswith("error: --tile-overlap 2")
+
+
+def test_a_tile_gives_as_many_boxes_as_are_asked_for_in_all() -> None:
+    asked: list[int] = []
+
+    class Counting(Oracle):
+        def predict(self, source: Any, score: float = 0.3, *, iou: float = 0.6, max_boxes: int = 100) -> Detections:
+            asked.append(max_boxes)
+            return super().predict(source, score, iou=iou, max_boxes=max_boxes)
+
+    Tiled(Counting(np.zeros((0, 4), np.float32), np.zeros(0, np.int64))).predict(world(600, 600), max_boxes=700)
+    assert len(asked) > 4 and set(asked) == {700}

@@ -21,7 +21,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -37,7 +37,7 @@ from nanogfl.deploy.build import Form, build
 from nanogfl.errors import DownloadError, ModelError, NanogflError, UsageError
 from nanogfl.predictor import TorchDetector
 from nanogfl.runtime import serve
-from nanogfl.runtime.serve import MAX_BYTES, MAX_WAITING, TYPES, Server
+from nanogfl.runtime.serve import MAX_BYTES, MAX_UPLOADS, MAX_WAITING, TYPES, Server
 from nanogfl.runtime.web import Place, open_server, page_folder, runtime_files
 
 PAGE = page_folder()
@@ -212,19 +212,28 @@ def test_many_at_once_each_get_their_own_boxes(server: Server, folder: Path) -> 
     assert all(found["detections"] == list(detector.predict(p).records()) for found, p in taken)
 
 
-def test_whoever_comes_ninth_is_asked_to_come_again(server: Server) -> None:
-    body = png(scene())
-    with ThreadPoolExecutor(MAX_WAITING) as pool:
+def test_where_eight_wait_the_next_is_asked_to_come_again(server: Server) -> None:
+    body, places = png(scene()), MAX_WAITING + 1
+    with ThreadPoolExecutor(places) as pool:
         with server.turn:  # a picture that takes long
-            waiting = [pool.submit(ask, server, "POST", "/predict", body, Content_Type=PNG) for _ in range(MAX_WAITING)]
+            waiting = [pool.submit(ask, server, "POST", "/predict", body, Content_Type=PNG) for _ in range(places)]
             deadline = time.monotonic() + 60
             while server.places._value and time.monotonic() < deadline:
                 time.sleep(0.01)
-            ninth = ask(server, "POST", "/predict", body, Content_Type=PNG)
+            last = ask(server, "POST", "/predict", body, Content_Type=PNG)
             assert ask(server, "GET", "/health").status == 200
-        assert [w.result().status for w in waiting] == [200] * MAX_WAITING
-    assert ninth.status == 503 and ninth.headers["Retry-After"] == "1" and "try again" in ninth.json["error"]
+        assert [w.result().status for w in waiting] == [200] * places
+    assert last.status == 503 and last.headers["Retry-After"] == "1" and "try again" in last.json["error"]
     assert ask(server, "POST", "/predict", body, Content_Type=PNG).status == 200
+
+
+def test_uploads_that_say_nothing_keep_nobody_from_the_detector(server: Server) -> None:
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 100000\r\n\r\n"
+    with ExitStack() as silent:
+        for _ in range(MAX_WAITING + 2):
+            silent.enter_context(socket.create_connection(server.server_address[:2])).sendall(head)
+        time.sleep(0.3)
+        assert ask(server, "POST", "/predict", png(scene()), Content_Type=PNG).status == 200
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -300,7 +309,7 @@ def test_a_body_that_does_not_come_frees_its_place(
         )
         answer = visitor.makefile("rb").read()
     assert b" 408 " in answer.splitlines()[0] and f"only {len(sent)} of 99 bytes came".encode() in answer
-    assert server.places._value == MAX_WAITING
+    assert server.uploads._value == MAX_UPLOADS and server.places._value == MAX_WAITING + 1
 
 
 def test_a_body_that_trickles_is_cut_off(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,6 +357,10 @@ def test_models_that_a_browser_cannot_run(folder: Path, tmp_path: Path) -> None:
         open_server(tmp_path / "none.onnx", Place(port=0), folder)
     detector = nanogfl.load(folder / "best.ckpt")
     assert isinstance(detector, TorchDetector)
+    with pytest.raises(UsageError, match=r"photo\.jpg: .* give an \.onnx file"):
+        open_server(tmp_path / "photo.jpg", Place(port=0), folder)
+    with pytest.raises(UsageError, match="without a certificate"):
+        open_server(folder / "model.onnx", Place(port=0, key=tmp_path / "key.pem"), folder)
     (tmp_path / "core.onnx").write_bytes(build(detector, Form("core")).SerializeToString())
     with pytest.raises(ModelError, match="form core; the page needs: nanogfl export --form frame"):
         open_server(tmp_path / "core.onnx", Place(port=0), folder)

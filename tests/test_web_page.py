@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -124,6 +125,14 @@ def pause(page: Page) -> None:
         pass
 
 
+def camera_frame(page: Page) -> np.ndarray:
+    """The pixels that were looked at last."""
+    url = page.run(APP + "return app.state.frame.toDataURL('image/png')")
+    frame = cv2.imdecode(np.frombuffer(base64.b64decode(url.partition(",")[2]), np.uint8), cv2.IMREAD_COLOR)
+    assert frame is not None
+    return frame
+
+
 def expect(page: Page, models: Models, picture: np.ndarray) -> Detections:
     """The page's boxes are the native ones; these."""
     detector = nanogfl.load(models.sigma)
@@ -156,8 +165,7 @@ def test_boxes_of_a_camera_frame_are_the_native_ones(page: Page, models: Models)
     start_camera(page, 12)
     assert re.fullmatch(r"[\d.]+ m?s[\d.]+ fps", page.run("return document.getElementById('pill').textContent"))
     pause(page)
-    url = page.run(APP + "return app.state.frame.toDataURL('image/png')")
-    frame = cv2.imdecode(np.frombuffer(base64.b64decode(url.partition(",")[2]), np.uint8), cv2.IMREAD_COLOR)
+    frame = camera_frame(page)
     assert frame.shape == (*SIZE, 3)
     assert min(np.abs(frame.astype(int) - scene(*SIZE, seed=i)).mean() for i in range(8)) < 8, "a frame of the film"
     expect(page, models, frame)
@@ -167,6 +175,36 @@ def test_boxes_of_a_camera_frame_are_the_native_ones(page: Page, models: Models)
     assert drawn and page.run("return document.getElementById('overlay').getAttribute('aria-label')").startswith(
         "Picture: "
     )
+
+
+@browsing
+def test_boxes_of_real_frames_are_the_native_ones(shared: Path, cache: Path, tmp_path: Path) -> None:
+    """People in a video, before the camera, found with NanoDet-Plus' published weights."""
+    film, seen = tmp_path / "people.y4m", cv2.VideoCapture(str(next((shared / "data/video").glob("*.mp4"))))
+    seen.set(cv2.CAP_PROP_POS_FRAMES, 100)
+    frames = [cv2.cvtColor(seen.read()[1], cv2.COLOR_BGR2YUV_I420) for _ in range(40)]
+    height, width = frames[0].shape[0] * 2 // 3, frames[0].shape[1]
+    head = f"YUV4MPEG2 W{width} H{height} F10:1 Ip A1:1 C420jpeg\n".encode()
+    film.write_bytes(head + b"".join(b"FRAME\n" + frame.tobytes() for frame in frames))
+    weights, form = shared / "weights/nanodet-plus-m_320.ckpt", Form(sigma=True)
+    model = nanogfl.export(weights, out=tmp_path / "people.onnx", form=form).path
+    detector = nanogfl.load(model)
+    with (
+        running(open_server(model, Place(port=0), cache)) as server,
+        chromium(f"--use-file-for-fake-video-capture={film}") as browser,
+        browser.page(address(server)) as page,
+    ):
+        page.run(APP)
+        found_people = 0
+        for rounds in (3, 5):
+            start_camera(page, rounds)
+            pause(page)
+            frame = camera_frame(page)
+            assert frame.shape == (height, width, 3)
+            native = detector.predict(frame, 0.05)
+            assert_same(found(page, detector.names), native, box_px=0.1, score=1e-3)
+            found_people += ((native.labels == detector.names.index("person")) & (native.scores > 0.4)).sum()
+    assert found_people >= 2
 
 
 @browsing
@@ -213,6 +251,25 @@ def wrong_files(models: Models) -> dict[str, tuple[bytes, str]]:
         "varint.onnx": (b"\x08" + b"\xff" * 40, "is not an ONNX file"),
         "long.onnx": (b"\x3a" + b"\xff" * 8 + b"\x7f" + b"x", "is not an ONNX file"),
     }
+
+
+@browsing
+def test_a_model_that_was_chosen_outlives_a_reload_of_its_tab_only(
+    browser: Chromium, server: Server, models: Models, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.onnx"
+    shutil.copy(models.sigma, other)
+    name = APP + "return app.state.file"
+    with browser.page(address(server)) as page:
+        assert page.run(name) == models.sigma.name
+        page.choose_file("#model-file", other)
+        page.wait("document.getElementById('model-line')?.textContent.startsWith('other.onnx')")
+        page.call("Page.reload")
+        page.wait("document.getElementById('model-line')?.textContent.includes('.onnx')")
+        assert page.run(name) == "other.onnx"
+        page.run("sessionStorage.clear()")  # as a new tab has it
+        page.call("Page.reload")
+        page.wait(f"document.getElementById('model-line')?.textContent.startsWith('{models.sigma.name}')")
 
 
 @browsing

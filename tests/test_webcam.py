@@ -180,6 +180,32 @@ def test_jitter_by_hand() -> None:
     assert meter.summary()["jitter_px"] == 2 and meter.summary()["ids"] == 8
 
 
+def test_a_video_of_a_folder_begins_anew(folder: Path) -> None:
+    (folder / "two").mkdir()
+    video(folder / "two" / "a.mp4")
+    video(folder / "two" / "b.mp4")
+    records: list[dict[str, Any]] = []
+    Webcam(Finder(), open_source("two"), tracker=Tracker(), report=records.append).run()
+    assert [r["frame"] for r in records] == [*range(12), *range(12)]
+    ids = [r["detections"][0]["track"] for r in records]
+    assert ids == [None, None, *[1] * 10, None, None, *[2] * 10]
+
+
+def test_the_figures_of_a_source_that_is_lost_are_kept(folder: Path) -> None:
+    class Lost:
+        live, rate = True, None
+
+        def pictures(self, stop: threading.Event) -> Iterator[tuple[str, float | None, Picture]]:
+            yield "lost", 0.0, picture_of(0)
+            time.sleep(0.3)
+            raise DataError("lost dropped and did not come back")
+
+    webcam = Webcam(Finder(), Lost())
+    with pytest.raises(DataError):
+        webcam.run()
+    assert webcam.summary()["frames"] == 1
+
+
 # --- the window ---
 
 

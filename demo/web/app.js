@@ -20,7 +20,7 @@ const framePen = state.frame.getContext("2d", { willReadFrequently: true });
 
 // --- the model ---
 
-export async function useModel(buffer, file) {
+export async function useModel(buffer, file, chosen = true) {
   complain("");
   try {
     const card = readCard(buffer, file);
@@ -30,7 +30,7 @@ export async function useModel(buffer, file) {
     state.detector?.close();
     Object.assign(state, { detector, card, file, found: null });
     state.meter.reset();
-    await keep(copy, file);
+    await keep(copy, file, chosen);
     showModel();
     if (state.source === "picture") await look();
   } catch (error) {
@@ -259,7 +259,7 @@ async function start() {
     return;
   }
   const model = await firstModel();
-  if (model) await useModel(model.buffer, model.file);
+  if (model) await useModel(model.buffer, model.file, false);
   else hint("Choose a model (.onnx), or drop one here.");
 }
 

@@ -5,6 +5,8 @@ const WANTED = { width: { ideal: 640 }, height: { ideal: 480 }, resizeMode: { id
 
 export class CameraFault extends Error {}
 
+let running = false, lock = null; // the lock is of the screen
+
 /** Starts the camera that looks this way ("environment" is the back, "user" the front) and plays it in the video. */
 export async function openCamera(video, facing) {
   closeCamera(video);
@@ -19,11 +21,26 @@ export async function openCamera(video, facing) {
   }
   video.srcObject = stream;
   await video.play();
+  running = true;
+  stayAwake();
   const settings = stream.getVideoTracks()[0].getSettings();
   return { facing: settings.facingMode ?? facing, track: stream.getVideoTracks()[0] };
 }
 
+/** Keeps a phone's screen on while the camera runs. */
+async function stayAwake() {
+  if (!running || lock || document.hidden || !navigator.wakeLock) return;
+  try {
+    lock = await navigator.wakeLock.request("screen");
+    lock.addEventListener("release", () => { lock = null; });
+  } catch { /* a low battery: the screen goes dark, and that is all */ }
+}
+
+document.addEventListener("visibilitychange", stayAwake); // browsers let go of it whenever the page is hidden
+
 export function closeCamera(video) {
+  running = false;
+  lock?.release();
   for (const track of video.srcObject?.getTracks() ?? []) track.stop();
   video.srcObject = null;
 }

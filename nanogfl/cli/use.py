@@ -80,7 +80,9 @@ def webcam(
     classes: Annotated[str | None, typer.Option("--classes", help="Only these, separated by commas.")] = None,
     track: Annotated[bool, typer.Option("--track", help="Give ids, and steady the boxes.")] = False,
     smooth: Annotated[bool, typer.Option(help="With --track: steady boxes, or the detections' own.")] = True,
-    hold: Annotated[float, typer.Option("--hold", help="With --track: seconds an unseen object keeps its id.")] = 1.0,
+    hold: Annotated[
+        float, typer.Option("--hold", min=0, help="With --track: seconds an unseen object keeps its id.")
+    ] = 1.0,
     sigma: Annotated[
         bool, typer.Option("--sigma", help="Draw each side as wide as it is uncertain; records hold it, too.")
     ] = False,
@@ -89,7 +91,7 @@ def webcam(
     headless: Annotated[bool, typer.Option("--headless", help="No window; a JSON line a frame on stdout.")] = False,
     summary: Annotated[Path | None, typer.Option("--summary", help="Write the run's figures to this JSON.")] = None,
     patience: Annotated[
-        float, typer.Option("--patience", help="Seconds that a camera or stream that dropped is waited for.")
+        float, typer.Option("--patience", min=0, help="Seconds that a camera or stream that dropped is waited for.")
     ] = 30.0,
     input: Input = None,  # noqa: A002
     config: Config = None,
@@ -117,10 +119,12 @@ def webcam(
         record=record,
         report=None if window else lambda found: say(json.dumps(found)),
     )
-    with _stopped_by_signals(watching.stop):
-        found = watching.run()
-    if summary:
-        write_json(summary, found)
+    try:
+        with _stopped_by_signals(watching.stop):
+            watching.run()
+    finally:  # hours of figures are worth keeping when a stream is lost
+        if summary and watching.meter.frames:
+            write_json(summary, watching.summary())
 
 
 def _listed(names: str | None) -> list[str] | None:
@@ -176,7 +180,7 @@ def mine(
 
 @app.command(epilog="Example: nanogfl web model.onnx --port 8000")
 def web(
-    model: Model,
+    model: Annotated[str, typer.Argument(help="Exported ONNX (of frame form); nanogfl export makes it.")],
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Where to listen; 0 takes a free one.")] = 8000,
     host: Annotated[str, typer.Option("--host", help="0.0.0.0 lets others in; cameras then need https.")] = "127.0.0.1",
     cert: Annotated[Path | None, typer.Option("--cert", help="Certificate (PEM): serve https.")] = None,

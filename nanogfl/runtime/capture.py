@@ -23,6 +23,7 @@ from nanogfl.runtime.frames import expand, frame_rate, frames, is_video
 from nanogfl.runtime.live import Live
 
 log = logging.getLogger(__name__)
+STILLS = 2.0  # of a folder are shown and recorded a second
 AHEAD = 4  # pictures of a file that are read before they are asked for
 
 
@@ -33,7 +34,7 @@ class Shot:
     Attributes:
         picture: uint8 BGR [H, W, 3].
         source: the file, ``camera 0``, or the stream's address without its password.
-        index: 0, 1, 2... within the source, dropped pictures counted.
+        index: 0, 1, 2... within a video or a stream, dropped pictures counted; stills go on from each other.
         time_s: seconds since the start of the video or of the stream; None for a still picture.
         read_ms: how long reading it took (of a camera: waiting for it, too).
         read_at: ``time.perf_counter()`` when it was there.
@@ -57,7 +58,7 @@ class Source(Protocol):
 
     @property
     def rate(self) -> float | None:
-        """Pictures a second of a file; None where they have none or are live."""
+        """Pictures a second of a video, and of stills; None where several have theirs, or they are live."""
         ...
 
     def pictures(self, stop: threading.Event) -> Iterator[tuple[str, float | None, Picture]]:
@@ -73,7 +74,7 @@ class Files:
     def __init__(self, source: str) -> None:
         self.files = expand([source])
         videos = [file for file in self.files if is_video(file)]
-        self.rate = frame_rate(videos[0]) if len(self.files) == len(videos) == 1 else None
+        self.rate = frame_rate(videos[0]) if len(self.files) == len(videos) == 1 else None if videos else STILLS
 
     def pictures(self, stop: threading.Event) -> Iterator[tuple[str, float | None, Picture]]:
         """Name, seconds, picture of each file in turn."""
@@ -175,10 +176,13 @@ class Capture:
 
     def _read(self) -> None:
         """Body of the thread."""
-        index, began = 0, time.perf_counter()
+        index, last, began = 0, "", time.perf_counter()
         try:
             for name, time_s, picture in self.source.pictures(self._stop):
                 now = time.perf_counter()
+                if name != last and time_s is not None:
+                    index = 0  # the next video of a folder
+                last = name
                 self._put(Shot(picture, name, index, time_s, 1000 * (now - began), now))
                 index += 1
                 began = time.perf_counter()

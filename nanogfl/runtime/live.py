@@ -19,6 +19,7 @@ from nanogfl.pictures import Picture
 
 log = logging.getLogger(__name__)
 SILENCE_MS = 5000  # a stream that sends nothing for this long has dropped
+SECRETS = "user|login|pass|pwd|pw|auth|token|secret|key"  # in names of a query
 FIRST_WAIT, LONGEST_WAIT = 0.5, 4.0  # seconds between attempts to open it again
 
 
@@ -35,7 +36,7 @@ class Live:
     def __init__(self, target: int | str, patience_s: float) -> None:
         self.target, self.patience_s = target, patience_s
         self.name = f"camera {target}" if isinstance(target, int) else without_password(target)
-        self.live, self.rate = True, None
+        self.live, self.rate, self.announced = True, None, 0
 
     def pictures(self, stop: threading.Event) -> Iterator[tuple[str, float | None, Picture]]:
         """Name, seconds since the start, picture.
@@ -53,6 +54,8 @@ class Live:
             while not stop.is_set():
                 ok, picture = capture.read()
                 if not ok and (self.rate or stop.is_set()):
+                    if index < 0.9 * self.announced and not stop.is_set():
+                        log.warning("%s ends after %d of %d frames", self.name, index, self.announced)
                     return
                 if not ok:
                     capture.release()
@@ -79,7 +82,7 @@ class Live:
         """Tell a video of known length from a stream."""
         count, rate = (float(capture.get(p)) for p in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS))
         if isinstance(self.target, str) and 0 < count < math.inf and 0 < rate < math.inf:
-            self.live, self.rate = False, rate
+            self.live, self.rate, self.announced = False, rate, int(count)
 
     def _again(self, stop: threading.Event) -> tuple[cv2.VideoCapture | None, Picture | None]:
         """Open it again and read a picture; nothing where ``stop`` came first."""
@@ -124,5 +127,6 @@ def cameras() -> list[int]:
 
 
 def without_password(address: str) -> str:
-    """The address with ``user:password@`` hidden, to be shown and written."""
-    return re.sub(r"//[^/]*@", "//***@", address)
+    """The address to be shown and written: ``user:password@`` and what its query says of them hidden."""
+    hidden = re.sub(r"//([^/]*|[^/@]*:(?!\d+/).*)@", "//***@", address)
+    return re.sub(rf"([?&][^=&]*(?:{SECRETS})[^=&]*=)[^&]*", r"\1***", hidden, flags=re.IGNORECASE)

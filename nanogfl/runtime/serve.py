@@ -19,13 +19,15 @@ import numpy as np
 from nanogfl.errors import NanogflError
 from nanogfl.pictures import decode_picture
 from nanogfl.runtime.picture_size import picture_size
+from nanogfl.runtime.refuse import RefusedError, place, score_of
 from nanogfl.runtime.session import OnnxDetector
 
 log = logging.getLogger(__name__)
 
 MAX_BYTES = 20 * 1024 * 1024
 MAX_PIXELS = 50_000_000  # the largest phone pictures; the network takes 13 bytes a pixel besides
-MAX_WAITING = 8
+MAX_WAITING = 8  # pictures, besides the one that is looked at
+MAX_UPLOADS = 32  # that come in at the same time, each up to MAX_BYTES
 READ_SECONDS = 30.0
 TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -51,14 +53,6 @@ HEADERS = {
 PICTURE_TYPES = ("image/", "application/octet-stream")
 
 
-class RefusedError(Exception):
-    """A request that is answered with a 4xx or 5xx; ``str`` says what is wrong and what to do."""
-
-    def __init__(self, status: int, message: str, **headers: str) -> None:
-        super().__init__(message)
-        self.status, self.headers = status, {name.replace("_", "-"): value for name, value in headers.items()}
-
-
 @dataclass(frozen=True)
 class Site:
     """What is served: addresses such as ``/app.js`` with the files behind them, and the model that predicts."""
@@ -76,7 +70,8 @@ class Server(ThreadingHTTPServer):
         self.address_family = AF_INET6 if ":" in address[0] else AF_INET
         self.site = site
         self.turn = threading.Lock()
-        self.places = threading.BoundedSemaphore(MAX_WAITING)
+        self.places = threading.BoundedSemaphore(MAX_WAITING + 1)
+        self.uploads = threading.BoundedSemaphore(MAX_UPLOADS)
         super().__init__(address, Handler)
 
     def handle_error(self, request: socket | tuple[bytes, socket], client_address: Any) -> None:
@@ -145,14 +140,13 @@ class Handler(BaseHTTPRequestHandler):
         address = urlsplit(self.path)
         if address.path != "/predict":
             raise RefusedError(404 if address.path not in self.server.site.files else 405, "POST pictures to /predict")
-        score = _score(parse_qs(address.query))
+        score = score_of(parse_qs(address.query))
         length = self._length()
-        if not self.server.places.acquire(blocking=False):
-            raise RefusedError(503, f"{MAX_WAITING} pictures wait already; try again in a second", Retry_After="1")
-        try:
-            self._send_json(200, self._predict(self._body(length), score))
-        finally:
-            self.server.places.release()
+        with place(self.server.uploads, f"{MAX_UPLOADS} pictures are being sent"):
+            data = self._body(length)
+        with place(self.server.places, f"{MAX_WAITING} pictures wait already"):
+            found = self._predict(data, score)
+        self._send_json(200, found)
 
     def _length(self) -> int:
         """Bytes of the picture to come, as the headers say."""
@@ -230,14 +224,3 @@ class Handler(BaseHTTPRequestHandler):
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()
-
-
-def _score(query: Mapping[str, list[str]]) -> float:
-    text = query.get("score", ["0.3"])[-1]
-    try:
-        score = float(text)
-    except ValueError:
-        score = -1.0
-    if not 0 <= score <= 1:
-        raise RefusedError(400, f"score={text!r} is not between 0 and 1")
-    return score

@@ -66,7 +66,7 @@ class Tiled:
         if len(tiles) == 1:
             return self.predictor.predict(picture, score, iou=iou, max_boxes=max_boxes)
         tiles.append(Tile(0, 0, size[1], size[0]))
-        parts = [self._look(picture, tile, score, iou) for tile in tiles]
+        parts = [self._look(picture, tile, score, iou, max_boxes) for tile in tiles]
         cut = np.concatenate([_cut(part.boxes, tile, size) for part, tile in zip(parts, tiles, strict=True)])
         tile_of = np.repeat(np.arange(len(tiles)), [len(part) for part in parts])
         return _merge(_joined(parts, self.names), cut, [tiles[i] for i in tile_of], Thresholds(score, iou, max_boxes))
@@ -80,10 +80,10 @@ class Tiled:
             for x1, x2 in _spans(size[1], wide, self.overlap)
         ]
 
-    def _look(self, picture: Picture, tile: Tile, score: float, iou: float) -> Detections:
+    def _look(self, picture: Picture, tile: Tile, score: float, iou: float, max_boxes: int) -> Detections:
         """Detections in a tile, in the picture's px."""
         part = np.ascontiguousarray(picture[tile.y1 : tile.y2, tile.x1 : tile.x2])
-        found = self.predictor.predict(part, score, iou=iou)
+        found = self.predictor.predict(part, score, iou=iou, max_boxes=max_boxes)
         moved = found.boxes + np.array([tile.x1, tile.y1, tile.x1, tile.y1], np.float32)
         return Detections(moved, found.scores, found.labels, found.names, found.side_sigma)
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from nanogfl import boxes as box_math
 from nanogfl.detections import Detections
+from nanogfl.errors import UsageError
 
 Array = NDArray[np.float64]
 FAINT = 0.1
@@ -46,6 +47,8 @@ class Tracker:
     """
 
     def __init__(self, *, smooth: bool = True, hold_s: float = 1.0, iou: float = 0.3) -> None:
+        if not 0 <= hold_s < np.inf:
+            raise UsageError(f"--hold {hold_s:g}: give seconds, 0 or more")
         self.smooth, self.hold_s, self.iou = smooth, hold_s, iou
         self.count = 0
         self._time: float | None = None
@@ -84,6 +87,11 @@ class Tracker:
             boxes = box_math.clip(self._sides.at[track], *size).astype(np.float32)
             kept = replace(kept, boxes=boxes)
         return Tracked(kept, self._ids[track])
+
+    def restart(self) -> None:
+        """Forget what is tracked: what comes is of another time and place. Numbers go on."""
+        self._forget(np.inf)
+        self._time = None
 
     def _now(self, time_s: float | None) -> float:
         """Move on to the frame's time; boxes move along."""

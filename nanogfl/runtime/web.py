@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import logging
+import socket
 import ssl
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from nanogfl.runtime.serve import TYPES, Server, Site
 from nanogfl.runtime.session import OnnxDetector
 
 log = logging.getLogger(__name__)
+EVERYWHERE = ("0.0.0.0", "::")  # all of a machine's addresses, none of which can be typed like this
+CHECKPOINTS = (".ckpt", ".pth", ".pt")
 
 
 @dataclass(frozen=True)
@@ -42,15 +45,31 @@ def serve(model: Path, place: Place, cache: Path, say: Callable[[str], None]) ->
         host, port = server.server_address[:2]
         scheme = "https" if place.cert else "http"
         shown = f"[{host!s}]" if ":" in str(host) else host
+        if everywhere := str(host) in EVERYWHERE:
+            shown = "127.0.0.1"
         say(f"{scheme}://{shown}:{port}/  ({model.name}; Ctrl-C ends it)")
+        if everywhere and (reached := address_here()):
+            say(f"{scheme}://{reached}:{port}/  from other devices")
         try:
             server.serve_forever()
         except KeyboardInterrupt:
             say("ended")
 
 
+def address_here() -> str:
+    """Find this machine's address in its network, or nothing, without sending a packet."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # a documentation address: what counts is the way that would be taken
+        except OSError:
+            return ""
+        return str(probe.getsockname()[0])
+
+
 def open_server(model: Path, place: Place, cache: Path) -> Server:
     """A server that listens but does not answer yet; its files are complete, its model is loaded."""
+    if place.key and not place.cert:
+        raise UsageError(f"--key {place.key} without a certificate: give --cert too, or leave both away for http")
     detector = open_model(model)
     page = page_folder()
     files = {f"/{p.relative_to(page).as_posix()}": p for p in page.iterdir() if p.suffix in TYPES}
@@ -73,8 +92,10 @@ def open_server(model: Path, place: Place, cache: Path) -> Server:
 
 def open_model(path: Path) -> OnnxDetector:
     """The detector, if the page can run it: it feeds frames, and knows no other form."""
-    if path.suffix != ".onnx":
+    if path.suffix in CHECKPOINTS:
         raise UsageError(f"{path}: a browser runs exported files; first: nanogfl export {path} --out model.onnx")
+    if path.suffix != ".onnx":
+        raise UsageError(f"{path}: a browser runs exported files; give an .onnx file that nanogfl export made")
     detector = OnnxDetector(path)
     if detector.card.form != "frame":
         raise ModelError(f"{path} has the form {detector.card.form}; the page needs: nanogfl export --form frame")

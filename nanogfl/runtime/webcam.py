@@ -73,7 +73,7 @@ class Webcam:
             class_indices(classes, predictor.names)
         self.predictor, self.source, self.screen, self.look = predictor, source, screen, look or Look()
         self.classes, self.tracker, self.record_path, self.report = classes, tracker, record, report
-        self.meter = Meter()
+        self.meter, self.capture = Meter(), Capture(source)
         self.stopped = False
         self._paused = False
         self._recorder: Recorder | None = None
@@ -99,14 +99,18 @@ class Webcam:
         if self.record_path:
             self._recorder = Recorder(self.record_path, self.source.rate)
         try:
-            with Capture(self.source) as capture:
-                self._loop(capture)
-                return self.meter.summary() | {"skipped": capture.skipped}
+            with self.capture:
+                self._loop(self.capture)
+            return self.summary()
         finally:
             if self._recorder:
                 self._recorder.close()
             if self.screen:
                 self.screen.close()
+
+    def summary(self) -> dict[str, Any]:
+        """The figures so far, also of a run that an error ended."""
+        return self.meter.summary() | {"skipped": self.capture.skipped}
 
     def _loop(self, capture: Capture) -> None:
         while not self.stopped:
@@ -145,6 +149,8 @@ class Webcam:
         score = self.look.score
         if self.tracker is None:
             return self.predictor.predict(shot.picture, score).of_classes(self.classes), None
+        if self._last and self._last[0].source != shot.source and shot.time_s is not None:
+            self.tracker.restart()  # another video
         everything = self.predictor.predict(shot.picture, min(FAINT, score)).of_classes(self.classes)
         tracked: Tracked = self.tracker.update(everything, shot.picture.shape[:2], score=score, time_s=shot.time_s)
         self.meter.follow(tracked.ids, tracked.detections.boxes)
@@ -175,7 +181,8 @@ class Webcam:
         if key in ("b", "l", "u", "f"):
             name = {"b": "boxes", "l": "labels", "u": "sigma", "f": "figures"}[key]
             setattr(look, name, not getattr(look, name))
-            self._say(f"{name} {'on' if getattr(look, name) else 'off'}")
+            lacking = key == "u" and self._last and self._last[1].side_sigma is None
+            self._say("this file has no sigma" if lacking else f"{name} {'on' if getattr(look, name) else 'off'}")
         elif key in ("+", "=", "-", "_"):
             look.score = round(min(max(look.score + (0.05 if key in "+=" else -0.05), 0.05), 0.95), 2)
             self._say(f"score > {look.score:.2f}")

@@ -1,0 +1,38 @@
+"""How the web server says no: a status, what is wrong, and what to do."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+
+class RefusedError(Exception):
+    """A request that is answered with a 4xx or 5xx; ``str`` says what is wrong and what to do."""
+
+    def __init__(self, status: int, message: str, **headers: str) -> None:
+        super().__init__(message)
+        self.status, self.headers = status, {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+@contextmanager
+def place(places: threading.BoundedSemaphore, taken: str) -> Iterator[None]:
+    """One of the places, or a refusal at once."""
+    if not places.acquire(blocking=False):
+        raise RefusedError(503, f"{taken}; try again in a second", Retry_After="1")
+    try:
+        yield
+    finally:
+        places.release()
+
+
+def score_of(query: Mapping[str, list[str]]) -> float:
+    """Read the threshold that an address asks for."""
+    text = query.get("score", ["0.3"])[-1]
+    try:
+        score = float(text)
+    except ValueError:
+        score = -1.0
+    if not 0 <= score <= 1:
+        raise RefusedError(400, f"score={text!r} is not between 0 and 1")
+    return score

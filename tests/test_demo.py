@@ -1,0 +1,47 @@
+"""The two scripts of demo/, as a person starts them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from models import write_models, write_scene
+
+DEMO = Path(__file__).parents[1] / "demo"
+
+
+def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(DEMO / script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo")
+    write_models(folder, (64, 64))
+    write_scene(folder / "photo.png", seed=3)
+    return folder
+
+
+def test_a_picture_is_drawn_and_what_was_found_is_said(folder: Path) -> None:
+    done = run("image.py", folder / "model.onnx", folder / "photo.png", folder / "drawn.png")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") >= 1 and (folder / "drawn.png").read_bytes() != (folder / "photo.png").read_bytes()
+
+
+def test_mistakes_are_one_line(folder: Path) -> None:
+    missing = run("image.py", folder / "model.onnx", folder / "none.png", folder / "drawn.png")
+    assert missing.returncode == 1
+    assert missing.stderr.startswith("error: ") and missing.stderr.count("\n") == 1
+    assert "python demo/image.py model.onnx" in run("image.py").stderr
+    absent = run("webcam.py", folder / "model.onnx", "--source", folder / "none.mp4")
+    assert absent.returncode == 1
+    assert absent.stderr.startswith("error: ") and absent.stderr.count("\n") == 1
+
+
+def test_the_webcam_demo_takes_the_options_of_the_command(folder: Path) -> None:
+    done = run("webcam.py", folder / "model.onnx", "--source", folder / "photo.png", "--headless")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith('{"source": ') and done.stdout.count("\n") == 1
