@@ -299,20 +299,22 @@ def from_dict(content: Mapping[str, Any], where: str) -> Recipe:
     from pydantic import TypeAdapter, ValidationError
 
     filled = {key: value for key, value in content.items() if value is not None}  # an empty section: its defaults
-    _refuse_yes_no(filled, where)
+    _refuse_odd(filled, where)
     try:
         return TypeAdapter(Recipe).validate_python(filled)
     except ValidationError as error:
         raise RecipeError(f"{where}: " + "; ".join(_explain(dict(e)) for e in error.errors())) from None
 
 
-def _refuse_yes_no(content: Mapping[str, Any], where: str) -> None:
-    """YAML's true would pass for the number 1."""
+def _refuse_odd(content: Mapping[str, Any], where: str) -> None:
+    """YAML's true would pass for the number 1, and its escapes can be halves of characters, which no file can hold."""
     for section, value in content.items():
         keys = [(f"{section}.{key}", v, key) for key, v in value.items()] if isinstance(value, dict) else []
         for path, given, key in [*keys, (section, value, section)]:
             if isinstance(given, bool) and key not in YES_OR_NO:
                 raise RecipeError(f"{where}: {path}: should be a number or a word, not {given}")
+            if isinstance(given, str) and any("\ud800" <= letter <= "\udfff" for letter in given):
+                raise RecipeError(f"{where}: {path}: {ascii(given)[:80]} has half a character; write it as UTF-8")
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:

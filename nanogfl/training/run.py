@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -24,6 +23,7 @@ from nanogfl.errors import TrainingError, UsageError, nearest
 from nanogfl.model.detector import count_parameters
 from nanogfl.predictor import parse_input
 from nanogfl.recipe import Recipe, load_recipe
+from nanogfl.training.accidents import explain
 from nanogfl.training.folder import TENSORBOARD, Folder, finished, open_folder
 from nanogfl.training.keeper import Averaging, Keeper, WholeCheckpoints, save_detector
 from nanogfl.training.progress import Progress
@@ -97,7 +97,7 @@ def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> d
         return write_summary(folder, trainer, task, keeper, time.monotonic() - began)
     except (SystemExit, RuntimeError, OSError, ValueError, MemoryError) as error:  # Lightning makes Ctrl-C an exit
         if not was_interrupted(error):
-            raise explain(error, folder) from error
+            raise explain(error, folder.path) from error
         if trainer.global_rank:
             raise SystemExit(0) from error  # the first process speaks
         raise TrainingError(interrupted(folder, trainer.current_epoch)) from error
@@ -230,23 +230,3 @@ def write_summary(
             save_detector(task, folder / "best.ckpt", None)
         write_json(folder / "summary.json", summary)
     return summary
-
-
-def explain(error: BaseException, folder: Folder) -> TrainingError:
-    """The usual accidents of a training, each with its advice."""
-    text = str(error)
-    lacking = isinstance(error, MemoryError) or any(
-        words in text for words in ("out of memory", "can't allocate memory")
-    )
-    if lacking:
-        advice = "lower --batch (and raise train.accumulate) or --input, or set train.cache=none; go on with --resume"
-        return TrainingError(f"out of memory; {advice}")
-    if "more than 1 value per channel" in text:
-        return TrainingError("one picture a step is too little for batch norm at this input; raise --batch or --input")
-    if "DataLoader worker" in text:
-        return TrainingError(
-            f"a loader process died ({text.splitlines()[0]}); go on with --resume, or set train.workers=0"
-        )
-    if getattr(error, "errno", None) == errno.ENOSPC:
-        return TrainingError(f"no space left for {folder.path}; free some and go on with --resume")
-    return TrainingError(f"training failed: {text.splitlines()[0] if text else type(error).__name__}; see --debug")

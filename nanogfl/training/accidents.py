@@ -1,0 +1,28 @@
+"""What ends a training against everybody's will, and what to do about it."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+from nanogfl.errors import TrainingError
+
+
+def explain(error: BaseException, folder: Path) -> TrainingError:
+    """The usual accidents of a training, each with its advice."""
+    text = str(error)
+    lacking = isinstance(error, MemoryError) or any(
+        words in text for words in ("out of memory", "can't allocate memory")
+    )
+    if lacking:
+        advice = "lower --batch (and raise train.accumulate) or --input, or set train.cache=none; go on with --resume"
+        return TrainingError(f"out of memory; {advice}")
+    if "more than 1 value per channel" in text:
+        return TrainingError("one picture a step is too little for batch norm at this input; raise --batch or --input")
+    if "DataLoader worker" in text:
+        return TrainingError(
+            f"a loader process died ({text.splitlines()[0]}); go on with --resume, or set train.workers=0"
+        )
+    if getattr(error, "errno", None) == errno.ENOSPC:
+        return TrainingError(f"no space left for {folder}; free some and go on with --resume")
+    return TrainingError(f"training failed: {text.splitlines()[0] if text else type(error).__name__}; see --debug")
