@@ -67,6 +67,8 @@ def test_strict_fails_where_anything_was_found(
         (["none"], "there is no "),
         (["."], "an empty folder"),
         (["set", "--fix", "set/copy"], "lies inside the set"),
+        (["set", "--fix", "set"], "is there already"),
+        (["set", "--fix", "."], "is there already"),
         (["set", "--fix", "full"], "is there already"),
     ],
 )
@@ -84,6 +86,31 @@ def test_refusals_are_one_line(
     assert said.err.startswith("error: ")
     assert message in said.err
     assert len(said.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("place", ["ds.partial", "ds.partial/inner"])
+def test_the_copy_never_takes_the_folder_of_another(command: Callable[..., Any], tmp_path: Path, place: str) -> None:
+    """Whatever lies beside the copy, under any name, stays: the set itself, or what somebody else keeps there."""
+    root = yolo(tmp_path / place)
+    write(tmp_path / "other.partial/thesis.txt", "x")
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    for out in ("ds", "other"):
+        assert command("check", root, "--fix", tmp_path / out).code == 0
+        assert len(read_table(tmp_path / out)) == 5
+    assert {p: p.read_bytes() for p in before if p.is_file()} == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ds", "ds.partial", "other", "other.partial"]
+    assert (tmp_path / "ds").stat().st_mode == (tmp_path / "other.partial").stat().st_mode, "others may look into it"
+
+
+def test_a_copy_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    root = yolo(tmp_path / "set")
+    monkeypatch.setattr("nanogfl.doctor.fix.write_json", full)
+    with pytest.raises(OSError, match="No space"):
+        write_copy(check(root), tmp_path / "copy")
+    assert [p.name for p in tmp_path.iterdir()] == ["set"]
 
 
 # Hostile sets

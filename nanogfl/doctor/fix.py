@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from PIL import Image, ImageOps, JpegImagePlugin
@@ -27,25 +28,22 @@ def write_copy(found: Checkup, out: Path) -> str:
     Mended: spellings of classes, file names, suffixes, ids, sizes, and how pictures lie.
 
     Raises:
-        DataError: the folder is not empty or lies in the set; or nothing would be left.
+        DataError: the folder is there, or lies in the set; or nothing would be left.
     """
     out = out.absolute()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() or out.is_symlink():
         raise DataError(f"{out} is there already; give --fix a new folder")
     if out.resolve().is_relative_to(found.table.root.resolve()):
         raise DataError(f"{out} lies inside the set, which is never touched; give --fix a folder outside of it")
     kept = list(_kept(found))
     if not kept:
         raise DataError(f"no picture of {found.table.root} is sound, so there is nothing to copy")
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # A name of its own: any that can be foretold may be a folder of somebody's. Inside it, for it is closed to others.
+    with TemporaryDirectory(dir=out.parent, prefix=".nanogfl-copy-", ignore_cleanup_errors=True) as ours:
+        partial = Path(ours) / "copy"
         boxes = sum(_write_split(found, partial, split, kept) for split in (*SPLITS, None))
-        if out.exists():
-            out.rmdir()
-        partial.replace(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        partial.rename(out)
     return f"{out}, {len(kept)} of {len(found.table)} pictures, {boxes} boxes"
 
 
