@@ -161,6 +161,6 @@ KINDS: dict[str, Kind] = {
         "note", "pictures that only EXIF turns upright", "save the picture upright: some tools ignore EXIF"
     ),
     "picture-suffix": Kind("warning", "pictures whose suffix is another form's", "rename the file"),
-    "picture-truncated": Kind("error", "pictures of which the end is missing", "replace or remove the picture"),
+    "picture-truncated": Kind("error", "pictures that are cut short or damaged", "replace or remove the picture"),
     "split-leak": Kind("error", "pictures that another split has too", "keep it in one split only"),
 }

@@ -8,15 +8,16 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from nanogfl.data.headers import HUGE, ORIENTATION
+from nanogfl.doctor.jpeg import LEFT_OVER, anatomy, without_end
 from nanogfl.errors import DataError
 from nanogfl.pictures import decode_picture
 
@@ -77,25 +78,31 @@ def look_at(path: Path) -> Look:
         with Image.open(io.BytesIO(data)) as picture:
             if picture.width * picture.height > HUGE:
                 return Look(picture.format or "", picture.size, 1, False, "", content)
-            return _look_inside(picture, data, content)
+            if picture.format not in ("JPEG", "MPO"):
+                return _look_inside(picture, content)
+        parts = anatomy(data)
+        stream = io.BytesIO(without_end(data, parts))
+        with Image.open(stream) as picture:
+            picture.decodermaxblock = LEFT_OVER  # what is read at once, and so how exactly one sees where it ended
+            look = _look_inside(picture, content)
+            return look if look.flaw else replace(look, flaw=parts.flaw(data, stream.tell()))
     except Exception as error:  # Pillow's plugins raise whatever a damaged file makes them raise
         return _unknown_to_pillow(data, content, str(error))
 
 
-def _look_inside(picture: Image.Image, data: bytes, content: bytes) -> Look:
+def _look_inside(picture: ImageFile.ImageFile, content: bytes) -> Look:
     size, form = picture.size, picture.format or ""
     picture.draft("RGB", (GLANCE, GLANCE))
     orientation = 1
     try:
         orientation = int(picture.getexif().get(ORIENTATION, 1)) if form != "TIFF" else 1
         picture.load()
-        flaw = "" if form != "JPEG" or b"\xff\xd9" in data[-1024:] else "the end of the JPEG is missing"
     except Exception as error:
         return Look(form, size, orientation, False, str(error) or type(error).__name__, content)
     upright = ImageOps.exif_transpose(picture) if 1 < orientation < 9 else picture
     gray = _is_gray(picture)
     bits, thumb = signature(np.asarray(upright.convert("L")))
-    return Look(form, size, orientation, gray, flaw, content, bits, thumb)
+    return Look(form, size, orientation, gray, "", content, bits, thumb)
 
 
 def _is_gray(picture: Image.Image) -> bool:
