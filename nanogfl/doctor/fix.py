@@ -16,8 +16,9 @@ from nanogfl.doctor.check import Checkup
 from nanogfl.doctor.labels import boxes_by_class, spellings
 from nanogfl.doctor.look import Look
 from nanogfl.doctor.names import plain_name
-from nanogfl.doctor.pictures import good_suffix
+from nanogfl.doctor.pictures import SUFFIXES, good_suffix
 from nanogfl.errors import DataError
+from nanogfl.pictures import read_picture, write_picture
 from nanogfl.wholefile import write_json
 
 
@@ -111,16 +112,25 @@ def _free_name(example: Example, look: Look, taken: set[str]) -> str:
 
 
 def _copy(source: Path, target: Path, look: Look) -> None:
-    """Copy a picture; one that only EXIF turns upright is saved upright, a JPEG with its own tables."""
+    """Copy a picture; one that only EXIF turns upright is saved upright, one of an odd form as PNG."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    if look.orientation not in range(2, 9):
+    if look.form not in SUFFIXES:
+        write_picture(target, read_picture(source))
+    elif look.orientation not in range(2, 9):
         shutil.copyfile(source, target)
-        return
+    else:
+        _save_upright(source, target)
+
+
+def _save_upright(source: Path, target: Path) -> None:
+    """Turn a picture as EXIF says; a JPEG keeps its own tables, a WebP is lossless where it was."""
+    own: dict[str, Any] = {}
     with Image.open(source) as picture:
         form = "JPEG" if picture.format == "MPO" else picture.format
-        own: dict[str, Any] = {}
         if isinstance(picture, JpegImagePlugin.JpegImageFile):
             own = {"qtables": picture.quantization, "subsampling": JpegImagePlugin.get_sampling(picture)}
+        elif form == "WEBP":  # does not say its quality; at the usual one it would lose half of its bytes
+            own = {"quality": 95, "lossless": b"VP8L" in source.read_bytes()}
         upright = ImageOps.exif_transpose(picture)
         upright.info.pop("exif", None)
         upright.save(target, form, **own)
