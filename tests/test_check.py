@@ -22,6 +22,8 @@ from nanogfl.doctor.check import check
 from nanogfl.doctor.fix import write_copy
 from nanogfl.doctor.names import plain_name
 from nanogfl.doctor.report import write_report
+from nanogfl.errors import UsageError
+from nanogfl.evaluation.run import evaluate
 from nanogfl.pictures import read_picture
 
 EVIL = "<script>alert(1)</script><svg onload=alert(2)>\"'"
@@ -112,6 +114,59 @@ def test_a_copy_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(OSError, match="No space"):
         write_copy(check(root), tmp_path / "copy")
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
+
+
+@pytest.mark.parametrize(
+    ("form", "target", "said"),
+    [
+        ("coco", "annotations/instances_val.json", "would be read as annotations"),
+        ("coco", "annotations/found.json", "would be read as annotations"),
+        ("coco", "found.json", "would be read as annotations"),
+        ("coco", "val/found.json", "would be read as annotations"),
+        ("yolo", "data.yaml", "is a file of the set"),
+        ("yolo", "train/labels/a.txt", "is a file of the set"),
+        ("voc", "Annotations/a.xml", "is a file of the set"),
+        ("voc", "JPEGImages/a.jpg", "is a file of the set"),
+        ("yolo", "found.json", ""),
+        ("voc", "found.json", ""),
+        ("coco", "reports/found.json", ""),
+        ("coco", "../found.json", ""),
+    ],
+)
+def test_results_are_never_written_into_the_annotations(
+    command: Callable[..., Any], tmp_path: Path, form: str, target: str, said: str
+) -> None:
+    root = FORMS[form](tmp_path / "set")
+    before = {p: p.read_bytes() for p in root.rglob("*") if p.is_file()}
+    for option in ("--json", "--report") if target.endswith((".yaml", ".txt")) else ("--json", "--json"):
+        done = command("check", root, option, root / target)
+        assert done.code == (2 if said else 0)
+        assert said in done.err and len(done.err.splitlines()) == bool(said)
+    assert {p: p.read_bytes() for p in before} == before
+    assert check(root).problems == (), "and the next reading takes nothing for annotations"
+
+
+def test_an_annotation_file_that_was_given_is_never_written_over(command: Callable[..., Any], tmp_path: Path) -> None:
+    root = coco(tmp_path / "set")
+    given = root / "annotations/instances_val.json"
+    before = given.read_bytes()
+    assert command("check", given, "--json", given).code == 2
+    assert given.read_bytes() == before
+    assert command("check", given, "--json", given.with_name("found.json")).code == 0, "which is not read with it"
+
+
+def test_an_evaluation_is_never_written_over_the_set(tmp_path: Path) -> None:
+    target = coco(tmp_path / "set") / "annotations/instances_val.json"
+    with pytest.raises(UsageError, match="would be read as annotations"):
+        evaluate("none.ckpt", tmp_path / "set", json_file=target)
+
+
+def test_the_copy_says_which_split_is_gone(command: Callable[..., Any], tmp_path: Path) -> None:
+    root = yolo(tmp_path / "set")
+    for before, after in (("a", "d"), ("b", "e")):
+        (root / f"valid/images/{after}.jpg").write_bytes((root / f"train/images/{before}.jpg").read_bytes())
+    said = command("check", root, "--fix", tmp_path / "copy")
+    assert "3 of 5 pictures, 6 boxes; nothing is left of val: all pictures there are damaged, or copies" in said.out
 
 
 # Hostile sets

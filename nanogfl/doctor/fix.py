@@ -45,7 +45,10 @@ def write_copy(found: Checkup, out: Path) -> str:
         partial = Path(ours) / "copy"
         boxes = sum(_write_split(found, partial, split, kept) for split in (*SPLITS, None))
         partial.rename(out)
-    return f"{out}, {len(kept)} of {len(found.table)} pictures, {boxes} boxes"
+    before, after = ({e.split for e in examples} for examples in (found.table.examples, (e for e, _ in kept)))
+    gone = ", ".join(split for split in SPLITS if split in before - after)
+    empty = f"; nothing is left of {gone}: all pictures there are damaged, or copies of others" if gone else ""
+    return f"{out}, {len(kept)} of {len(found.table)} pictures, {boxes} boxes{empty}"
 
 
 def _kept(found: Checkup) -> Iterator[tuple[Example, Look]]:
