@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from dirty import scene
 from PIL import Image
 
+from nanogfl.doctor.jpeg import anatomy
 from nanogfl.doctor.look import look_at
 
 WAYS: list[dict[str, Any]] = [
@@ -76,6 +78,19 @@ def test_padding_before_the_end_is_none(tmp_path: Path) -> None:
     data = jpeg()
     assert flaw(data[:-2] + bytes(3000) + data[-2:], tmp_path) == ""
     assert "more bytes are coded" in flaw(data[:-2] + data[1000:4000].replace(b"\xff", b"") + data[-2:], tmp_path)
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [b"\xff" * 2_000_000 + b"\0", b"\xff\xda\0\x02" * 500_000, b"\xff\xda\0\x0c\x04" + bytes(9) * 100_000, b"\xff\xda"],
+    ids=["fill", "scans", "parts", "end"],
+)
+def test_a_hostile_file_takes_no_time(hostile: bytes) -> None:
+    head = jpeg(progressive=True)[:200]
+    began = time.monotonic()
+    assert not anatomy(head[:2] + hostile).ended
+    assert not anatomy(head + hostile).ended
+    assert time.monotonic() - began < 10
 
 
 def test_no_sound_picture_of_a_real_set_is_called_damaged(shared: Path) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import re
 from dataclasses import dataclass
+
+from PIL import ImageFile
 
 BASELINE = (0xC0, 0xC1)  # frames of one pass, Huffman coded
 PROGRESSIVE = 0xC2
 ALONE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a segment
 START_OF_SCAN, END = 0xDA, 0xD9
-MARKER = re.compile(rb"\xff+([^\x00\xff])")
-AFTER_CODE = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")  # what ends entropy-coded data: no escape, no restart
+MOST_PARTS = 4  # of a scan
+MARKER = re.compile(rb"\xff([^\x00\xff])")  # after any number of 0xff, which a + here would look at again and again
+AFTER_CODE = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # what ends entropy-coded data: no escape, no restart
 SPARE = bytes(16)  # a decoder reads ahead by eight bytes
 LEFT_OVER = 256  # bytes; of 1400 sound pictures none leaves more than 15 behind its last block
 
@@ -68,7 +72,7 @@ def anatomy(data: bytes) -> Anatomy:
 def _note(scan: bytes, precision: dict[tuple[int, int], int]) -> None:
     """The lowest bit of each component's coefficients that is known after this scan."""
     count = scan[0]
-    if len(scan) == 4 + 2 * count:
+    if count <= MOST_PARTS and len(scan) == 4 + 2 * count:
         first, last, bits = scan[-3:]
         for part in scan[1 : 1 + 2 * count : 2]:
             precision.update({(part, k): bits & 15 for k in range(first, min(last, 63) + 1)})
@@ -78,6 +82,18 @@ def _complete(frame: int, parts: list[int], precision: dict[tuple[int, int], int
     return frame != PROGRESSIVE or all(precision.get((part, k)) == 0 for part in parts for k in range(64))
 
 
-def without_end(data: bytes, parts: Anatomy) -> bytes:
-    """The picture up to its last coded byte: a decoder that wants more asks for it, instead of filling in grey."""
-    return data[: parts.code[1]] + SPARE if parts.code[1] else data
+class Stream(io.BytesIO):
+    """The picture up to its last coded byte: a decoder that wants more asks for it, instead of filling in grey.
+
+    It gives at most half of what is left at a time, so that one sees about where the decoder had enough.
+    """
+
+    def __init__(self, data: bytes, parts: Anatomy) -> None:
+        super().__init__(data[: parts.code[1]] + SPARE if parts.code[1] else data)
+        self._left = len(self.getbuffer())
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read bytes; of Pillow's blocks for the decoder, which may be short, the half of the rest."""
+        if size == ImageFile.MAXBLOCK:
+            size = min(size, max(LEFT_OVER, (self._left - self.tell()) // 2))
+        return super().read(size)

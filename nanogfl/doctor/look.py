@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps
 
 from nanogfl.data.headers import HUGE, KNOWN, ORIENTATION
-from nanogfl.doctor.jpeg import LEFT_OVER, anatomy, without_end
+from nanogfl.doctor.jpeg import Stream, anatomy
 from nanogfl.errors import DataError
 from nanogfl.pictures import decode_picture
 
@@ -85,9 +85,8 @@ def look_at(path: Path) -> Look:
                 lost = picture.format == "TIFF" and not look.flaw and _look_as_training(data, content).flaw
                 return replace(look, flaw="no TIFF that OpenCV can decode, as training does") if lost else look
         parts = anatomy(data)
-        stream = io.BytesIO(without_end(data, parts))
+        stream = Stream(data, parts)
         with Image.open(stream) as picture:
-            picture.decodermaxblock = LEFT_OVER  # what is read at once, and so how exactly one sees where it ended
             look = _look_inside(picture, content)
             return look if look.flaw else replace(look, flaw=parts.flaw(data, stream.tell()))
     except Exception as error:  # Pillow's plugins raise whatever a damaged file makes them raise
