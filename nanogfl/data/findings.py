@@ -139,6 +139,7 @@ KINDS: dict[str, Kind] = {
     "box-tiny": Kind(
         "note", "pictures with boxes too small to learn", "a larger input, tiles, or no such boxes", False
     ),
+    "class-count": Kind("warning", "lists of another number of classes than they say", "name the missing, or mend nc"),
     "class-imbalance": Kind("note", "sets of very unequal classes", "more pictures of the rare classes", False),
     "class-untaught": Kind(
         "warning", "classes that are judged but never taught", "move pictures of the class to train", False
