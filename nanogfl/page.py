@@ -104,7 +104,7 @@ def picture(data: bytes, caption: Content = "", alt: str = "", width: int | None
     if kind is None:
         raise ValueError("a picture in a page must be the bytes of a PNG or JPEG")
     source = f"data:{kind};base64,{base64.b64encode(data).decode()}"
-    drawn = element("img", src=source, alt=alt, style=f"max-width:{width}px" if width else "max-width:100%")
+    drawn = element("img", src=source, alt=alt, style=f"max-width:min(100%,{width}px)" if width else "max-width:100%")
     return element("figure", drawn, *([element("figcaption", caption)] if caption != "" else []))
 
 

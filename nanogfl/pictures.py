@@ -40,8 +40,16 @@ def decode_picture(data: NDArray[np.uint8], name: str) -> Picture:
     except cv2.error:  # too many pixels, or a broken header
         picture = None
     if picture is None:
+        if _is_heic(data[:64].tobytes()):
+            raise DataError(f"cannot decode the picture {name}: it is a HEIC, as phones write it; convert it to JPEG")
         raise DataError(f"cannot decode the picture {name}: it is damaged or not a picture; replace or remove it")
     return np.asarray(picture, np.uint8)
+
+
+def _is_heic(head: bytes) -> bool:
+    """Whether a file of ISO's boxes names a brand of HEIC among those that it follows."""
+    brands = head[8 : int.from_bytes(head[:4], "big")]
+    return head[4:8] == b"ftyp" and any(brand in brands for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc"))
 
 
 def _without_alpha(data: NDArray[np.uint8]) -> NDArray[np.uint8]:

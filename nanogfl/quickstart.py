@@ -12,6 +12,7 @@ from nanogfl.data.readers import read_table
 from nanogfl.data.splits import select
 from nanogfl.data.table import Table
 from nanogfl.deploy.run import export
+from nanogfl.errors import UsageError
 from nanogfl.evaluation.run import evaluate
 from nanogfl.pictures import Picture, read_picture, write_picture
 from nanogfl.predictor import load
@@ -20,6 +21,8 @@ from nanogfl.training.run import train
 from nanogfl.wholefile import write_json
 
 SHOWN = 12
+MARK = "quickstart.txt"
+MARKED = "Made by nanogfl quickstart; the next one into this folder replaces data, run and the files beside them.\n"
 
 
 def run(out: Path, seed: int, say: Callable[[str], None]) -> None:
@@ -29,8 +32,12 @@ def run(out: Path, seed: int, say: Callable[[str], None]) -> None:
         out: the folder; an earlier quickstart in it is replaced.
         seed: of the drawn pictures and of the training.
         say: called with each line of the story.
+
+    Raises:
+        UsageError: something lies in the folder, and no quickstart put it there.
     """
     began = time.monotonic()
+    claim(out)
     data, run_folder, onnx = out / "data", out / "run", out / "model.onnx"
     shutil.rmtree(data, ignore_errors=True)
     say(f"1/5 drawing pictures with exact boxes of {', '.join(synthetic.NAMES)}: {data}")
@@ -52,6 +59,23 @@ def run(out: Path, seed: int, say: Callable[[str], None]) -> None:
     say(f"\ndone in {time.monotonic() - began:.0f} s: {out}/ holds found.png, model.onnx, metrics.json, run/best.ckpt")
     say("next, with your own pictures (COCO, Pascal VOC or YOLO):")
     say("  nanogfl train PICTURES --out runs/mine --init nanodet-plus-m_320")
+
+
+def claim(out: Path) -> None:
+    """Make the folder and mark it, before anything else is written: only what bears the mark is ever replaced."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is no folder; name another")
+    there = sorted(p.name for p in out.iterdir()) if out.exists() else []
+    if there and not (MARK in there and (out / MARK).read_bytes() == MARKED.encode()):
+        more = f" and {len(there) - 3} more" if len(there) > 3 else ""
+        raise UsageError(
+            f"--out {out} holds {', '.join(there[:3])}{more}, which no quickstart made; name another folder"
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / MARK).write_bytes(MARKED.encode())
+    except OSError as error:
+        raise UsageError(f"--out {out}: {error.strerror}; name a folder that can be written") from error
 
 
 def draw_found(model: Path, table: Table) -> Picture:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 from dirty import BOXES, FORMS, HEIGHT, WIDTH, coco, coco_document, save, scene, voc, write, xml, yolo
-from PIL import Image
+from PIL import Image, features
 
 from nanogfl.data.findings import KINDS
 from nanogfl.data.readers import read_table
@@ -22,6 +22,9 @@ from nanogfl.doctor.check import check
 from nanogfl.doctor.fix import write_copy
 from nanogfl.doctor.names import plain_name
 from nanogfl.doctor.report import write_report
+from nanogfl.errors import UsageError
+from nanogfl.evaluation.run import evaluate
+from nanogfl.pictures import read_picture
 
 EVIL = "<script>alert(1)</script><svg onload=alert(2)>\"'"
 
@@ -67,6 +70,8 @@ def test_strict_fails_where_anything_was_found(
         (["none"], "there is no "),
         (["."], "an empty folder"),
         (["set", "--fix", "set/copy"], "lies inside the set"),
+        (["set", "--fix", "set"], "is there already"),
+        (["set", "--fix", "."], "is there already"),
         (["set", "--fix", "full"], "is there already"),
     ],
 )
@@ -84,6 +89,84 @@ def test_refusals_are_one_line(
     assert said.err.startswith("error: ")
     assert message in said.err
     assert len(said.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("place", ["ds.partial", "ds.partial/inner"])
+def test_the_copy_never_takes_the_folder_of_another(command: Callable[..., Any], tmp_path: Path, place: str) -> None:
+    """Whatever lies beside the copy, under any name, stays: the set itself, or what somebody else keeps there."""
+    root = yolo(tmp_path / place)
+    write(tmp_path / "other.partial/thesis.txt", "x")
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    for out in ("ds", "other"):
+        assert command("check", root, "--fix", tmp_path / out).code == 0
+        assert len(read_table(tmp_path / out)) == 5
+    assert {p: p.read_bytes() for p in before if p.is_file()} == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ds", "ds.partial", "other", "other.partial"]
+    assert (tmp_path / "ds").stat().st_mode == (tmp_path / "other.partial").stat().st_mode, "others may look into it"
+
+
+def test_a_copy_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    root = yolo(tmp_path / "set")
+    monkeypatch.setattr("nanogfl.doctor.fix.write_json", full)
+    with pytest.raises(OSError, match="No space"):
+        write_copy(check(root), tmp_path / "copy")
+    assert [p.name for p in tmp_path.iterdir()] == ["set"]
+
+
+@pytest.mark.parametrize(
+    ("form", "target", "said"),
+    [
+        ("coco", "annotations/instances_val.json", "would be read as annotations"),
+        ("coco", "annotations/found.json", "would be read as annotations"),
+        ("coco", "found.json", "would be read as annotations"),
+        ("coco", "val/found.json", "would be read as annotations"),
+        ("yolo", "data.yaml", "is a file of the set"),
+        ("yolo", "train/labels/a.txt", "is a file of the set"),
+        ("voc", "Annotations/a.xml", "is a file of the set"),
+        ("voc", "JPEGImages/a.jpg", "is a file of the set"),
+        ("yolo", "found.json", ""),
+        ("voc", "found.json", ""),
+        ("coco", "reports/found.json", ""),
+        ("coco", "../found.json", ""),
+    ],
+)
+def test_results_are_never_written_into_the_annotations(
+    command: Callable[..., Any], tmp_path: Path, form: str, target: str, said: str
+) -> None:
+    root = FORMS[form](tmp_path / "set")
+    before = {p: p.read_bytes() for p in root.rglob("*") if p.is_file()}
+    for option in ("--json", "--report") if target.endswith((".yaml", ".txt")) else ("--json", "--json"):
+        done = command("check", root, option, root / target)
+        assert done.code == (2 if said else 0)
+        assert said in done.err and len(done.err.splitlines()) == bool(said)
+    assert {p: p.read_bytes() for p in before} == before
+    assert check(root).problems == (), "and the next reading takes nothing for annotations"
+
+
+def test_an_annotation_file_that_was_given_is_never_written_over(command: Callable[..., Any], tmp_path: Path) -> None:
+    root = coco(tmp_path / "set")
+    given = root / "annotations/instances_val.json"
+    before = given.read_bytes()
+    assert command("check", given, "--json", given).code == 2
+    assert given.read_bytes() == before
+    assert command("check", given, "--json", given.with_name("found.json")).code == 0, "which is not read with it"
+
+
+def test_an_evaluation_is_never_written_over_the_set(tmp_path: Path) -> None:
+    target = coco(tmp_path / "set") / "annotations/instances_val.json"
+    with pytest.raises(UsageError, match="would be read as annotations"):
+        evaluate("none.ckpt", tmp_path / "set", json_file=target)
+
+
+def test_the_copy_says_which_split_is_gone(command: Callable[..., Any], tmp_path: Path) -> None:
+    root = yolo(tmp_path / "set")
+    for before, after in (("a", "d"), ("b", "e")):
+        (root / f"valid/images/{after}.jpg").write_bytes((root / f"train/images/{before}.jpg").read_bytes())
+    said = command("check", root, "--fix", tmp_path / "copy")
+    assert "3 of 5 pictures, 6 boxes; nothing is left of val: all pictures there are damaged, or copies" in said.out
 
 
 # Hostile sets
@@ -218,6 +301,80 @@ def test_a_name_that_is_no_text(command: Callable[..., Any], tmp_path: Path) -> 
 def test_large_pictures_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nanogfl.doctor.pictures.LARGE", WIDTH * HEIGHT - 1)
     assert check(yolo(tmp_path)).counts == {"picture-large": 5}
+
+
+# Forms of pictures
+
+
+def dressed_up(root: Path, forms: tuple[str, ...], **options: Any) -> Path:
+    """A clean set, and a picture of each form under the suffix of another."""
+    yolo(root)
+    for form in forms:
+        save(root / f"train/images/{form}.jpg", scene(form), format=form, **options)
+        write(root / f"train/labels/{form}.txt", "0 .5 .5 .4 .4")
+    return root
+
+
+def test_forms_that_are_read_become_png_in_the_copy(tmp_path: Path) -> None:
+    forms = ("GIF", "PPM", "JPEG2000", *(["AVIF"] if features.check("avif") else []))
+    found = check(dressed_up(tmp_path / "set", forms))
+    assert found.counts == {"picture-suffix": len(forms)}
+    write_copy(found, tmp_path / "copy")
+    assert check(tmp_path / "copy").problems == ()
+    for form in forms:
+        before, after = tmp_path / f"set/train/images/{form}.jpg", tmp_path / f"copy/train/{form}.png"
+        assert after.read_bytes().startswith(b"\x89PNG")
+        np.testing.assert_array_equal(read_picture(before), read_picture(after))
+
+
+def test_forms_that_only_pillow_reads_cannot_be_read(tmp_path: Path) -> None:
+    """Training and evaluation would stop at them."""
+    forms = ("ICO", "TGA", "PCX", "DDS", "SGI", "IM")
+    root = dressed_up(tmp_path / "set", forms)
+    found = check(root)
+    assert found.counts == {"picture-unreadable": len(forms)}
+    assert all(f"the form {Path(p.file).stem}, which is not read; convert" in p.detail for p in found.problems)
+    assert [e.name for e in read_table(root).examples] == [e.name for e in found.table.examples]
+    write_copy(found, tmp_path / "copy")
+    assert sorted(p.stem for p in (tmp_path / "copy/train").iterdir()) == ["a", "b", "c"]
+
+
+def test_a_tiff_that_only_pillow_reads_is_left_out(tmp_path: Path) -> None:
+    root = yolo(tmp_path / "set")
+    Image.fromarray(scene("f")[..., 0]).convert("F").save(root / "train/images/f.tif")
+    write(root / "train/labels/f.txt", "0 .5 .5 .4 .4")
+    found = check(root)
+    assert [p.file for p in found.problems if p.kind == "picture-truncated"] == ["train/images/f.tif"]
+
+
+def test_a_heic_is_called_one(tmp_path: Path) -> None:
+    root = yolo(tmp_path / "set")
+    (root / "train/images/a.jpg").write_bytes(b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(3000))
+    (problem,) = check(root).problems
+    assert problem.kind == "picture-unreadable"
+    assert "it is a HEIC, as phones write it; convert it" in problem.detail
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="Pillow without AVIF")
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_an_avif_has_the_size_that_decoding_gives(tmp_path: Path, orientation: int) -> None:
+    root = dressed_up(tmp_path / "set", ())
+    path = save(root / "train/images/a.jpg", scene("a"), orientation, format="AVIF")
+    (example,) = [e for e in read_table(root).examples if e.path == path]
+    assert (example.height, example.width) == read_picture(path).shape[:2]
+
+
+@pytest.mark.parametrize("options", [{"quality": 95}, {"lossless": True}], ids=str)
+def test_a_turned_webp_keeps_its_quality(tmp_path: Path, options: dict[str, Any]) -> None:
+    root = yolo(tmp_path / "set")
+    noise = np.random.default_rng(0).integers(-20, 20, (200, 300, 3))
+    turned = np.clip(scene("w", 300, 200).astype(int) + noise, 0, 255).astype(np.uint8)
+    before = save(root / "train/images/w.webp", turned, 6, **options)
+    write(root / "train/labels/w.txt", "0 .5 .5 .4 .4")
+    write_copy(check(root), tmp_path / "copy")
+    after = tmp_path / "copy/train/w.webp"
+    error = np.abs(read_picture(before).astype(int) - read_picture(after)).mean()
+    assert error == 0 if "lossless" in options else error < 4 and after.stat().st_size > 0.8 * before.stat().st_size
 
 
 def test_the_table_of_kinds_in_the_docs_is_whole() -> None:

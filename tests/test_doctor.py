@@ -202,6 +202,7 @@ DIRT: list[tuple[str, Spoil, dict[str, int], str, str]] = [
         "",
         "",
     ),
+    ("yolo", add_line("nc: 5\n", "data.yaml"), {"class-count": 1}, "data.yaml", "nc"),
     ("yolo", many_cats, {"class-imbalance": 1}, "", ""),
     (
         "yolo",

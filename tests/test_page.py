@@ -77,6 +77,12 @@ def test_nothing_that_is_given_as_text_becomes_markup() -> None:
     hostile_page().encode("utf-8")
 
 
+def test_pictures_never_run_out_of_a_narrow_page() -> None:
+    for width in (None, 640):
+        (style,) = re.findall(r'style="max-width:([^"]+)"', picture(png(), width=width).markup)
+        assert style == ("100%" if width is None else f"min(100%,{width}px)")
+
+
 def test_the_page_loads_nothing() -> None:
     page = hostile_page()
     assert "default-src 'none'" in page.replace("&#x27;", "'")

@@ -221,6 +221,15 @@ def test_drawn_pictures(models: Path, folder: Path, command: Callable[..., Any])
     assert {path: path.read_bytes() for path in before} == before, "the pictures themselves stay"
 
 
+def test_sources_are_never_drawn_over(models: Path, folder: Path, command: Callable[..., Any]) -> None:
+    video(folder / "in/clip.mp4")
+    before = {p: p.read_bytes() for p in (folder / "in").iterdir()}
+    for source in ("in", "in/b.jpg", "in/clip.mp4"):
+        said = command("predict", models / "model.onnx", source, "--draw", "other/../in")
+        assert (said.code, len(said.err.splitlines())) == (2, 1) and "drawn over" in said.err
+    assert {p: p.read_bytes() for p in (folder / "in").iterdir()} == before
+
+
 def test_a_drawn_video(detector: Predictor, folder: Path) -> None:
     video(folder / "clip.mp4")
     predict_sources(detector, ["clip.mp4"], score=SCORE, draw=Path("drawn"))

@@ -358,6 +358,13 @@ def test_a_recording_that_cannot_be_is_refused(folder: Path) -> None:
     assert not list(folder.glob("out*"))
 
 
+def test_a_recording_never_takes_the_place_of_its_source(folder: Path) -> None:
+    before = video(folder / "a.mp4").read_bytes()
+    with pytest.raises(UsageError, match="the source itself"):
+        Webcam(Finder(), open_source("a.mp4"), record=Path("x/../a.mp4")).run()
+    assert (folder / "a.mp4").read_bytes() == before
+
+
 def test_free_name(tmp_path: Path) -> None:
     for name in ("a.mp4", "a_1.mp4"):
         (tmp_path / name).touch()

@@ -31,6 +31,7 @@ def check(
     ] = None,
 ) -> None:
     """Look at every picture and annotation, and say what is wrong, where, and what to do."""
+    from nanogfl.data.outputs import spare_the_set
     from nanogfl.doctor.check import check as run
     from nanogfl.wholefile import write_json
 
@@ -38,6 +39,7 @@ def check(
         found = run(data, start)
     for line in _summary(found):
         say(line)
+    spare_the_set(found.table, data, json_file, report)
     if json_file:
         write_json(json_file, found.to_json())
     if report:

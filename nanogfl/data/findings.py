@@ -139,6 +139,7 @@ KINDS: dict[str, Kind] = {
     "box-tiny": Kind(
         "note", "pictures with boxes too small to learn", "a larger input, tiles, or no such boxes", False
     ),
+    "class-count": Kind("warning", "lists of another number of classes than they say", "name the missing, or mend nc"),
     "class-imbalance": Kind("note", "sets of very unequal classes", "more pictures of the rare classes", False),
     "class-untaught": Kind(
         "warning", "classes that are judged but never taught", "move pictures of the class to train", False
@@ -161,6 +162,6 @@ KINDS: dict[str, Kind] = {
         "note", "pictures that only EXIF turns upright", "save the picture upright: some tools ignore EXIF"
     ),
     "picture-suffix": Kind("warning", "pictures whose suffix is another form's", "rename the file"),
-    "picture-truncated": Kind("error", "pictures of which the end is missing", "replace or remove the picture"),
+    "picture-truncated": Kind("error", "pictures that are cut short or damaged", "replace or remove the picture"),
     "split-leak": Kind("error", "pictures that another split has too", "keep it in one split only"),
 }

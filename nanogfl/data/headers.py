@@ -15,6 +15,7 @@ from nanogfl.pictures import read_picture
 
 ORIENTATION = 0x0112  # EXIF; values from 5 on lie on their side
 HUGE = 178_956_970  # pixels, where Pillow sees a decompression bomb; half a gigabyte, decoded
+KNOWN = frozenset({"JPEG", "MPO", "PNG", "BMP", "WEBP", "TIFF"})  # of which Pillow's header is what OpenCV decodes
 FITS = 1.5  # px that a box may reach over its frame and still fit it
 
 
@@ -32,15 +33,17 @@ class Header:
 
 
 def read_header(path: Path) -> Header | Finding:
-    """Read the header alone where Pillow knows it, else the whole picture; say what is wrong where neither works."""
+    """Read the header alone where it can be trusted, else the whole picture; say what is wrong where neither works."""
+    form = ""
     try:
         with Image.open(path) as picture:
-            exif = Image.Exif()
-            exif.load(picture.info.get("exif", b""))  # not getexif(), which decodes a whole PNG to look behind it
-            orientation = exif.get(ORIENTATION, 1) if picture.format != "TIFF" else 1
-            if picture.width * picture.height <= HUGE:
-                return Header(picture.size, orientation)
-            return Finding("picture-huge", "", "", f"{picture.width}x{picture.height} px")
+            form = picture.format or ""
+            if picture.width * picture.height > HUGE:
+                return Finding("picture-huge", "", "", f"{picture.width}x{picture.height} px")
+            if form in KNOWN:
+                exif = Image.Exif()
+                exif.load(picture.info.get("exif", b""))  # not getexif(), which decodes a whole PNG to look behind it
+                return Header(picture.size, exif.get(ORIENTATION, 1) if form != "TIFF" else 1)
     except Image.DecompressionBombError as error:
         return Finding("picture-huge", "", "", str(error))
     except Exception as error:  # Pillow's plugins raise whatever a damaged header makes them raise
@@ -49,7 +52,9 @@ def read_header(path: Path) -> Header | Finding:
     try:
         height, width = read_picture(path).shape[:2]
     except (DataError, ValueError) as error:
-        return Finding("picture-unreadable", "", "", str(error))
+        odd = form and form not in KNOWN
+        why = f"{path} is of the form {form}, which is not read; convert it to JPEG or PNG" if odd else str(error)
+        return Finding("picture-unreadable", "", "", why)
     return Header((width, height))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from PIL import Image, ImageOps, JpegImagePlugin
@@ -15,8 +16,9 @@ from nanogfl.doctor.check import Checkup
 from nanogfl.doctor.labels import boxes_by_class, spellings
 from nanogfl.doctor.look import Look
 from nanogfl.doctor.names import plain_name
-from nanogfl.doctor.pictures import good_suffix
+from nanogfl.doctor.pictures import SUFFIXES, good_suffix
 from nanogfl.errors import DataError
+from nanogfl.pictures import read_picture, write_picture
 from nanogfl.wholefile import write_json
 
 
@@ -27,26 +29,26 @@ def write_copy(found: Checkup, out: Path) -> str:
     Mended: spellings of classes, file names, suffixes, ids, sizes, and how pictures lie.
 
     Raises:
-        DataError: the folder is not empty or lies in the set; or nothing would be left.
+        DataError: the folder is there, or lies in the set; or nothing would be left.
     """
     out = out.absolute()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() or out.is_symlink():
         raise DataError(f"{out} is there already; give --fix a new folder")
     if out.resolve().is_relative_to(found.table.root.resolve()):
         raise DataError(f"{out} lies inside the set, which is never touched; give --fix a folder outside of it")
     kept = list(_kept(found))
     if not kept:
         raise DataError(f"no picture of {found.table.root} is sound, so there is nothing to copy")
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # A name of its own: any that can be foretold may be a folder of somebody's. Inside it, for it is closed to others.
+    with TemporaryDirectory(dir=out.parent, prefix=".nanogfl-copy-", ignore_cleanup_errors=True) as ours:
+        partial = Path(ours) / "copy"
         boxes = sum(_write_split(found, partial, split, kept) for split in (*SPLITS, None))
-        if out.exists():
-            out.rmdir()
-        partial.replace(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return f"{out}, {len(kept)} of {len(found.table)} pictures, {boxes} boxes"
+        partial.rename(out)
+    before, after = ({e.split for e in examples} for examples in (found.table.examples, (e for e, _ in kept)))
+    gone = ", ".join(split for split in SPLITS if split in before - after)
+    empty = f"; nothing is left of {gone}: all pictures there are damaged, or copies of others" if gone else ""
+    return f"{out}, {len(kept)} of {len(found.table)} pictures, {boxes} boxes{empty}"
 
 
 def _kept(found: Checkup) -> Iterator[tuple[Example, Look]]:
@@ -113,16 +115,25 @@ def _free_name(example: Example, look: Look, taken: set[str]) -> str:
 
 
 def _copy(source: Path, target: Path, look: Look) -> None:
-    """Copy a picture; one that only EXIF turns upright is saved upright, a JPEG with its own tables."""
+    """Copy a picture; one that only EXIF turns upright is saved upright, one of an odd form as PNG."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    if look.orientation not in range(2, 9):
+    if look.form not in SUFFIXES:
+        write_picture(target, read_picture(source))
+    elif look.orientation not in range(2, 9):
         shutil.copyfile(source, target)
-        return
+    else:
+        _save_upright(source, target)
+
+
+def _save_upright(source: Path, target: Path) -> None:
+    """Turn a picture as EXIF says; a JPEG keeps its own tables, a WebP is lossless where it was."""
+    own: dict[str, Any] = {}
     with Image.open(source) as picture:
         form = "JPEG" if picture.format == "MPO" else picture.format
-        own: dict[str, Any] = {}
         if isinstance(picture, JpegImagePlugin.JpegImageFile):
             own = {"qtables": picture.quantization, "subsampling": JpegImagePlugin.get_sampling(picture)}
+        elif form == "WEBP":  # does not say its quality; at the usual one it would lose half of its bytes
+            own = {"quality": 95, "lossless": b"VP8L" in source.read_bytes()}
         upright = ImageOps.exif_transpose(picture)
         upright.info.pop("exif", None)
         upright.save(target, form, **own)

@@ -6,8 +6,10 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
+from nanogfl.data.data_yaml import find_config, load
 from nanogfl.data.findings import Findings
 from nanogfl.data.table import Table
+from nanogfl.errors import DataError
 
 UNEQUAL = 10  # times the boxes of another class
 
@@ -27,6 +29,7 @@ def note_labels(table: Table, notes: Findings) -> None:
     merged = Counter({best: sum(counts[n] for n, b in kept.items() if b == best) for best in set(kept.values())})
     _note_imbalance(table, merged, notes)
     _note_untaught(table, kept, notes)
+    _note_count(table, notes)
 
 
 def boxes_by_class(table: Table) -> dict[str, int]:
@@ -64,3 +67,15 @@ def _note_untaught(table: Table, kept: dict[str, str], notes: Findings) -> None:
     for split in ("val", "test"):
         for name in sorted(by_split[split] - by_split["train"] if by_split.get("train") else ()):
             notes.add("class-untaught", table.root.name, split, f"{name} is in {split}, but never in train")
+
+
+def _note_count(table: Table, notes: Findings) -> None:
+    """Say where a data.yaml counts other classes than it names: a name may have got lost."""
+    try:
+        file = find_config(table.root) if table.form == "yolo" else None
+        said = load(file) if file else {}
+    except DataError:  # said by the reader
+        return
+    count, names = said.get("nc"), said.get("names")
+    if file and isinstance(count, int) and isinstance(names, list | dict) and count != len(names):
+        notes.add("class-count", file.name, "nc", f"nc is {str(count)[:20]}, but {len(names)} names are listed")

@@ -8,15 +8,16 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
-from nanogfl.data.headers import HUGE, ORIENTATION
+from nanogfl.data.headers import HUGE, KNOWN, ORIENTATION
+from nanogfl.doctor.jpeg import Stream, anatomy
 from nanogfl.errors import DataError
 from nanogfl.pictures import decode_picture
 
@@ -77,42 +78,55 @@ def look_at(path: Path) -> Look:
         with Image.open(io.BytesIO(data)) as picture:
             if picture.width * picture.height > HUGE:
                 return Look(picture.format or "", picture.size, 1, False, "", content)
-            return _look_inside(picture, data, content)
+            if picture.format not in KNOWN:
+                return _look_as_training(data, content, picture.format or "")
+            if picture.format not in ("JPEG", "MPO"):
+                look = _look_inside(picture, content)
+                lost = picture.format == "TIFF" and not look.flaw and _look_as_training(data, content).flaw
+                return replace(look, flaw="no TIFF that OpenCV can decode, as training does") if lost else look
+        parts = anatomy(data)
+        stream = Stream(data, parts)
+        with Image.open(stream) as picture:
+            look = _look_inside(picture, content)
+            return look if look.flaw else replace(look, flaw=parts.flaw(data, stream.tell()))
     except Exception as error:  # Pillow's plugins raise whatever a damaged file makes them raise
-        return _unknown_to_pillow(data, content, str(error))
+        return _look_as_training(data, content, why=str(error))
 
 
-def _look_inside(picture: Image.Image, data: bytes, content: bytes) -> Look:
+def _look_inside(picture: ImageFile.ImageFile, content: bytes) -> Look:
     size, form = picture.size, picture.format or ""
     picture.draft("RGB", (GLANCE, GLANCE))
     orientation = 1
     try:
         orientation = int(picture.getexif().get(ORIENTATION, 1)) if form != "TIFF" else 1
         picture.load()
-        flaw = "" if form != "JPEG" or b"\xff\xd9" in data[-1024:] else "the end of the JPEG is missing"
     except Exception as error:
         return Look(form, size, orientation, False, str(error) or type(error).__name__, content)
     upright = ImageOps.exif_transpose(picture) if 1 < orientation < 9 else picture
     gray = _is_gray(picture)
     bits, thumb = signature(np.asarray(upright.convert("L")))
-    return Look(form, size, orientation, gray, flaw, content, bits, thumb)
+    return Look(form, size, orientation, gray, "", content, bits, thumb)
 
 
 def _is_gray(picture: Image.Image) -> bool:
     if picture.mode in ("1", "L", "LA") or picture.mode.startswith(("I", "F")):
         return True
-    pixels = np.asarray(picture.convert("RGB").resize((64, 64)), np.int16)
-    return int(np.ptp(pixels, axis=2).max()) <= GRAY
+    return _without_chroma(np.asarray(picture.convert("RGB").resize((64, 64))))
 
 
-def _unknown_to_pillow(data: bytes, content: bytes, why: str) -> Look:
-    """Look as training would; a picture that Pillow does not know may be one to OpenCV."""
+def _without_chroma(pixels: NDArray[np.uint8]) -> bool:
+    return int(np.ptp(pixels.astype(np.int16), axis=2).max()) <= GRAY
+
+
+def _look_as_training(data: bytes, content: bytes, form: str = "", why: str = "") -> Look:
+    """Look as training would, with OpenCV: it is what reads pictures, and Pillow knows other forms than it."""
     try:
         picture = decode_picture(np.frombuffer(data, np.uint8), "")
-    except DataError:
-        return Look("", (0, 0), 1, False, why or "no picture", content)
+    except DataError as error:
+        return Look(form, (0, 0), 1, False, why or str(error), content)
     bits, thumb = signature(np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY), np.uint8))
-    return Look("", (picture.shape[1], picture.shape[0]), 1, False, "", content, bits, thumb)
+    gray = _without_chroma(np.asarray(cv2.resize(picture, (64, 64), interpolation=cv2.INTER_AREA), np.uint8))
+    return Look(form, (picture.shape[1], picture.shape[0]), 1, gray, "", content, bits, thumb)
 
 
 def signature(gray: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.int8]]:

@@ -29,7 +29,7 @@ def note_pictures(examples: Sequence[Example], looks: Sequence[Look], notes: Fin
         if look.form and example.path.suffix.lower() not in SUFFIXES.get(look.form, ()):
             known = "" if look.form in SUFFIXES else ", which some readers do not know"
             suffix = example.path.suffix or "no suffix"
-            notes.add("picture-suffix", example.name, "", f"{suffix}, but the file is a {look.form}{known}")
+            notes.add("picture-suffix", example.name, "", f"{suffix}, the file is of the form {look.form}{known}")
         if width * height > LARGE:
             notes.add("picture-large", example.name, "", f"{width}x{height} px")
         if look.orientation in range(2, 9) and example.name not in lying:
@@ -40,6 +40,6 @@ def note_pictures(examples: Sequence[Example], looks: Sequence[Look], notes: Fin
 
 
 def good_suffix(look: Look, suffix: str) -> str:
-    """Name the suffix that this file should have: its own where that is right."""
-    fitting = SUFFIXES.get(look.form, (suffix,))
+    """Name the suffix that this file's copy should have: its own where that is right."""
+    fitting = SUFFIXES.get(look.form, (".png",))
     return suffix if suffix.lower() in fitting else fitting[0]

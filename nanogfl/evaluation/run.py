@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from nanogfl.data.outputs import spare_the_set
 from nanogfl.data.readers import read_table
 from nanogfl.data.splits import evaluation_split, select
 from nanogfl.data.table import Example, Table
@@ -50,9 +51,11 @@ def evaluate(
 
     Raises:
         DataError: nothing to evaluate, or no class in common.
+        UsageError: the numbers would be written over a file of the set, or be read as its annotations.
     """
     limits = Thresholds(score_threshold, EVALUATION.iou, EVALUATION.max_boxes)
     table = data if isinstance(data, Table) else read_table(data)
+    spare_the_set(table, data, json_file)
     split = split or evaluation_split(table)
     table = select(table, split)
     predictor = load(model, input=input, config=config) if isinstance(model, str | Path) else model

@@ -75,7 +75,7 @@ def predict_sources(
 
     Raises:
         DataError: a source is missing, or none of them could be read.
-        UsageError: no such score or class, or the model gives no sigma.
+        UsageError: no such score or class, the model gives no sigma, or a source would be drawn over.
     """
     Thresholds(score)  # said before anything is read
     if classes is not None:
@@ -150,4 +150,8 @@ def _targets(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
         number = taken.get(file.stem + suffix, 0)
         taken[file.stem + suffix] = number + 1
         targets[file] = folder / (f"{file.stem}{suffix}" if not number else f"{file.stem}_{number}{suffix}")
+    sources = {file.resolve() for file in files}
+    over = next((target for target in targets.values() if target.resolve() in sources), None)
+    if over:
+        raise UsageError(f"--draw {folder}: {over} is one of the sources, and would be drawn over; name another folder")
     return targets

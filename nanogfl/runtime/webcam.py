@@ -12,7 +12,7 @@ from typing import Any
 from nanogfl.detections import Detections, class_indices
 from nanogfl.errors import UsageError
 from nanogfl.pictures import Picture, write_picture
-from nanogfl.runtime.capture import Capture, Shot, Source
+from nanogfl.runtime.capture import Capture, Files, Shot, Source
 from nanogfl.runtime.draw import draw_detections, draw_panel
 from nanogfl.runtime.meter import STAGES, Meter, counts
 from nanogfl.runtime.predict import Predicts
@@ -90,6 +90,7 @@ class Webcam:
 
         Raises:
             DataError: the source cannot be opened, or was lost. What was recorded until then is kept.
+            UsageError: the recording would take the place of the source.
         """
         if self.screen:
             log.info(
@@ -97,6 +98,10 @@ class Webcam:
                 "u sigma, f figures"
             )
         if self.record_path:
+            if isinstance(self.source, Files) and self.record_path.resolve() in {
+                f.resolve() for f in self.source.files
+            }:
+                raise UsageError(f"--record {self.record_path} is the source itself; name another file")
             self._recorder = Recorder(self.record_path, self.source.rate)
         try:
             with self.capture:
