@@ -32,7 +32,7 @@ def write_copy(found: Checkup, out: Path) -> str:
         DataError: the folder is there, or lies in the set; or nothing would be left.
     """
     out = out.absolute()
-    if out.exists() or out.is_symlink():
+    if out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
         raise DataError(f"{out} is there already; give --fix a new folder")
     if out.resolve().is_relative_to(found.table.root.resolve()):
         raise DataError(f"{out} lies inside the set, which is never touched; give --fix a folder outside of it")
@@ -44,6 +44,8 @@ def write_copy(found: Checkup, out: Path) -> str:
     with TemporaryDirectory(dir=out.parent, prefix=".nanogfl-copy-", ignore_cleanup_errors=True) as ours:
         partial = Path(ours) / "copy"
         boxes = sum(_write_split(found, partial, split, kept) for split in (*SPLITS, None))
+        if out.exists():
+            out.rmdir()  # it was empty; if it no longer is, this says so
         partial.rename(out)
     before, after = ({e.split for e in examples} for examples in (found.table.examples, (e for e, _ in kept)))
     gone = ", ".join(split for split in SPLITS if split in before - after)

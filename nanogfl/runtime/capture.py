@@ -126,6 +126,16 @@ def open_source(source: str, patience_s: float = 30.0) -> Source:
     return Files(source)
 
 
+def spare(source: Source, target: Path) -> None:
+    """Refuse to write where one of the source's own files lies.
+
+    Raises:
+        UsageError: it does.
+    """
+    if isinstance(source, Files) and target.resolve() in {file.resolve() for file in source.files}:
+        raise UsageError(f"--record {target} is the source itself; name another file")
+
+
 class Capture:
     """Reads a source in a thread: ``with Capture(source) as capture: capture.take(0.1)``.
 

@@ -12,7 +12,7 @@ from typing import Any
 from nanogfl.detections import Detections, class_indices
 from nanogfl.errors import UsageError
 from nanogfl.pictures import Picture, write_picture
-from nanogfl.runtime.capture import Capture, Files, Shot, Source
+from nanogfl.runtime.capture import Capture, Shot, Source, spare
 from nanogfl.runtime.draw import draw_detections, draw_panel
 from nanogfl.runtime.meter import STAGES, Meter, counts
 from nanogfl.runtime.predict import Predicts
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 PATIENCE_S = 0.1  # between two looks at keys and at Ctrl-C while no picture comes
 STILL_S = 0.5  # how long a still picture is shown
 NOTICE_S = 3.0  # how long a word stays on the screen
+
+KEYS = "keys: q quit, space pause, s snapshot, r record, + - score; on and off: b boxes, l labels, u sigma, f figures"
 
 
 @dataclass
@@ -74,8 +76,7 @@ class Webcam:
         self.predictor, self.source, self.screen, self.look = predictor, source, screen, look or Look()
         self.classes, self.tracker, self.record_path, self.report = classes, tracker, record, report
         self.meter, self.capture = Meter(), Capture(source)
-        self.stopped = False
-        self._paused = False
+        self.stopped = self._paused = False
         self._recorder: Recorder | None = None
         self._notice, self._notice_at = "", 0.0
         self._last: tuple[Shot, Detections, list[int] | None] | None = None
@@ -89,19 +90,13 @@ class Webcam:
         """Go on until the source ends, ``q`` is pressed, or :meth:`stop` is called; the figures.
 
         Raises:
-            DataError: the source cannot be opened, or was lost. What was recorded until then is kept.
-            UsageError: the recording would take the place of the source.
+            DataError: the source cannot be opened, or was lost (what was recorded is kept).
+            UsageError: the recording would replace the source.
         """
         if self.screen:
-            log.info(
-                "keys: q quit, space pause, s snapshot, r record, + - score; on and off: b boxes, l labels, "
-                "u sigma, f figures"
-            )
+            log.info(KEYS)
         if self.record_path:
-            if isinstance(self.source, Files) and self.record_path.resolve() in {
-                f.resolve() for f in self.source.files
-            }:
-                raise UsageError(f"--record {self.record_path} is the source itself; name another file")
+            spare(self.source, self.record_path)
             self._recorder = Recorder(self.record_path, self.source.rate)
         try:
             with self.capture:
@@ -186,8 +181,9 @@ class Webcam:
         if key in ("b", "l", "u", "f"):
             name = {"b": "boxes", "l": "labels", "u": "sigma", "f": "figures"}[key]
             setattr(look, name, not getattr(look, name))
+            state = "on" if getattr(look, name) else "off"
             lacking = key == "u" and self._last and self._last[1].side_sigma is None
-            self._say("this file has no sigma" if lacking else f"{name} {'on' if getattr(look, name) else 'off'}")
+            self._say("this file has no sigma" if lacking else f"{name} {state}")
         elif key in ("+", "=", "-", "_"):
             look.score = round(min(max(look.score + (0.05 if key in "+=" else -0.05), 0.05), 0.95), 2)
             self._say(f"score > {look.score:.2f}")
