@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 PATIENCE_S = 0.1  # between two looks at keys and at Ctrl-C while no picture comes
 STILL_S = 0.5  # how long a still picture is shown
 NOTICE_S = 3.0  # how long a word stays on the screen
-
 KEYS = "keys: q quit, space pause, s snapshot, r record, + - score; on and off: b boxes, l labels, u sigma, f figures"
 
 
