@@ -154,17 +154,90 @@ def test_coco_splits_share_class_list_and_keep_equal_file_names_apart(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("classes", "message"),
+    ("ids", "names", "renumbered", "reason"),
     [
-        ([{"id": 3, "name": "cat"}, {"id": 1, "name": "cow"}], "category 1 is both 'dog' and 'cow'"),
-        ([{"id": 3, "name": "cat"}, {"id": 2, "name": "dog"}], "class 'dog' has another category id"),
+        ({"dog": 0, "cat": 2}, ("dog", "cat"), 1, "counted from 0 in one of them"),
+        ({"dog": 3, "cat": 1}, ("dog", "cat"), 1, "the other way round"),
+        ({"dog": 11, "cat": 13}, ("dog", "cat"), 1, "no id in common"),
+        ({"dog": 1, "cow": 3}, ("dog", "cat", "cow"), 1, "an id of another class"),
+        ({"dog": 1, "cat": 3, "cow": 2}, ("dog", "cow", "cat"), 0, "a class more"),
+        ({"dog": 1, "Cat": 3}, ("dog", "cat", "Cat"), 1, "another spelling, as within one json"),
     ],
 )
-def test_coco_splits_must_agree(tmp_path: Path, classes: list[Any], message: str) -> None:
-    write(tmp_path / "train.json", coco("a.jpg"))
-    write(tmp_path / "val.json", coco("b.jpg", categories=classes))
-    with pytest.raises(DataError, match=message):
-        read_table(tmp_path)
+def test_coco_ids_of_classes_belong_to_their_json(
+    tmp_path: Path, ids: dict[str, int], names: tuple[str, ...], renumbered: int, reason: str
+) -> None:
+    write(tmp_path / "train.json", coco("a.jpg", boxes=([0, 0, 5, 5], {"bbox": [0, 0, 9, 9], "category_id": 3})))
+    boxes = tuple({"bbox": [0, 0, 5, 5], "category_id": i} for i in ids.values())
+    classes = [{"id": i, "name": name} for name, i in ids.items()]
+    write(tmp_path / "val.json", coco("b.jpg", boxes=boxes, categories=classes))
+    for name in "ab":
+        draw(tmp_path / f"{name}.jpg")
+    table = read_table(tmp_path)
+    assert table.names == names, reason
+    said = [[table.names[label] for label in e.labels] for e in table.examples]
+    assert said == [["dog", "cat"], list(ids)]
+    assert kinds(table) == ({"class-renumbered": 1} if renumbered else {})
+
+
+def test_an_id_of_two_classes_in_one_json_is_refused(tmp_path: Path) -> None:
+    classes = [{"id": 1, "name": "cat"}, {"id": 1, "name": "cow"}]
+    with pytest.raises(DataError, match="category 1 is both 'cat' and 'cow'"):
+        read_table(write(tmp_path / "x.json", coco("a.jpg", categories=classes)))
+
+
+def test_pictures_of_one_id_have_no_boxes_of_another(tmp_path: Path) -> None:
+    for name in "abc":
+        draw(tmp_path / f"{name}.jpg")
+    images = [{"id": i, "file_name": f"{name}.jpg"} for i, name in ((0, "a"), (0, "b"), (1, "c"), (1, "c"))]
+    boxes = ([0, 0, 5, 5], {"bbox": [0, 0, 9, 9], "image_id": 1})
+    table = read_table(write(tmp_path / "x.json", coco(images=images, boxes=boxes)))
+    assert only(table).name == "c.jpg"
+    assert only(table).boxes.tolist() == [[0, 0, 9, 9]], "an entry that stands there twice is one"
+    assert kinds(table) == {"image-repeated": 2, "picture-repeated": 1}
+    assert [f.file for f in table.warnings if f.kind == "image-repeated"] == ["a.jpg", "b.jpg"]
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "/home/me/set/x.jpg",
+        "C:\\set\\x.jpg",
+        "../images/x.jpg",
+        "train2017/x.jpg",
+        "http://example.org/train2017/x.jpg",
+        "x.png",
+        "x.JPG",
+        "x",
+    ],
+)
+def test_coco_names_that_mislead_mean_the_only_file_of_that_name(tmp_path: Path, file: str) -> None:
+    root = tmp_path / "set"
+    draw(root / "images/deep/down/x.jpg")
+    draw(tmp_path / "images/x.jpg")
+    table = read_table(write(root / "x.json", coco(file, boxes=([0, 0, 5, 5],))))
+    assert (only(table).name, len(only(table).boxes)) == ("images/deep/down/x.jpg", 1)
+    assert [f.kind for f in table.findings if f.kind[:3] != "id-"] == ["path-misleading"]
+
+
+@pytest.mark.parametrize(
+    ("files", "there", "found", "reason"),
+    [
+        (["cam1/1.jpg", "cam2/1.jpg"], ["cam1/1.jpg"], ["cam1/1.jpg"], "that is another entry's"),
+        (["x/1.jpg", "y/1.jpg", "a.jpg"], ["z/1.jpg", "a.jpg"], ["a.jpg"], "two may be meant"),
+        (["x/1.jpg", "a.jpg"], ["y/1.jpg", "z/1.jpg", "a.jpg"], ["a.jpg"], "it may mean two"),
+        (["x/1.jpg", "a.jpg"], ["y/1.png", "z/1.bmp", "a.jpg"], ["a.jpg"], "it may mean two by stem"),
+        (["x/1.jpg", "a.jpg"], ["y/1.txt", ".z/1.jpg", "a.jpg"], ["a.jpg"], "no picture, and hidden"),
+    ],
+)
+def test_coco_names_are_no_guesswork(
+    tmp_path: Path, files: list[str], there: list[str], found: list[str], reason: str
+) -> None:
+    for name in there:
+        draw(tmp_path / name) if Path(name).suffix != ".txt" else write(tmp_path / name, "")
+    table = read_table(write(tmp_path / "x.json", coco(*files)))
+    assert [e.name for e in table.examples] == found, reason
+    assert set(kinds(table)) == {"picture-missing"}
 
 
 def test_a_test_json_without_annotations_is_no_split(tmp_path: Path) -> None:
@@ -306,10 +379,9 @@ def test_pictures_that_cannot_be_used_are_left_out(tmp_path: Path) -> None:
     assert [e.name for e in table.examples] == ["images/good.jpg"]
     assert kinds(table) == {
         "picture-outside": 4,
-        "picture-repeated": 1,
         "picture-missing": 1,
         "picture-unreadable": 3,
-        "image-repeated": 1,
+        "image-repeated": 2,
         "image-malformed": 4,
     }
 

@@ -85,6 +85,11 @@ KINDS: dict[str, Kind] = {
     "box-outside": Kind("error", "boxes wholly outside their picture left out", "remove the box, or move it"),
     "box-polygon": Kind("note", "label files with polygons, read as the boxes around them", "write boxes"),
     "box-without-area": Kind("error", "boxes without area left out", "draw the box again, or remove it"),
+    "class-renumbered": Kind(
+        "warning",
+        "lists that number classes otherwise than an earlier one, read by name",
+        "number classes alike in all lists",
+    ),
     "class-repeated": Kind("warning", "class names listed twice made one class", "list each class once"),
     "class-unknown": Kind("error", "boxes of an unknown class left out", "add the class to the list, or relabel"),
     "id-large": Kind("note", "lists with ids over 32 bits", "number anew: some tools keep 32 bits"),
@@ -95,7 +100,9 @@ KINDS: dict[str, Kind] = {
         "error", "entries of pictures without a usable id and file name left out", "give the entry an id and a name"
     ),
     "image-repeated": Kind(
-        "error", "entries with an id that another picture has left out", "give each picture an id of its own"
+        "error",
+        "pictures with an id that others have too left out, with its boxes",
+        "give each picture an id of its own",
     ),
     "image-unknown": Kind(
         "error", "boxes of pictures that are not listed left out", "list the picture, or remove the box"

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanogfl.boxes import areas
-from nanogfl.data import coco, data_yaml, splits, voc, yolo
+from nanogfl.data import coco, coco_files, data_yaml, splits, voc, yolo
 from nanogfl.data.findings import KINDS, Finding, Findings
 from nanogfl.data.headers import lies, read_header, turned
 from nanogfl.data.table import Example, Table
@@ -73,7 +73,7 @@ def _read_folder(root: Path, notes: Findings) -> Table:
         return table
     if files := voc.find(root):
         return voc.read(root, files, notes)
-    if sources := coco.find(root, notes):
+    if sources := coco_files.find(root, notes):
         return coco.read(root, sources, notes)
     if folders := yolo.find_folders(root):
         return yolo.read_folders(root, folders, notes)
