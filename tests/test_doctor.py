@@ -15,6 +15,7 @@ from dirty import BOXES, FORMS, HEIGHT, WIDTH, save, scene, write, xml, yolo_lin
 from PIL import Image
 
 from nanogfl.data.findings import KINDS
+from nanogfl.data.readers import read_table
 from nanogfl.doctor.check import Checkup, check
 from nanogfl.doctor.fix import write_copy
 
@@ -113,6 +114,15 @@ def many_cats(root: Path) -> None:
         write(root / f"train/labels/{stem}.txt", "".join(yolo_line(0, box) for box in boxes) + yolo_line(1, DOG))
 
 
+def an_entry_each(document: dict[str, Any]) -> None:
+    """Each annotation with an entry of its picture for itself."""
+    by_id = {image["id"]: image for image in document["images"]}
+    boxes = list(enumerate(document["annotations"]))
+    document["images"] = [{**by_id[box["image_id"]], "id": number} for number, box in boxes]
+    for number, box in boxes:
+        box["image_id"] = number
+
+
 # What is done to which clean set, which kinds are found how often, and what of the first: file, where.
 DIRT: list[tuple[str, Spoil, dict[str, int], str, str]] = [
     # Pictures
@@ -177,6 +187,7 @@ DIRT: list[tuple[str, Spoil, dict[str, int], str, str]] = [
         "train/a.jpg",
         "image 1",
     ),
+    ("coco", in_json(an_entry_each), {"picture-merged": 3, "id-zero": 1}, "train/a.jpg", "ids 0, 1"),
     ("coco", in_json(lambda d: d["annotations"][1].update(image_id=99)), {"image-unknown": 1}, JSON, "annotation 2"),
     ("coco", in_json(lambda d: d["annotations"][1].update(category_id=99)), {"class-unknown": 1}, JSON, "annotation 2"),
     ("coco", in_json(lambda d: d["images"].append({"id": 9})), {"image-malformed": 1}, JSON, "entry 3 of images"),
@@ -306,3 +317,19 @@ def test_dirt_is_found_and_mended(
 def test_every_kind_has_its_row() -> None:
     known = {kind for row in DIRT for kind in row[2]}
     assert set(KINDS) - known == {"picture-large", "picture-unlabelled"}, "which their own tests have"
+
+
+@pytest.mark.parametrize(
+    ("copy", "kind"), [("train/images/A0.jpg", "picture-duplicate"), ("valid/images/z.jpg", "split-leak")]
+)
+@pytest.mark.parametrize("empty", [True, False])
+def test_of_two_copies_the_annotated_one_stays(tmp_path: Path, copy: str, kind: str, empty: bool) -> None:
+    root = FORMS["yolo"](tmp_path / "set")
+    copy_picture(A, copy)(root)
+    write(root / (A if empty else copy).replace("images", "labels").replace(".jpg", ".txt"), "")
+    found = check(root)
+    assert kinds(found) == {kind: 1, "picture-empty": 1}
+    write_copy(found, tmp_path / "copy")
+    table = read_table(tmp_path / "copy")
+    assert [len(e.boxes) for e in table.examples] == [2] * 5
+    assert sum(e.name.endswith(Path(copy).name) for e in table.examples) == empty

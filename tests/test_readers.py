@@ -198,6 +198,32 @@ def test_pictures_of_one_id_have_no_boxes_of_another(tmp_path: Path) -> None:
     assert [f.file for f in table.warnings if f.kind == "image-repeated"] == ["a.jpg", "b.jpg"]
 
 
+def test_entries_of_one_coco_picture_are_one(tmp_path: Path) -> None:
+    draw(tmp_path / "a.jpg")
+    images = [{"id": i, "file_name": "a.jpg", "width": 40, "height": 20} for i in range(5)]
+    places = ([0, 0, 5, 5], [0, 0, 5, 5], [0, 0, 9, 9], [1, 1, 9, 9])
+    boxes = tuple({"bbox": box, "image_id": i, "area": 7} for i, box in enumerate(places))
+    table = read_table(write(tmp_path / "x.json", coco(images=images, boxes=boxes)))
+    example = only(table)
+    assert example.boxes.tolist() == [[0, 0, 5, 5], [0, 0, 9, 9], [1, 1, 10, 10]], "a box that is there twice is one"
+    assert (example.source_id, example.areas.tolist(), example.mark(2)) == (0, [7, 7, 7], "annotation 3")
+    assert kinds(table) == {"picture-merged": 1}
+
+
+@pytest.mark.parametrize("change", [{"width": 80, "height": 40}, {"split": "val"}])
+def test_entries_of_another_frame_or_split_are_left_out(tmp_path: Path, change: dict[str, Any]) -> None:
+    draw(tmp_path / "a.jpg")
+    size = {"width": 40, "height": 20, **change}
+    entries = [{"id": 0, "file_name": "a.jpg", "width": 40, "height": 20}, {"id": 1, "file_name": "a.jpg", **size}]
+    parts = [entries[:1], entries[1:]] if "split" in change else [entries]
+    for name, images in zip(("train", "val"), parts, strict=False):
+        boxes = tuple({"bbox": [0, 0, 5, 5 + i["id"]], "image_id": i["id"]} for i in images)
+        write(tmp_path / f"{name}.json", coco(images=images, boxes=boxes))
+    table = read_table(tmp_path)
+    assert only(table).boxes.tolist() == [[0, 0, 5, 5]]
+    assert kinds(table) == {"picture-repeated": 1}
+
+
 @pytest.mark.parametrize(
     "file",
     [
@@ -630,6 +656,40 @@ def test_yolo_class_names(tmp_path: Path) -> None:
     table = read_table(tmp_path)
     assert table.names == ("b", "d")
     assert only(table).labels.tolist() == [0]
+
+
+# Byte-order marks
+
+
+@pytest.mark.parametrize("spoilt", ["labels/a.txt", "classes.txt", "data.yaml", "train.txt"])
+def test_a_mark_in_front_of_a_yolo_file_is_no_part_of_it(tmp_path: Path, spoilt: str) -> None:
+    draw(tmp_path / "images/a.jpg")
+    write(tmp_path / "labels/a.txt", "1 .5 .5 .5 .5\n0 .5 .5 1 1\n")
+    write(tmp_path / "classes.txt", "cat\ndog\n")
+    if spoilt != "classes.txt":
+        write(tmp_path / "train.txt", "images/a.jpg\n")
+        write(tmp_path / "data.yaml", "names: [cat, dog]\ntrain: train.txt\n")
+    (tmp_path / spoilt).write_bytes(b"\xef\xbb\xbf" + (tmp_path / spoilt).read_bytes())
+    table = read_table(tmp_path)
+    assert table.names == ("cat", "dog")
+    assert only(table).labels.tolist() == [1, 0]
+    assert kinds(table) == {}
+
+
+@pytest.mark.parametrize("spoilt", ["Annotations/a.xml", "ImageSets/Main/train.txt"])
+def test_a_mark_in_front_of_a_voc_file_is_no_part_of_it(tmp_path: Path, spoilt: str) -> None:
+    draw(tmp_path / "JPEGImages/a.jpg")
+    write(tmp_path / "Annotations/a.xml", voc(("cat", 0, 0, 5, 5), size=(WIDTH, HEIGHT), file="a.jpg"))
+    write(tmp_path / "ImageSets/Main/train.txt", "a\n")
+    (tmp_path / spoilt).write_bytes(b"\xef\xbb\xbf" + (tmp_path / spoilt).read_bytes())
+    table = read_table(tmp_path)
+    assert (only(table).split, kinds(table)) == ("train", {})
+
+
+def test_a_mark_in_front_of_a_json_is_no_part_of_it(tmp_path: Path) -> None:
+    draw(tmp_path / "a.jpg")
+    (tmp_path / "x.json").write_bytes(b"\xef\xbb\xbf" + coco("a.jpg", boxes=([0, 0, 5, 5],)).encode())
+    assert only(read_table(tmp_path)).boxes.tolist() == [[0, 0, 5, 5]]
 
 
 # Refusals

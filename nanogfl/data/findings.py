@@ -117,6 +117,9 @@ KINDS: dict[str, Kind] = {
         "pictures annotated as the file lies, turned with EXIF",
         "save the picture upright and turn its boxes",
     ),
+    "picture-merged": Kind(
+        "warning", "pictures with several entries made one with all their boxes", "list each picture once"
+    ),
     "picture-missing": Kind(
         "error", "pictures whose file is missing left out", "add the picture, or remove its annotation"
     ),

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from nanogfl.boxes import areas
 from nanogfl.data import coco, coco_files, data_yaml, splits, voc, yolo
-from nanogfl.data.findings import KINDS, Finding, Findings
+from nanogfl.data.findings import KINDS, Finding, Findings, listed
 from nanogfl.data.headers import lies, read_header, turned
+from nanogfl.data.merge import mergeable, merged
 from nanogfl.data.table import Example, Table
 from nanogfl.errors import DataError
 
@@ -114,13 +115,21 @@ def _summary(kind: str, found: Sequence[Finding]) -> str:
 
 def _once(examples: Sequence[Example], notes: Findings) -> list[Example]:
     """Each picture once: a picture of several splits stays in the first, so that none is both taught and judged."""
-    first: dict[str, Example] = {}
+    groups: dict[str, list[Example]] = {}
     for example in examples:
-        if (kept := first.setdefault(example.name, example)) is not example:
-            places = [e.split or "the same list" for e in (example, kept)]
-            detail = f"as {example.source_id}, in {places[0]}; it stays in {places[1]}"
-            notes.add("picture-repeated", example.name, "", detail)
-    return list(first.values())
+        group = groups.setdefault(example.name, [])
+        if not group or mergeable(group[0], example):
+            group.append(example)
+            continue
+        places = [e.split or "the same list" for e in (example, group[0])]
+        detail = f"as {example.source_id}, in {places[0]}; it stays in {places[1]}"
+        notes.add("picture-repeated", example.name, "", detail)
+    for group in groups.values():
+        if len(group) > 1:
+            ids = listed("id", [str(e.source_id)[:40] for e in group], 5)
+            boxes = ", ".join(str(len(e.boxes)) for e in group[:5])
+            notes.add("picture-merged", group[0].name, ids, f"{len(group)} entries of {boxes} boxes")
+    return [merged(group) for group in groups.values()]
 
 
 def _sized(examples: Sequence[Example], notes: Findings) -> list[Example]:
