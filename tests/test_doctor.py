@@ -123,6 +123,11 @@ def an_entry_each(document: dict[str, Any]) -> None:
         box["image_id"] = number
 
 
+def doubled() -> str:
+    """An annotation of the picture as it was before it was halved."""
+    return xml("a.jpg", [(name, [2 * v for v in box]) for name, box in BOXES.items()], (2 * WIDTH, 2 * HEIGHT))
+
+
 # What is done to which clean set, which kinds are found how often, and what of the first: file, where.
 DIRT: list[tuple[str, Spoil, dict[str, int], str, str]] = [
     # Pictures
@@ -232,6 +237,7 @@ DIRT: list[tuple[str, Spoil, dict[str, int], str, str]] = [
     # Sizes and paths
     ("voc", xml_of(xml("a.jpg", BOXES.items(), (0, 0))), {"size-missing": 1}, "Annotations/a.xml", "size"),
     ("voc", xml_of(xml("a.jpg", BOXES.items(), (640, 480))), {"size-differs": 1}, "JPEGImages/a.jpg", ""),
+    ("voc", xml_of(doubled()), {"size-scaled": 1}, "JPEGImages/a.jpg", ""),
     ("voc", xml_of(xml("other.jpg", BOXES.items())), {"path-misleading": 1}, "Annotations/a.xml", "filename"),
     (
         "coco",

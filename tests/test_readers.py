@@ -454,6 +454,58 @@ def test_size_tags_that_lie_are_put_right(tmp_path: Path) -> None:
     assert kinds(table) == {"size-differs": 1}
 
 
+@pytest.mark.parametrize(
+    ("size", "box", "expected", "kind", "reason"),
+    [
+        ((80, 40), (40, 20, 80, 40), [20, 10, 40, 20], "size-scaled", "halved"),
+        ((20, 10), (5, 5, 20, 10), None, "size-differs", "a frame too small to have a shape"),
+        ((81, 40), (0, 0, 81, 40), [0, 0, 40, 20], "size-scaled", "nearly halved"),
+        ((90, 40), (0, 0, 10, 10), None, "size-differs", "another shape"),
+        ((80, 40), (40, 20, 90, 40), None, "box-outside", "boxes that the frame cannot hold stay as they are"),
+        ((40, 80), (0, 0, 10, 10), None, "size-differs", "lying"),
+    ],
+)
+def test_boxes_of_a_picture_that_was_resized_are_scaled(
+    tmp_path: Path, size: tuple[int, int], box: Any, expected: Any, kind: str, reason: str
+) -> None:
+    draw(tmp_path / "JPEGImages/a.jpg")
+    draw(tmp_path / "JPEGImages/b.jpg")
+    write(tmp_path / "Annotations/a.xml", voc(("cat", *box), size=size))
+    write(tmp_path / "Annotations/b.xml", voc(("cat", 0, 0, 5, 5), size=(WIDTH, HEIGHT)))
+    table = read_table(tmp_path)
+    if kind != "box-outside":
+        np.testing.assert_allclose(table.examples[0].boxes, [expected or box])
+    assert kinds(table) == ({kind: 1} if kind != "box-outside" else {kind: 1, "size-differs": 1}), reason
+
+
+def test_areas_are_scaled_with_their_boxes(tmp_path: Path) -> None:
+    draw(tmp_path / "a.jpg")
+    images = [{"id": 0, "file_name": "a.jpg", "width": 80, "height": 40}]
+    boxes = ({"bbox": [0, 0, 20, 10], "area": 100}, [0, 0, 20, 10])
+    table = read_table(write(tmp_path / "x.json", coco(images=images, boxes=boxes)))
+    assert only(table).areas.tolist() == [25, 50]
+
+
+@pytest.mark.parametrize(
+    ("orientation", "box", "expected"),
+    [
+        (6, (30, 5, 40, 10), [10, 30, 15, 40]),
+        (8, (30, 5, 40, 10), [5, 0, 10, 10]),
+        (6, (5, 5, 10, 10), [5, 5, 10, 10]),
+        (6, (5, 5, 10, 40), [5, 5, 10, 40]),
+        (3, (30, 5, 40, 10), [30, 5, 40, 10]),
+    ],
+)
+def test_boxes_without_a_size_turn_where_they_only_fit_the_lying_picture(
+    tmp_path: Path, orientation: int, box: Any, expected: list[float]
+) -> None:
+    draw(tmp_path / "JPEGImages/a.jpg", orientation)
+    write(tmp_path / "Annotations/a.xml", voc(("cat", *box)))
+    table = read_table(tmp_path)
+    assert only(table).boxes.tolist() == [expected]
+    assert kinds(table) == ({"picture-lying": 1} if expected != list(box) else {})
+
+
 # Pascal VOC
 
 

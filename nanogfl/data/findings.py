@@ -141,6 +141,11 @@ KINDS: dict[str, Kind] = {
         "warning", "annotated picture sizes that are not the file's put right", "write the file's size"
     ),
     "size-missing": Kind("note", "pictures annotated without a size", "write the file's size"),
+    "size-scaled": Kind(
+        "warning",
+        "pictures resized after they were annotated, their boxes with them",
+        "write the file's size and boxes",
+    ),
     "split-missing": Kind("error", "splits whose place is missing left out", "write where the split's pictures are"),
     # What only the doctor looks for
     "box-contradicted": Kind("warning", "boxes that stand there again as another class", "keep the right one", False),
