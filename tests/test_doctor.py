@@ -144,6 +144,10 @@ DIRT: list[tuple[str, Spoil, dict[str, int], str, str]] = [
     ("yolo", replace_picture("train/images/g.jpg", scene("g")), {"picture-unannotated": 1}, "train/images/g.jpg", ""),
     ("voc", replace_picture("JPEGImages/g.jpg", scene("g")), {"picture-unannotated": 1}, "JPEGImages/g.jpg", ""),
     ("coco", replace_picture("train/g.jpg", scene("g")), {"picture-unannotated": 1}, "train/g.jpg", ""),
+    ("yolo", replace_picture("test/images/g.jpg", scene("g")), {"folder-unlisted": 1}, "test/images", ""),
+    ("voc", replace_picture("JPEGImages/extra/g.jpg", scene("g")), {"folder-unlisted": 1}, "JPEGImages/extra", ""),
+    ("voc", replace_picture("SegmentationClass/a.png", scene("g")), {}, "", ""),
+    ("coco", replace_picture(".cache/g.jpg", scene("g")), {}, "", ""),
     ("yolo", lambda r: (r / A).unlink(), {"picture-missing": 1}, FIRST, ""),
     ("voc", lambda r: (r / "JPEGImages/a.jpg").unlink(), {"picture-missing": 1}, "JPEGImages/a.jpg", ""),
     ("coco", lambda r: (r / "train/a.jpg").unlink(), {"picture-missing": 1}, "train/a.jpg", ""),
@@ -339,3 +343,19 @@ def test_of_two_copies_the_annotated_one_stays(tmp_path: Path, copy: str, kind: 
     table = read_table(tmp_path / "copy")
     assert [len(e.boxes) for e in table.examples] == [2] * 5
     assert sum(e.name.endswith(Path(copy).name) for e in table.examples) == empty
+
+
+def test_folders_beside_and_above_the_listed_ones_are_seen(tmp_path: Path) -> None:
+    for name in ("train/a", "extra/x", "extra/y", "z"):
+        save(tmp_path / f"images/{name}.jpg", scene(name))
+    write(tmp_path / "labels/train/a.txt", yolo_line(0, CAT))
+    said = [(p.file, p.detail[:10]) for p in check(tmp_path).problems if p.kind == "folder-unlisted"]
+    assert said == [("images", "1 pictures"), ("images/extra", "2 pictures")]
+
+
+def test_a_json_in_a_home_has_no_folders_looked_through(tmp_path: Path) -> None:
+    root = FORMS["coco"](tmp_path / "set")
+    save(root / "holiday/x.jpg", scene("x"))
+    for given in (root, tmp_path / "set/../set"):
+        assert kinds(check(given)) == {"folder-unlisted": 1}
+    assert kinds(check(root / "annotations/instances_train.json")) == {}

@@ -160,6 +160,9 @@ KINDS: dict[str, Kind] = {
     ),
     "class-unused": Kind("note", "classes without a box", "label some, or take the class off the list", False),
     "class-variant": Kind("warning", "class names that differ only in how they are written", "use one spelling"),
+    "folder-unlisted": Kind(
+        "note", "folders of pictures that nothing speaks of", "list and annotate its pictures, or move it away"
+    ),
     "name-collides": Kind(
         "warning", "file names that are one on some disks or to some readers", "rename one of the files"
     ),
