@@ -15,6 +15,7 @@ from dirty import BOXES, FORMS, HEIGHT, WIDTH, save, scene, write, xml, yolo_lin
 from PIL import Image
 
 from nanogfl.data.findings import KINDS
+from nanogfl.data.readers import read_table
 from nanogfl.doctor.check import Checkup, check
 from nanogfl.doctor.fix import write_copy
 
@@ -113,6 +114,20 @@ def many_cats(root: Path) -> None:
         write(root / f"train/labels/{stem}.txt", "".join(yolo_line(0, box) for box in boxes) + yolo_line(1, DOG))
 
 
+def an_entry_each(document: dict[str, Any]) -> None:
+    """Each annotation with an entry of its picture for itself."""
+    by_id = {image["id"]: image for image in document["images"]}
+    boxes = list(enumerate(document["annotations"]))
+    document["images"] = [{**by_id[box["image_id"]], "id": number} for number, box in boxes]
+    for number, box in boxes:
+        box["image_id"] = number
+
+
+def doubled() -> str:
+    """An annotation of the picture as it was before it was halved."""
+    return xml("a.jpg", [(name, [2 * v for v in box]) for name, box in BOXES.items()], (2 * WIDTH, 2 * HEIGHT))
+
+
 # What is done to which clean set, which kinds are found how often, and what of the first: file, where.
 DIRT: list[tuple[str, Spoil, dict[str, int], str, str]] = [
     # Pictures
@@ -129,6 +144,10 @@ DIRT: list[tuple[str, Spoil, dict[str, int], str, str]] = [
     ("yolo", replace_picture("train/images/g.jpg", scene("g")), {"picture-unannotated": 1}, "train/images/g.jpg", ""),
     ("voc", replace_picture("JPEGImages/g.jpg", scene("g")), {"picture-unannotated": 1}, "JPEGImages/g.jpg", ""),
     ("coco", replace_picture("train/g.jpg", scene("g")), {"picture-unannotated": 1}, "train/g.jpg", ""),
+    ("yolo", replace_picture("test/images/g.jpg", scene("g")), {"folder-unlisted": 1}, "test/images", ""),
+    ("voc", replace_picture("JPEGImages/extra/g.jpg", scene("g")), {"folder-unlisted": 1}, "JPEGImages/extra", ""),
+    ("voc", replace_picture("SegmentationClass/a.png", scene("g")), {}, "", ""),
+    ("coco", replace_picture(".cache/g.jpg", scene("g")), {}, "", ""),
     ("yolo", lambda r: (r / A).unlink(), {"picture-missing": 1}, FIRST, ""),
     ("voc", lambda r: (r / "JPEGImages/a.jpg").unlink(), {"picture-missing": 1}, "JPEGImages/a.jpg", ""),
     ("coco", lambda r: (r / "train/a.jpg").unlink(), {"picture-missing": 1}, "train/a.jpg", ""),
@@ -173,10 +192,11 @@ DIRT: list[tuple[str, Spoil, dict[str, int], str, str]] = [
     (
         "coco",
         in_json(lambda d: d["images"].append({**d["images"][0], "file_name": "z.jpg"})),
-        {"image-repeated": 1},
-        JSON,
+        {"image-repeated": 2},
+        "train/a.jpg",
         "image 1",
     ),
+    ("coco", in_json(an_entry_each), {"picture-merged": 3, "id-zero": 1}, "train/a.jpg", "ids 0, 1"),
     ("coco", in_json(lambda d: d["annotations"][1].update(image_id=99)), {"image-unknown": 1}, JSON, "annotation 2"),
     ("coco", in_json(lambda d: d["annotations"][1].update(category_id=99)), {"class-unknown": 1}, JSON, "annotation 2"),
     ("coco", in_json(lambda d: d["images"].append({"id": 9})), {"image-malformed": 1}, JSON, "entry 3 of images"),
@@ -192,6 +212,14 @@ DIRT: list[tuple[str, Spoil, dict[str, int], str, str]] = [
         in_both(lambda d: d["categories"].append({"id": 3, "name": "dog"})),
         {"class-repeated": 1},
         JSON,
+        "categories",
+    ),
+    ("coco", in_json(lambda d: [c.update(id=3 - c["id"]) for c in d["categories"]]), {"class-renumbered": 1}, "", ""),
+    (
+        "coco",
+        in_json(lambda d: d["categories"][0].update(name="Cat"), "val"),
+        {"class-renumbered": 1, "class-variant": 1},
+        "instances_val.json",
         "categories",
     ),
     ("voc", xml_of(xml("a.jpg", [("Cat", CAT), ("dog", DOG)])), {"class-variant": 1}, "JPEGImages/a.jpg", ""),
@@ -214,7 +242,15 @@ DIRT: list[tuple[str, Spoil, dict[str, int], str, str]] = [
     # Sizes and paths
     ("voc", xml_of(xml("a.jpg", BOXES.items(), (0, 0))), {"size-missing": 1}, "Annotations/a.xml", "size"),
     ("voc", xml_of(xml("a.jpg", BOXES.items(), (640, 480))), {"size-differs": 1}, "JPEGImages/a.jpg", ""),
+    ("voc", xml_of(doubled()), {"size-scaled": 1}, "JPEGImages/a.jpg", ""),
     ("voc", xml_of(xml("other.jpg", BOXES.items())), {"path-misleading": 1}, "Annotations/a.xml", "filename"),
+    (
+        "coco",
+        in_json(lambda d: d["images"][0].update(file_name="/home/me/a.jpg")),
+        {"path-misleading": 1},
+        JSON,
+        "image 1",
+    ),
     (
         "voc",
         xml_of("<annotation><object>"),
@@ -292,3 +328,35 @@ def test_dirt_is_found_and_mended(
 def test_every_kind_has_its_row() -> None:
     known = {kind for row in DIRT for kind in row[2]}
     assert set(KINDS) - known == {"picture-large", "picture-unlabelled"}, "which their own tests have"
+
+
+@pytest.mark.parametrize(
+    ("copy", "kind"), [("train/images/A0.jpg", "picture-duplicate"), ("valid/images/z.jpg", "split-leak")]
+)
+@pytest.mark.parametrize("empty", [True, False])
+def test_of_two_copies_the_annotated_one_stays(tmp_path: Path, copy: str, kind: str, empty: bool) -> None:
+    root = FORMS["yolo"](tmp_path / "set")
+    copy_picture(A, copy)(root)
+    write(root / (A if empty else copy).replace("images", "labels").replace(".jpg", ".txt"), "")
+    found = check(root)
+    assert kinds(found) == {kind: 1, "picture-empty": 1}
+    write_copy(found, tmp_path / "copy")
+    table = read_table(tmp_path / "copy")
+    assert [len(e.boxes) for e in table.examples] == [2] * 5
+    assert sum(e.name.endswith(Path(copy).name) for e in table.examples) == empty
+
+
+def test_folders_beside_and_above_the_listed_ones_are_seen(tmp_path: Path) -> None:
+    for name in ("train/a", "extra/x", "extra/y", "z"):
+        save(tmp_path / f"images/{name}.jpg", scene(name))
+    write(tmp_path / "labels/train/a.txt", yolo_line(0, CAT))
+    said = [(p.file, p.detail[:10]) for p in check(tmp_path).problems if p.kind == "folder-unlisted"]
+    assert said == [("images", "1 pictures"), ("images/extra", "2 pictures")]
+
+
+def test_a_json_in_a_home_has_no_folders_looked_through(tmp_path: Path) -> None:
+    root = FORMS["coco"](tmp_path / "set")
+    save(root / "holiday/x.jpg", scene("x"))
+    for given in (root, tmp_path / "set/../set"):
+        assert kinds(check(given)) == {"folder-unlisted": 1}
+    assert kinds(check(root / "annotations/instances_train.json")) == {}

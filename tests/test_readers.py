@@ -154,17 +154,116 @@ def test_coco_splits_share_class_list_and_keep_equal_file_names_apart(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("classes", "message"),
+    ("ids", "names", "renumbered", "reason"),
     [
-        ([{"id": 3, "name": "cat"}, {"id": 1, "name": "cow"}], "category 1 is both 'dog' and 'cow'"),
-        ([{"id": 3, "name": "cat"}, {"id": 2, "name": "dog"}], "class 'dog' has another category id"),
+        ({"dog": 0, "cat": 2}, ("dog", "cat"), 1, "counted from 0 in one of them"),
+        ({"dog": 3, "cat": 1}, ("dog", "cat"), 1, "the other way round"),
+        ({"dog": 11, "cat": 13}, ("dog", "cat"), 1, "no id in common"),
+        ({"dog": 1, "cow": 3}, ("dog", "cat", "cow"), 1, "an id of another class"),
+        ({"dog": 1, "cat": 3, "cow": 2}, ("dog", "cow", "cat"), 0, "a class more"),
+        ({"dog": 1, "Cat": 3}, ("dog", "cat", "Cat"), 1, "another spelling, as within one json"),
     ],
 )
-def test_coco_splits_must_agree(tmp_path: Path, classes: list[Any], message: str) -> None:
-    write(tmp_path / "train.json", coco("a.jpg"))
-    write(tmp_path / "val.json", coco("b.jpg", categories=classes))
-    with pytest.raises(DataError, match=message):
-        read_table(tmp_path)
+def test_coco_ids_of_classes_belong_to_their_json(
+    tmp_path: Path, ids: dict[str, int], names: tuple[str, ...], renumbered: int, reason: str
+) -> None:
+    write(tmp_path / "train.json", coco("a.jpg", boxes=([0, 0, 5, 5], {"bbox": [0, 0, 9, 9], "category_id": 3})))
+    boxes = tuple({"bbox": [0, 0, 5, 5], "category_id": i} for i in ids.values())
+    classes = [{"id": i, "name": name} for name, i in ids.items()]
+    write(tmp_path / "val.json", coco("b.jpg", boxes=boxes, categories=classes))
+    for name in "ab":
+        draw(tmp_path / f"{name}.jpg")
+    table = read_table(tmp_path)
+    assert table.names == names, reason
+    said = [[table.names[label] for label in e.labels] for e in table.examples]
+    assert said == [["dog", "cat"], list(ids)]
+    assert kinds(table) == ({"class-renumbered": 1} if renumbered else {})
+
+
+def test_an_id_of_two_classes_in_one_json_is_refused(tmp_path: Path) -> None:
+    classes = [{"id": 1, "name": "cat"}, {"id": 1, "name": "cow"}]
+    with pytest.raises(DataError, match="category 1 is both 'cat' and 'cow'"):
+        read_table(write(tmp_path / "x.json", coco("a.jpg", categories=classes)))
+
+
+def test_pictures_of_one_id_have_no_boxes_of_another(tmp_path: Path) -> None:
+    for name in "abc":
+        draw(tmp_path / f"{name}.jpg")
+    images = [{"id": i, "file_name": f"{name}.jpg"} for i, name in ((0, "a"), (0, "b"), (1, "c"), (1, "c"))]
+    boxes = ([0, 0, 5, 5], {"bbox": [0, 0, 9, 9], "image_id": 1})
+    table = read_table(write(tmp_path / "x.json", coco(images=images, boxes=boxes)))
+    assert only(table).name == "c.jpg"
+    assert only(table).boxes.tolist() == [[0, 0, 9, 9]], "an entry that stands there twice is one"
+    assert kinds(table) == {"image-repeated": 2, "picture-repeated": 1}
+    assert [f.file for f in table.warnings if f.kind == "image-repeated"] == ["a.jpg", "b.jpg"]
+
+
+def test_entries_of_one_coco_picture_are_one(tmp_path: Path) -> None:
+    draw(tmp_path / "a.jpg")
+    images = [{"id": i, "file_name": "a.jpg", "width": 40, "height": 20} for i in range(5)]
+    places = ([0, 0, 5, 5], [0, 0, 5, 5], [0, 0, 9, 9], [1, 1, 9, 9])
+    boxes = tuple({"bbox": box, "image_id": i, "area": 7} for i, box in enumerate(places))
+    table = read_table(write(tmp_path / "x.json", coco(images=images, boxes=boxes)))
+    example = only(table)
+    assert example.boxes.tolist() == [[0, 0, 5, 5], [0, 0, 9, 9], [1, 1, 10, 10]], "a box that is there twice is one"
+    assert (example.source_id, example.areas.tolist(), example.mark(2)) == (0, [7, 7, 7], "annotation 3")
+    assert kinds(table) == {"picture-merged": 1}
+
+
+@pytest.mark.parametrize("change", [{"width": 80, "height": 40}, {"split": "val"}])
+def test_entries_of_another_frame_or_split_are_left_out(tmp_path: Path, change: dict[str, Any]) -> None:
+    draw(tmp_path / "a.jpg")
+    size = {"width": 40, "height": 20, **change}
+    entries = [{"id": 0, "file_name": "a.jpg", "width": 40, "height": 20}, {"id": 1, "file_name": "a.jpg", **size}]
+    parts = [entries[:1], entries[1:]] if "split" in change else [entries]
+    for name, images in zip(("train", "val"), parts, strict=False):
+        boxes = tuple({"bbox": [0, 0, 5, 5 + i["id"]], "image_id": i["id"]} for i in images)
+        write(tmp_path / f"{name}.json", coco(images=images, boxes=boxes))
+    table = read_table(tmp_path)
+    assert only(table).boxes.tolist() == [[0, 0, 5, 5]]
+    assert kinds(table) == {"picture-repeated": 1}
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "/home/me/set/x.jpg",
+        "C:\\set\\x.jpg",
+        "../images/x.jpg",
+        "train2017/x.jpg",
+        "http://example.org/train2017/x.jpg",
+        "x.png",
+        "x.JPG",
+        "x",
+    ],
+)
+def test_coco_names_that_mislead_mean_the_only_file_of_that_name(tmp_path: Path, file: str) -> None:
+    root = tmp_path / "set"
+    draw(root / "images/deep/down/x.jpg")
+    draw(tmp_path / "images/x.jpg")
+    table = read_table(write(root / "x.json", coco(file, boxes=([0, 0, 5, 5],))))
+    assert (only(table).name, len(only(table).boxes)) == ("images/deep/down/x.jpg", 1)
+    assert [f.kind for f in table.findings if f.kind[:3] != "id-"] == ["path-misleading"]
+
+
+@pytest.mark.parametrize(
+    ("files", "there", "found", "reason"),
+    [
+        (["cam1/1.jpg", "cam2/1.jpg"], ["cam1/1.jpg"], ["cam1/1.jpg"], "that is another entry's"),
+        (["x/1.jpg", "y/1.jpg", "a.jpg"], ["z/1.jpg", "a.jpg"], ["a.jpg"], "two may be meant"),
+        (["x/1.jpg", "a.jpg"], ["y/1.jpg", "z/1.jpg", "a.jpg"], ["a.jpg"], "it may mean two"),
+        (["x/1.jpg", "a.jpg"], ["y/1.png", "z/1.bmp", "a.jpg"], ["a.jpg"], "it may mean two by stem"),
+        (["x/1.jpg", "a.jpg"], ["y/1.txt", ".z/1.jpg", "a.jpg"], ["a.jpg"], "no picture, and hidden"),
+    ],
+)
+def test_coco_names_are_no_guesswork(
+    tmp_path: Path, files: list[str], there: list[str], found: list[str], reason: str
+) -> None:
+    for name in there:
+        draw(tmp_path / name) if Path(name).suffix != ".txt" else write(tmp_path / name, "")
+    table = read_table(write(tmp_path / "x.json", coco(*files)))
+    assert [e.name for e in table.examples] == found, reason
+    assert set(kinds(table)) == {"picture-missing"}
 
 
 def test_a_test_json_without_annotations_is_no_split(tmp_path: Path) -> None:
@@ -306,10 +405,9 @@ def test_pictures_that_cannot_be_used_are_left_out(tmp_path: Path) -> None:
     assert [e.name for e in table.examples] == ["images/good.jpg"]
     assert kinds(table) == {
         "picture-outside": 4,
-        "picture-repeated": 1,
         "picture-missing": 1,
         "picture-unreadable": 3,
-        "image-repeated": 1,
+        "image-repeated": 2,
         "image-malformed": 4,
     }
 
@@ -354,6 +452,58 @@ def test_size_tags_that_lie_are_put_right(tmp_path: Path) -> None:
     table = read_table(tmp_path)
     assert {(e.width, e.height) for e in table.examples} == {(WIDTH, HEIGHT)}
     assert kinds(table) == {"size-differs": 1}
+
+
+@pytest.mark.parametrize(
+    ("size", "box", "expected", "kind", "reason"),
+    [
+        ((80, 40), (40, 20, 80, 40), [20, 10, 40, 20], "size-scaled", "halved"),
+        ((20, 10), (5, 5, 20, 10), None, "size-differs", "a frame too small to have a shape"),
+        ((81, 40), (0, 0, 81, 40), [0, 0, 40, 20], "size-scaled", "nearly halved"),
+        ((90, 40), (0, 0, 10, 10), None, "size-differs", "another shape"),
+        ((80, 40), (40, 20, 90, 40), None, "box-outside", "boxes that the frame cannot hold stay as they are"),
+        ((40, 80), (0, 0, 10, 10), None, "size-differs", "lying"),
+    ],
+)
+def test_boxes_of_a_picture_that_was_resized_are_scaled(
+    tmp_path: Path, size: tuple[int, int], box: Any, expected: Any, kind: str, reason: str
+) -> None:
+    draw(tmp_path / "JPEGImages/a.jpg")
+    draw(tmp_path / "JPEGImages/b.jpg")
+    write(tmp_path / "Annotations/a.xml", voc(("cat", *box), size=size))
+    write(tmp_path / "Annotations/b.xml", voc(("cat", 0, 0, 5, 5), size=(WIDTH, HEIGHT)))
+    table = read_table(tmp_path)
+    if kind != "box-outside":
+        np.testing.assert_allclose(table.examples[0].boxes, [expected or box])
+    assert kinds(table) == ({kind: 1} if kind != "box-outside" else {kind: 1, "size-differs": 1}), reason
+
+
+def test_areas_are_scaled_with_their_boxes(tmp_path: Path) -> None:
+    draw(tmp_path / "a.jpg")
+    images = [{"id": 0, "file_name": "a.jpg", "width": 80, "height": 40}]
+    boxes = ({"bbox": [0, 0, 20, 10], "area": 100}, [0, 0, 20, 10])
+    table = read_table(write(tmp_path / "x.json", coco(images=images, boxes=boxes)))
+    assert only(table).areas.tolist() == [25, 50]
+
+
+@pytest.mark.parametrize(
+    ("orientation", "box", "expected"),
+    [
+        (6, (30, 5, 40, 10), [10, 30, 15, 40]),
+        (8, (30, 5, 40, 10), [5, 0, 10, 10]),
+        (6, (5, 5, 10, 10), [5, 5, 10, 10]),
+        (6, (5, 5, 10, 40), [5, 5, 10, 40]),
+        (3, (30, 5, 40, 10), [30, 5, 40, 10]),
+    ],
+)
+def test_boxes_without_a_size_turn_where_they_only_fit_the_lying_picture(
+    tmp_path: Path, orientation: int, box: Any, expected: list[float]
+) -> None:
+    draw(tmp_path / "JPEGImages/a.jpg", orientation)
+    write(tmp_path / "Annotations/a.xml", voc(("cat", *box)))
+    table = read_table(tmp_path)
+    assert only(table).boxes.tolist() == [expected]
+    assert kinds(table) == ({"picture-lying": 1} if expected != list(box) else {})
 
 
 # Pascal VOC
@@ -558,6 +708,40 @@ def test_yolo_class_names(tmp_path: Path) -> None:
     table = read_table(tmp_path)
     assert table.names == ("b", "d")
     assert only(table).labels.tolist() == [0]
+
+
+# Byte-order marks
+
+
+@pytest.mark.parametrize("spoilt", ["labels/a.txt", "classes.txt", "data.yaml", "train.txt"])
+def test_a_mark_in_front_of_a_yolo_file_is_no_part_of_it(tmp_path: Path, spoilt: str) -> None:
+    draw(tmp_path / "images/a.jpg")
+    write(tmp_path / "labels/a.txt", "1 .5 .5 .5 .5\n0 .5 .5 1 1\n")
+    write(tmp_path / "classes.txt", "cat\ndog\n")
+    if spoilt != "classes.txt":
+        write(tmp_path / "train.txt", "images/a.jpg\n")
+        write(tmp_path / "data.yaml", "names: [cat, dog]\ntrain: train.txt\n")
+    (tmp_path / spoilt).write_bytes(b"\xef\xbb\xbf" + (tmp_path / spoilt).read_bytes())
+    table = read_table(tmp_path)
+    assert table.names == ("cat", "dog")
+    assert only(table).labels.tolist() == [1, 0]
+    assert kinds(table) == {}
+
+
+@pytest.mark.parametrize("spoilt", ["Annotations/a.xml", "ImageSets/Main/train.txt"])
+def test_a_mark_in_front_of_a_voc_file_is_no_part_of_it(tmp_path: Path, spoilt: str) -> None:
+    draw(tmp_path / "JPEGImages/a.jpg")
+    write(tmp_path / "Annotations/a.xml", voc(("cat", 0, 0, 5, 5), size=(WIDTH, HEIGHT), file="a.jpg"))
+    write(tmp_path / "ImageSets/Main/train.txt", "a\n")
+    (tmp_path / spoilt).write_bytes(b"\xef\xbb\xbf" + (tmp_path / spoilt).read_bytes())
+    table = read_table(tmp_path)
+    assert (only(table).split, kinds(table)) == ("train", {})
+
+
+def test_a_mark_in_front_of_a_json_is_no_part_of_it(tmp_path: Path) -> None:
+    draw(tmp_path / "a.jpg")
+    (tmp_path / "x.json").write_bytes(b"\xef\xbb\xbf" + coco("a.jpg", boxes=([0, 0, 5, 5],)).encode())
+    assert only(read_table(tmp_path)).boxes.tolist() == [[0, 0, 5, 5]]
 
 
 # Refusals

@@ -85,6 +85,11 @@ KINDS: dict[str, Kind] = {
     "box-outside": Kind("error", "boxes wholly outside their picture left out", "remove the box, or move it"),
     "box-polygon": Kind("note", "label files with polygons, read as the boxes around them", "write boxes"),
     "box-without-area": Kind("error", "boxes without area left out", "draw the box again, or remove it"),
+    "class-renumbered": Kind(
+        "warning",
+        "lists that number classes otherwise than an earlier one, read by name",
+        "number classes alike in all lists",
+    ),
     "class-repeated": Kind("warning", "class names listed twice made one class", "list each class once"),
     "class-unknown": Kind("error", "boxes of an unknown class left out", "add the class to the list, or relabel"),
     "id-large": Kind("note", "lists with ids over 32 bits", "number anew: some tools keep 32 bits"),
@@ -95,7 +100,9 @@ KINDS: dict[str, Kind] = {
         "error", "entries of pictures without a usable id and file name left out", "give the entry an id and a name"
     ),
     "image-repeated": Kind(
-        "error", "entries with an id that another picture has left out", "give each picture an id of its own"
+        "error",
+        "pictures with an id that others have too left out, with its boxes",
+        "give each picture an id of its own",
     ),
     "image-unknown": Kind(
         "error", "boxes of pictures that are not listed left out", "list the picture, or remove the box"
@@ -109,6 +116,9 @@ KINDS: dict[str, Kind] = {
         "warning",
         "pictures annotated as the file lies, turned with EXIF",
         "save the picture upright and turn its boxes",
+    ),
+    "picture-merged": Kind(
+        "warning", "pictures with several entries made one with all their boxes", "list each picture once"
     ),
     "picture-missing": Kind(
         "error", "pictures whose file is missing left out", "add the picture, or remove its annotation"
@@ -131,6 +141,11 @@ KINDS: dict[str, Kind] = {
         "warning", "annotated picture sizes that are not the file's put right", "write the file's size"
     ),
     "size-missing": Kind("note", "pictures annotated without a size", "write the file's size"),
+    "size-scaled": Kind(
+        "warning",
+        "pictures resized after they were annotated, their boxes with them",
+        "write the file's size and boxes",
+    ),
     "split-missing": Kind("error", "splits whose place is missing left out", "write where the split's pictures are"),
     # What only the doctor looks for
     "box-contradicted": Kind("warning", "boxes that stand there again as another class", "keep the right one", False),
@@ -146,6 +161,9 @@ KINDS: dict[str, Kind] = {
     ),
     "class-unused": Kind("note", "classes without a box", "label some, or take the class off the list", False),
     "class-variant": Kind("warning", "class names that differ only in how they are written", "use one spelling"),
+    "folder-unlisted": Kind(
+        "note", "folders of pictures that nothing speaks of", "list and annotate its pictures, or move it away"
+    ),
     "name-collides": Kind(
         "warning", "file names that are one on some disks or to some readers", "rename one of the files"
     ),

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanogfl.boxes import areas
-from nanogfl.data import coco, data_yaml, splits, voc, yolo
-from nanogfl.data.findings import KINDS, Finding, Findings
-from nanogfl.data.headers import lies, read_header, turned
+from nanogfl.data import coco, coco_files, data_yaml, splits, voc, yolo
+from nanogfl.data.findings import KINDS, Finding, Findings, listed
+from nanogfl.data.headers import Header, lies, lies_unsaid, read_header, scale_of, turned
+from nanogfl.data.merge import mergeable, merged
 from nanogfl.data.table import Example, Table
 from nanogfl.errors import DataError
 
@@ -73,7 +74,7 @@ def _read_folder(root: Path, notes: Findings) -> Table:
         return table
     if files := voc.find(root):
         return voc.read(root, files, notes)
-    if sources := coco.find(root, notes):
+    if sources := coco_files.find(root, notes):
         return coco.read(root, sources, notes)
     if folders := yolo.find_folders(root):
         return yolo.read_folders(root, folders, notes)
@@ -114,13 +115,21 @@ def _summary(kind: str, found: Sequence[Finding]) -> str:
 
 def _once(examples: Sequence[Example], notes: Findings) -> list[Example]:
     """Each picture once: a picture of several splits stays in the first, so that none is both taught and judged."""
-    first: dict[str, Example] = {}
+    groups: dict[str, list[Example]] = {}
     for example in examples:
-        if (kept := first.setdefault(example.name, example)) is not example:
-            places = [e.split or "the same list" for e in (example, kept)]
-            detail = f"as {example.source_id}, in {places[0]}; it stays in {places[1]}"
-            notes.add("picture-repeated", example.name, "", detail)
-    return list(first.values())
+        group = groups.setdefault(example.name, [])
+        if not group or mergeable(group[0], example):
+            group.append(example)
+            continue
+        places = [e.split or "the same list" for e in (example, group[0])]
+        detail = f"as {example.source_id}, in {places[0]}; it stays in {places[1]}"
+        notes.add("picture-repeated", example.name, "", detail)
+    for group in groups.values():
+        if len(group) > 1:
+            ids = listed("id", [str(e.source_id)[:40] for e in group], 5)
+            boxes = ", ".join(str(len(e.boxes)) for e in group[:5])
+            notes.add("picture-merged", group[0].name, ids, f"{len(group)} entries of {boxes} boxes")
+    return [merged(group) for group in groups.values()]
 
 
 def _sized(examples: Sequence[Example], notes: Findings) -> list[Example]:
@@ -135,15 +144,31 @@ def _sized(examples: Sequence[Example], notes: Findings) -> list[Example]:
         if isinstance(head, Finding):
             notes.add(head.kind, example.name, "", head.detail)
             continue
-        width, height = head.upright
-        annotated = (example.width, example.height)
-        if all(annotated) and annotated != head.upright:
-            detail = f"annotated as {annotated[0]}x{annotated[1]}, upright the picture is {width}x{height}"
-            lying = annotated == head.size and lies(example.boxes, head)
-            notes.add("picture-lying" if lying else "size-differs", example.name, "", detail)
-            example = replace(example, boxes=turned(example.boxes, head)) if lying else example
-        sized.append(replace(example, width=width, height=height))
+        example = _in_its_frame(example, head, notes)
+        sized.append(replace(example, width=head.upright[0], height=head.upright[1]))
     return sized
+
+
+def _in_its_frame(example: Example, head: Header, notes: Findings) -> Example:
+    """Its boxes in the frame of the upright picture, where they are said, or bound, to be in another."""
+    annotated, upright = (example.width, example.height), head.upright
+    shown = f"upright the picture is {upright[0]}x{upright[1]}"
+    if not all(annotated):
+        if not lies_unsaid(example.boxes, head):
+            return example
+        notes.add("picture-lying", example.name, "", f"annotated without a size, {shown}, which its boxes do not fit")
+        return replace(example, boxes=turned(example.boxes, head))
+    if annotated == upright:
+        return example
+    detail = f"annotated as {annotated[0]}x{annotated[1]}, {shown}"
+    if annotated == head.size and lies(example.boxes, head):
+        notes.add("picture-lying", example.name, "", detail)
+        return replace(example, boxes=turned(example.boxes, head))
+    scale = None if annotated == head.size else scale_of(example.boxes, annotated, upright)
+    notes.add("size-scaled" if scale else "size-differs", example.name, "", detail)
+    if not scale:
+        return example
+    return replace(example, boxes=example.boxes * (scale * 2), areas=example.areas * (scale[0] * scale[1]))
 
 
 def _with_sound_boxes(examples: list[Example], names: Sequence[str], fractions: bool, notes: Findings) -> list[Example]:

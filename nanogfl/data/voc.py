@@ -184,7 +184,7 @@ def _listed(root: Path, stems: set[str], notes: Findings) -> dict[str, str]:
     listed: dict[str, str] = {}
     for word, split in LISTS.items():
         file = folder / f"{word}.txt"
-        lines = file.read_text("utf-8", "replace").splitlines() if file.is_file() else []
+        lines = file.read_text("utf-8-sig", "replace").splitlines() if file.is_file() else []
         for number, line in ((i, line.strip()) for i, line in enumerate(lines, 1) if line.strip()):
             stem = next((s for s in _spellings(line) if s in stems), None)
             if stem is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -87,7 +88,8 @@ def check(data: str | Path, start: Callable[[int], Progress] | None = None) -> C
     note_boxes(table.examples, table.names, recommended["input"], notes)
     note_labels(table, notes)
     note_names(table, notes)
-    note_orphans(table, notes)
+    given, root = (os.path.normpath(p.absolute()) for p in (Path(data).expanduser(), table.root))
+    note_orphans(table, notes, Path(root).is_relative_to(given))
     twins = find_twins(table.examples, looks)
     note_twins(table.examples, twins, notes)
     return Checkup(table, tuple(looks), tuple(twins), _sorted(notes.found), measure(table), recommended)

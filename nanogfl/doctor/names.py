@@ -6,7 +6,7 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nanogfl.data.findings import Findings
@@ -19,6 +19,7 @@ OTHER_FORMS = frozenset(
 )
 PLAIN = re.compile(r"[A-Za-z0-9_.+,()\[\]@-]+")
 LONGEST = 180  # bytes of one name; disks take 255, archives and suffixes of our own less
+COMPANIONS = re.compile(r"mask|segment|panoptic|stuff|depth|thumb")  # folders of pictures that go with others
 CLASS_LISTS = frozenset({"classes", "labels", "obj", "readme", "notes"})
 
 
@@ -55,10 +56,14 @@ def plain_name(name: str) -> str:
     return text[-LONGEST:]
 
 
-def note_orphans(table: Table, notes: Findings) -> None:
-    """Say which pictures in the set's folders nobody annotated, which cannot be read, and which labels have none."""
+def note_orphans(table: Table, notes: Findings, whole: bool = True) -> None:
+    """Say which pictures in the set's folders nobody annotated, which cannot be read, and which labels have none.
+
+    A folder that nobody speaks of at all is named once; ``whole`` looks for such in all of the set's root.
+    """
     spoken = {example.name for example in table.examples} | {f.file for f in notes.found}
-    folders = sorted({example.path.parent for example in table.examples})
+    folders = {example.path.parent for example in table.examples}
+    known = folders | {(table.root / name).parent for name in spoken if Path(name).suffix.lower() in SUFFIXES}
     for path in sorted(p for folder in folders for p in _files(folder)):
         name = Path(os.path.relpath(path, table.root)).as_posix()
         suffix = path.suffix.lower()
@@ -66,8 +71,21 @@ def note_orphans(table: Table, notes: Findings) -> None:
             notes.add("picture-form", name, "", f"{suffix} files are passed over")
         elif suffix in SUFFIXES and name not in spoken:
             notes.add("picture-unannotated", name, "", "no annotation speaks of it")
+    for folder, count in _unspoken_folders(table.root, known) if whole else ():
+        notes.add("folder-unlisted", folder, "", f"{count} pictures, none of which is listed")
     if table.form == "yolo":
         _note_orphan_labels(table, notes)
+
+
+def _unspoken_folders(root: Path, known: set[Path]) -> Iterator[tuple[str, int]]:
+    """Folders under the root with pictures but none of these that are known, and how many; no masks, no links."""
+    spoken = {str(folder) for folder in known}
+    for folder, inner, files in os.walk(root):
+        inner[:] = sorted(name for name in inner if name[0] != "." and not COMPANIONS.search(name.lower()))
+        if folder not in spoken and folder != str(root):
+            count = sum(name[0] != "." and os.path.splitext(name)[1].lower() in SUFFIXES for name in files)  # noqa: PTH122
+            if count:
+                yield Path(os.path.relpath(folder, root)).as_posix(), count
 
 
 def _note_orphan_labels(table: Table, notes: Findings) -> None:

@@ -28,12 +28,12 @@ class Twin:
 
 
 def find_twins(examples: Sequence[Example], looks: Sequence[Look]) -> list[Twin]:
-    """One entry for each picture but the first of each group, splits in their order."""
+    """One entry for each picture but the first of each group, splits in their order; annotated copies first."""
     order = sorted(range(len(examples)), key=lambda i: (_rank(examples[i]), i))
     first: dict[bytes, int] = {}
     twins = [
         Twin(i, first[looks[i].content], True)
-        for i in order
+        for i in sorted(order, key=lambda i: not len(examples[i].boxes))
         if looks[i].content and first.setdefault(looks[i].content, i) != i
     ]
     again = {twin.index for twin in twins}

@@ -15,7 +15,6 @@ FILE_LINES = 250
 FUNCTION_LINES = 60
 # Path from the root -> why it may be longer.
 LONG_FILES: dict[str, str] = {
-    "nanogfl/data/coco.py": "one form of annotation",
     "nanogfl/data/synthetic.py": "one drawn world: things and scenes; to be cut at draw_sprite",
     "nanogfl/recipe.py": "the records and their reading; half of it is their documentation",
     "nanogfl/runtime/draw.py": "drawing and its palette",

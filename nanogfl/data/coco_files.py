@@ -1,0 +1,97 @@
+"""COCO's jsons: which files of a folder they are, and the split of each."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanogfl.data import splits
+from nanogfl.data.findings import Findings
+from nanogfl.data.table import SPLITS
+from nanogfl.errors import DataError
+
+log = logging.getLogger(__name__)
+
+Record = dict[str, Any]
+LISTS = ("images", "annotations", "categories")
+ANNOTATION_FOLDERS = ("annotations", "annotation")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One json, read, and the split that it holds."""
+
+    path: Path
+    split: str | None
+    document: Record
+
+
+def open_file(path: Path) -> Source:
+    """Read this one json, of the split that its name says. Raises DataError where it is no COCO json."""
+    source = Source(path, splits.named(path.stem), _load(path))
+    _check(source)
+    return source
+
+
+def find(root: Path, notes: Findings) -> list[Source]:
+    """Find the COCO jsons in a folder, its annotations folder and its splits' folders; none where there are none.
+
+    Where names speak of splits, the other jsons are no part of the set.
+    """
+    folders = splits.subfolders(root)
+    files = [(p, splits.named(p.stem)) for p in sorted(root.glob("*.json"))]
+    for name, folder in folders.items():
+        split = splits.named(name)
+        if split or name in ANNOTATION_FOLDERS:
+            files += [(p, splits.named(p.stem) or split) for p in sorted(folder.glob("*.json"))]
+    chosen = [f for f in files if f[1]] or files
+    sources = [s for split in (*SPLITS, None) for s in _of_split([p for p, of in chosen if of == split], split, notes)]
+    if len(sources) > 1 and sources[0].split is None:
+        names = ", ".join(s.path.name for s in sources[:5])
+        raise DataError(f"{root} holds several COCO jsons ({names}) whose names say no split; give one of them")
+    return sources
+
+
+def _of_split(paths: list[Path], split: str | None, notes: Findings) -> Iterator[Source]:
+    """Load the jsons of one split: instances before captions and key points, train before trainval."""
+    paths = [p for p in paths if "instances" in p.stem.lower()] or paths
+    paths = [p for p in paths if "trainval" not in p.stem.lower()] or paths
+    for path in paths:
+        source = notes.attempt(path.name, lambda path=path: _source(path, split), None)
+        if source:
+            yield source
+
+
+def _source(path: Path, split: str | None) -> Source | None:
+    """Load a json and look at its lists; None where it is something else's. Raises DataError where it is damaged."""
+    document = _load(path)
+    if not isinstance(document, dict) or "images" not in document or "annotations" not in document:
+        log.info("%s holds no boxes in COCO's form; it is left out", path)
+        return None
+    source = Source(path, split, document)
+    _check(source)
+    return source
+
+
+def _load(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}; check the file") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is no valid json: {error}; export the annotations again") from error
+
+
+def _check(source: Source) -> None:
+    """Raise DataError unless the three lists of the form are there."""
+    document = source.document
+    if not isinstance(document, dict):
+        raise DataError(f"{source.path} is no COCO json: an object with the lists {', '.join(LISTS)} is expected")
+    for name in LISTS:
+        if not isinstance(document.get(name), list):
+            found = type(document[name]).__name__ if name in document else "missing"
+            raise DataError(f"{source.path} is no COCO json: {name!r} must be a list, it is {found}")
