@@ -102,7 +102,8 @@ def _settled(table: Table, notes: Findings) -> Table:
     if not examples:
         raise DataError(f"{table.root} has no picture that can be used ({'; '.join(told) or 'none is listed'})")
     for line in told:
-        log.warning("%s: %s", table.root.name, line)
+        plain = line.encode("utf-8", "backslashreplace").decode()  # names in a json can hold halves of characters
+        log.warning("%s: %s", table.root.name, plain)
     return settled
 
 

@@ -26,7 +26,9 @@ def note_labels(table: Table, notes: Findings) -> None:
     unused = [name for name in table.names if not counts[name] and kept[name] == name]
     for name in unused:
         notes.add("class-unused", table.root.name, "", name)
-    merged = Counter({best: sum(counts[n] for n, b in kept.items() if b == best) for best in dict.fromkeys(kept.values())})
+    merged = Counter(
+        {best: sum(counts[n] for n, b in kept.items() if b == best) for best in dict.fromkeys(kept.values())}
+    )
     _note_imbalance(table, merged, notes)
     _note_untaught(table, kept, notes)
     _note_count(table, notes)
