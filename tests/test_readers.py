@@ -460,6 +460,7 @@ def test_size_tags_that_lie_are_put_right(tmp_path: Path) -> None:
         ((80, 40), (40, 20, 80, 40), [20, 10, 40, 20], "size-scaled", "halved"),
         ((20, 10), (5, 5, 20, 10), None, "size-differs", "a frame too small to have a shape"),
         ((81, 40), (0, 0, 81, 40), [0, 0, 40, 20], "size-scaled", "nearly halved"),
+        ((80, 40), (10, 5, 40, 20), None, "size-differs", "a size that is another picture's: the box fits this one"),
         ((90, 40), (0, 0, 10, 10), None, "size-differs", "another shape"),
         ((80, 40), (40, 20, 90, 40), None, "box-outside", "boxes that the frame cannot hold stay as they are"),
         ((40, 80), (0, 0, 10, 10), None, "size-differs", "lying"),
@@ -481,9 +482,29 @@ def test_boxes_of_a_picture_that_was_resized_are_scaled(
 def test_areas_are_scaled_with_their_boxes(tmp_path: Path) -> None:
     draw(tmp_path / "a.jpg")
     images = [{"id": 0, "file_name": "a.jpg", "width": 80, "height": 40}]
-    boxes = ({"bbox": [0, 0, 20, 10], "area": 100}, [0, 0, 20, 10])
+    boxes = ({"bbox": [0, 0, 20, 10], "area": 100}, [60, 30, 20, 10])
     table = read_table(write(tmp_path / "x.json", coco(images=images, boxes=boxes)))
     assert only(table).areas.tolist() == [25, 50]
+
+
+@pytest.mark.parametrize(
+    ("size", "telling", "resized", "reason"),
+    [
+        ((80, 40), (60, 30, 80, 40), True, "one picture's boxes only fit the frame of before"),
+        ((80, 40), (20, 10, 40, 20), False, "all boxes fit the pictures as they are"),
+        ((20, 16), (0, 0, 10, 10), False, "another shape"),
+        ((32, 16), (0, 0, 30, 16), True, "enlarged pictures, whose boxes never leave the smaller frame"),
+        ((32, 16), (0, 0, 40, 20), False, "a box that fits the picture alone"),
+    ],
+)
+def test_the_boxes_of_all_pictures_tell_whether_frames_are_meant(
+    tmp_path: Path, size: tuple[int, int], telling: Any, resized: bool, reason: str
+) -> None:
+    for name, box in (("a", (0, 0, 10, 10)), ("b", telling)):
+        draw(tmp_path / f"JPEGImages/{name}.jpg")
+        write(tmp_path / f"Annotations/{name}.xml", voc(("cat", *box), size=size))
+    first = read_table(tmp_path).examples[0]
+    assert (first.boxes[0, 2] != 10) == resized, reason
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ ORIENTATION = 0x0112  # EXIF; values from 5 on lie on their side
 HUGE = 178_956_970  # pixels, where Pillow sees a decompression bomb; half a gigabyte, decoded
 KNOWN = frozenset({"JPEG", "MPO", "PNG", "BMP", "WEBP", "TIFF"})  # of which Pillow's header is what OpenCV decodes
 FITS = 1.5  # px that a box may reach over its frame and still fit it
-SMALLEST = 16  # px; smaller frames have no shape to speak of
 
 
 @dataclass(frozen=True)
@@ -76,21 +75,6 @@ def lies_unsaid(boxes: NDArray[np.float64], head: Header) -> bool:
 def fits(boxes: NDArray[np.float64], frame: tuple[int, int]) -> bool:
     """Whether finite boxes reach no further than a frame of this width and height, nearly."""
     return bool((boxes[:, 2:].max(axis=0) - FITS <= frame).all())
-
-
-def scale_of(
-    boxes: NDArray[np.float64], annotated: tuple[int, int], size: tuple[int, int]
-) -> tuple[float, float] | None:
-    """How much a picture was resized, across and down, after it was annotated in another frame of its shape.
-
-    None where the shape is another by a pixel or more of the smaller frame, or a box does not fit the annotated one.
-    """
-    if not len(boxes) or not np.isfinite(boxes).all() or not fits(boxes, annotated):
-        return None
-    (width, height), (full_width, full_height) = sorted((annotated, size))
-    off = min(abs(width - full_width * height / full_height), abs(height - full_height * width / full_width))
-    alike = off < 1 and min(width, height) >= SMALLEST
-    return (size[0] / annotated[0], size[1] / annotated[1]) if alike else None
 
 
 def turned(boxes: NDArray[np.float64], head: Header) -> NDArray[np.float64]:

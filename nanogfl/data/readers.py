@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from nanogfl.boxes import areas
 from nanogfl.data import coco, coco_files, data_yaml, splits, voc, yolo
 from nanogfl.data.findings import KINDS, Finding, Findings, listed
-from nanogfl.data.headers import Header, lies, lies_unsaid, read_header, scale_of, turned
+from nanogfl.data.headers import Header, lies, lies_unsaid, read_header, turned
 from nanogfl.data.merge import mergeable, merged
+from nanogfl.data.resized import Framed, believed, scale_of
 from nanogfl.data.table import Example, Table
 from nanogfl.errors import DataError
 
@@ -140,17 +141,23 @@ def _sized(examples: Sequence[Example], notes: Findings) -> list[Example]:
         paths = [e.path for e in examples]
         chunks = [paths[i : i + HEADER_CHUNK] for i in range(0, len(paths), HEADER_CHUNK)]
         headers = [head for part in pool.map(lambda chunk: [*map(read_header, chunk)], chunks) for head in part]
+    known = [(e, head) for e, head in zip(examples, headers, strict=True) if isinstance(head, Header)]
+    believe = believed(_framed(e, head) for e, head in known if all((e.width, e.height)))
     sized = []
     for example, head in zip(examples, headers, strict=True):
         if isinstance(head, Finding):
             notes.add(head.kind, example.name, "", head.detail)
             continue
-        example = _in_its_frame(example, head, notes)
+        example = _in_its_frame(example, head, believe, notes)
         sized.append(replace(example, width=head.upright[0], height=head.upright[1]))
     return sized
 
 
-def _in_its_frame(example: Example, head: Header, notes: Findings) -> Example:
+def _framed(example: Example, head: Header) -> Framed:
+    return Framed(example.boxes, (example.width, example.height), head.upright)
+
+
+def _in_its_frame(example: Example, head: Header, believe: dict[bool, bool], notes: Findings) -> Example:
     """Its boxes in the frame of the upright picture, where they are said, or bound, to be in another."""
     annotated, upright = (example.width, example.height), head.upright
     shown = f"upright the picture is {upright[0]}x{upright[1]}"
@@ -165,7 +172,7 @@ def _in_its_frame(example: Example, head: Header, notes: Findings) -> Example:
     if annotated == head.size and lies(example.boxes, head):
         notes.add("picture-lying", example.name, "", detail)
         return replace(example, boxes=turned(example.boxes, head))
-    scale = None if annotated == head.size else scale_of(example.boxes, annotated, upright)
+    scale = None if annotated == head.size else scale_of(_framed(example, head), believe)
     notes.add("size-scaled" if scale else "size-differs", example.name, "", detail)
     if not scale:
         return example

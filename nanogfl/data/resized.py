@@ -1,0 +1,60 @@
+"""Pictures that were resized after they were annotated, and boxes that are still in the frame of before.
+
+A frame of the picture's shape but of another size says either that, or nothing: tools also write other pictures' frames.
+The boxes of all such pictures together tell which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanogfl.data.headers import fits
+
+SMALLEST = 16  # px; smaller frames have no shape to speak of
+
+
+class Framed(NamedTuple):
+    """Boxes [N, 4] of a picture, the frame they are said to be in, and the picture's size (width and height in px)."""
+
+    boxes: NDArray[np.float64]
+    annotated: tuple[int, int]
+    size: tuple[int, int]
+
+    @property
+    def resized(self) -> bool:
+        """Whether the frames differ in size but not in shape, by a pixel of the smaller one."""
+        (width, height), (full_width, full_height) = sorted((self.annotated, self.size))
+        if self.annotated == self.size or min(width, height) < SMALLEST:
+            return False
+        return min(abs(width - full_width * height / full_height), abs(height - full_height * width / full_width)) < 1
+
+    @property
+    def shrunk(self) -> bool:
+        """Whether the picture is smaller than the frame."""
+        return self.size < self.annotated
+
+    def within(self, frame: tuple[int, int]) -> bool:
+        """Whether there are boxes, all of them in this frame."""
+        return bool(len(self.boxes)) and bool(np.isfinite(self.boxes).all()) and fits(self.boxes, frame)
+
+
+def believed(pictures: Iterable[Framed]) -> dict[bool, bool]:
+    """Whether frames are taken at their word, of pictures that are smaller than theirs (True) and larger (False).
+
+    Of smaller ones where the boxes of one picture only fit the frame; of larger ones unless boxes only fit the picture.
+    """
+    alike = [p for p in pictures if p.resized]
+    only_frame = any(p.shrunk and p.within(p.annotated) and not p.within(p.size) for p in alike)
+    only_picture = any(not p.shrunk and p.within(p.size) and not p.within(p.annotated) for p in alike)
+    return {True: only_frame, False: not only_picture}
+
+
+def scale_of(picture: Framed, believe: dict[bool, bool]) -> tuple[float, float] | None:
+    """How much the boxes are to be scaled, across and down; None where they are the picture's already."""
+    if not (picture.resized and believe[picture.shrunk] and picture.within(picture.annotated)):
+        return None
+    return picture.size[0] / picture.annotated[0], picture.size[1] / picture.annotated[1]
