@@ -1,6 +1,6 @@
 """Pictures that were resized after they were annotated, and boxes that are still in the frame of before.
 
-A frame of the picture's shape but of another size says either that, or nothing: tools also write other pictures' frames.
+A frame of the picture's shape but of another size says either that, or nothing: tools write others' frames, too.
 The boxes of all such pictures together tell which.
 """
 
