@@ -180,13 +180,13 @@ def mine(
 
 @app.command(epilog="Example: nanogfl web model.onnx --port 8000")
 def web(
-    model: Annotated[str, typer.Argument(help="Exported ONNX (of frame form); nanogfl export makes it.")],
+    model: Model,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Where to listen; 0 takes a free one.")] = 8000,
     host: Annotated[str, typer.Option("--host", help="0.0.0.0 lets others in; cameras then need https.")] = "127.0.0.1",
     cert: Annotated[Path | None, typer.Option("--cert", help="Certificate (PEM): serve https.")] = None,
     key: Annotated[Path | None, typer.Option("--key", help="Its private key (PEM), where --cert lacks it.")] = None,
 ) -> None:
-    """Serve the browser demo with this model: camera, pictures, latency; and POST /predict."""
+    """Serve the browser demo with an exported file of frame form: camera, pictures, latency; and POST /predict."""
     from nanogfl.model.zoo import cache_folder
     from nanogfl.runtime.web import Place, serve
 
