@@ -508,6 +508,21 @@ def test_the_boxes_of_all_pictures_tell_whether_frames_are_meant(
 
 
 @pytest.mark.parametrize(
+    ("size", "over", "resized"), [((80, 40), (10, 5, 44, 20), False), ((32, 16), (0, 0, 38, 10), True)]
+)
+def test_a_box_drawn_over_an_edge_decides_nothing(
+    tmp_path: Path, size: tuple[int, int], over: Any, resized: bool
+) -> None:
+    for number in range(10):
+        draw(tmp_path / f"JPEGImages/{number}.jpg")
+        box = over if number == 9 else (0, 0, 10, 10)
+        write(tmp_path / f"Annotations/{number}.xml", voc(("cat", *box), size=size))
+    boxes = [e.boxes[0] for e in read_table(tmp_path).examples]
+    assert {box[2] != 10 for box in boxes[:9]} == {resized}
+    assert boxes[9][2] == 40, "cut to the picture"
+
+
+@pytest.mark.parametrize(
     ("orientation", "box", "expected"),
     [
         (6, (30, 5, 40, 10), [10, 30, 15, 40]),

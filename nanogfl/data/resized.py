@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from nanogfl.data.headers import fits
 
+PART = 0.2  # of the pictures
 SMALLEST = 16  # px; smaller frames have no shape to speak of
 
 
@@ -45,16 +46,21 @@ class Framed(NamedTuple):
 def believed(pictures: Iterable[Framed]) -> dict[bool, bool]:
     """Whether frames are taken at their word, of pictures that are smaller than theirs (True) and larger (False).
 
-    Of smaller ones where the boxes of one picture only fit the frame; of larger ones unless boxes only fit the picture.
+    Of smaller ones where the boxes of a good part only fit the frame; of larger ones unless those of a good part
+    only fit the picture. A few boxes that were drawn over an edge decide nothing.
     """
-    alike = [p for p in pictures if p.resized]
-    only_frame = any(p.shrunk and p.within(p.annotated) and not p.within(p.size) for p in alike)
-    only_picture = any(not p.shrunk and p.within(p.size) and not p.within(p.annotated) for p in alike)
-    return {True: only_frame, False: not only_picture}
+    alike = [p for p in pictures if p.resized and len(p.boxes)]
+    smaller = [p.within(p.annotated) and not p.within(p.size) for p in alike if p.shrunk]
+    larger = [p.within(p.size) and not p.within(p.annotated) for p in alike if not p.shrunk]
+    return {True: _good_part(smaller), False: not _good_part(larger)}
+
+
+def _good_part(told: list[bool]) -> bool:
+    return sum(told) > len(told) * PART
 
 
 def scale_of(picture: Framed, believe: dict[bool, bool]) -> tuple[float, float] | None:
     """How much the boxes are to be scaled, across and down; None where they are the picture's already."""
-    if not (picture.resized and believe[picture.shrunk] and picture.within(picture.annotated)):
+    if not (picture.resized and believe[picture.shrunk]):
         return None
     return picture.size[0] / picture.annotated[0], picture.size[1] / picture.annotated[1]
