@@ -352,7 +352,7 @@ def _yaml(text: str, where: str) -> Any:
 
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # numbers of thousands of digits, days that are none
         raise RecipeError(f"{where}: no valid YAML: {error}") from error
 
 
