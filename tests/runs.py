@@ -115,11 +115,6 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return checkpoint(path)["state_dict"]
 
 
-def bytes_of(folder: Path) -> dict[str, bytes]:
-    """What a folder holds."""
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 def differences(a: Any, b: Any, at: str = "") -> list[str]:
     """Where two trees of plain values and tensors differ in any bit."""
     if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, nan
@@ -92,12 +92,11 @@ def _shared_ids(
     root: Path, source: Source, images: Sequence[_Image], paths: Mapping[str, Path | None], notes: Findings
 ) -> set[Key]:
     """Ids that several pictures have: nobody can tell whose the boxes are, so that none of these is used."""
-    counts = Counter(image.key for image in images)
-    shared = {key for key, count in counts.items() if count > 1}
     files: dict[Key, list[str]] = defaultdict(list)
-    for image in images if shared else ():
+    for image in images:
         files[image.key].append(image.file)
-    for image in images if shared else ():
+    shared = {key for key, names in files.items() if len(names) > 1}
+    for image in images:
         if image.key in shared:
             path = paths[image.file]
             name = path.relative_to(root).as_posix() if path else source.path.name

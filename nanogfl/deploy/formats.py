@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,6 @@ from nanogfl.predictor import TorchDetector, load
 from nanogfl.runtime.card import FileCard, read_card
 from nanogfl.view import View, normalise
 from nanogfl.wholefile import whole_file, write_json
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

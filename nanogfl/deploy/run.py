@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +14,6 @@ from nanogfl.errors import ExportError, ModelError, UsageError
 from nanogfl.predictor import Predictor, TorchDetector, load
 from nanogfl.runtime.session import OnnxDetector, count_nodes
 from nanogfl.wholefile import whole_file
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -225,18 +225,20 @@ def _video_frames(path: Path) -> Iterator[Frame]:
         rate = float(capture.get(cv2.CAP_PROP_FPS))
         announced = float(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         index = 0
-        while True:
-            ok, picture = capture.read()
-            if not ok:
-                break
-            yield Frame(np.asarray(picture, np.uint8), path, index, _seconds(capture, index, rate))
+        while (read := capture.read())[0]:
+            yield Frame(np.asarray(read[1], np.uint8), path, index, _seconds(capture, index, rate))
             index += 1
     finally:
         capture.release()
     if not index:
         raise DataError(f"no frame could be read from the video {path}; convert it to mp4 or leave it out")
-    if index < 0.9 * announced:  # counts in headers are estimates, but not this bad
-        log.warning("%s ends after %d of %d frames: the rest cannot be read", path, index, int(announced))
+    warn_if_short(path, index, announced)
+
+
+def warn_if_short(name: object, read: int, announced: float) -> None:
+    """Say where a video ended long before the end that its header speaks of."""
+    if read < 0.9 * announced:  # counts in headers are estimates, but not this bad
+        log.warning("%s ends after %d of %d frames: the rest cannot be read", name, read, int(announced))
 
 
 def _seconds(capture: cv2.VideoCapture, index: int, rate: float) -> float:

@@ -16,6 +16,7 @@ import numpy as np
 
 from nanogfl.errors import DataError
 from nanogfl.pictures import Picture
+from nanogfl.runtime.frames import warn_if_short
 
 log = logging.getLogger(__name__)
 SILENCE_MS = 5000  # a stream that sends nothing for this long has dropped
@@ -54,8 +55,8 @@ class Live:
             while not stop.is_set():
                 ok, picture = capture.read()
                 if not ok and (self.rate or stop.is_set()):
-                    if index < 0.9 * self.announced and not stop.is_set():
-                        log.warning("%s ends after %d of %d frames", self.name, index, self.announced)
+                    if not stop.is_set():
+                        warn_if_short(self.name, index, self.announced)
                     return
                 if not ok:
                     capture.release()

@@ -12,7 +12,7 @@ from typing import Any
 from nanogfl.detections import Detections, class_indices
 from nanogfl.errors import UsageError
 from nanogfl.pictures import Picture, write_picture
-from nanogfl.runtime.capture import Capture, Shot, Source, spare
+from nanogfl.runtime.capture import STILLS, Capture, Shot, Source, spare
 from nanogfl.runtime.draw import draw_detections, draw_panel
 from nanogfl.runtime.meter import STAGES, Meter, counts
 from nanogfl.runtime.predict import Predicts
@@ -22,7 +22,6 @@ from nanogfl.runtime.track import FAINT, Tracked, Tracker
 
 log = logging.getLogger(__name__)
 PATIENCE_S = 0.1  # between two looks at keys and at Ctrl-C while no picture comes
-STILL_S = 0.5  # how long a still picture is shown
 NOTICE_S = 3.0  # how long a word stays on the screen
 KEYS = "keys: q quit, space pause, s snapshot, r record, + - score; on and off: b boxes, l labels, u sigma, f figures"
 
@@ -227,7 +226,7 @@ class Webcam:
         """How long to show a picture, in seconds, so that files play at their own speed."""
         if self.source.live:
             return 0.0
-        length = STILL_S if shot.time_s is None else 1 / (self.source.rate or 25.0)
+        length = 1 / STILLS if shot.time_s is None else 1 / (self.source.rate or 25.0)
         return max(0.0, length - spent_s)
 
 

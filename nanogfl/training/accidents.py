@@ -11,10 +11,8 @@ from nanogfl.errors import TrainingError
 def explain(error: BaseException, folder: Path) -> TrainingError:
     """The usual accidents of a training, each with its advice."""
     text = str(error)
-    lacking = isinstance(error, MemoryError) or any(
-        words in text for words in ("out of memory", "can't allocate memory")
-    )
-    if lacking:
+    lacking = any(words in text.lower() for words in ("out of memory", "can't allocate memory"))
+    if lacking or isinstance(error, MemoryError):
         advice = "lower --batch (and raise train.accumulate) or --input, or set train.cache=none; go on with --resume"
         return TrainingError(f"out of memory; {advice}")
     if "more than 1 value per channel" in text:
