@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanogfl.errors import DataError
+from nanogfl.members import read_bytes
 from nanogfl.wholefile import whole_file
 
 EXTRA_SAMPLES = 338  # TIFF's tag: what the channels after the colours are (1: alpha, multiplied in; 2: alpha)
@@ -26,7 +27,7 @@ def read_picture(path: str | Path) -> Picture:
         DataError: the file is missing, empty, or no picture that OpenCV can read.
     """
     try:
-        data = np.fromfile(path, np.uint8)
+        data = np.frombuffer(read_bytes(Path(path)), np.uint8)
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         why = error.strerror if isinstance(error, OSError) else error
         raise DataError(f"cannot read the picture {path}: {why}; check the path") from error

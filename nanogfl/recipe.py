@@ -152,6 +152,7 @@ class TrainRecipe:
         precision: auto | 32 | bf16 | 16.
         patience: validations without a better AP after which to stop; 0: never.
         validate_every: epochs between validations.
+        save_every: steps after which last.ckpt is written within an epoch.
         seed: of everything random.
         workers: loader processes.
         cache: decoded pictures are kept in memory: auto (while they fit), ram, none.
@@ -178,6 +179,7 @@ class TrainRecipe:
     precision: Literal["auto", "32", "bf16", "16", 32, 16] = "auto"
     patience: int = 0
     validate_every: int | None = None
+    save_every: int = 1000
     seed: int = 0
     workers: int | None = None
     cache: Literal["auto", "ram", "none"] = "auto"
@@ -193,7 +195,7 @@ class TrainRecipe:
     def __post_init__(self) -> None:
         if not self.teacher:
             raise ValueError("train.teacher must be a checkpoint, a published name, or none")
-        for name in ("epochs", "batch", "accumulate", "nodes", "validate_every"):
+        for name in ("epochs", "batch", "accumulate", "nodes", "validate_every", "save_every"):
             _refuse_count(f"train.{name}", getattr(self, name), 1, MANY)
         for name in ("warmup", "patience", "plain_epochs"):
             _refuse_count(f"train.{name}", getattr(self, name), 0, MANY)

@@ -108,6 +108,77 @@ def test_a_killed_command_goes_on_where_it_was(whole: Path, tiny_set: Path, tmp_
     assert not list(out.glob("*.partial"))
 
 
+@pytest.mark.parametrize("settings", [(), ("train.workers=2",), ("train.accumulate=2", "train.save_every=1")])
+def test_a_run_left_within_an_epoch_goes_on_at_its_next_step(
+    settings: tuple[str, ...], tiny_set: Path, tiny_train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six batches of four an epoch; last.ckpt is written every second step, and the run dies behind the next."""
+    settings = ("train.save_every=2", *settings)
+    tiny_train(tiny_set, tmp_path / "whole", *settings, epochs=2, batch=4)
+    original, seen = Keeper.on_train_batch_end, list[list[str]]()
+
+    def watch(self: Keeper, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        seen.append(batch.names)
+        original(self, trainer, module, outputs, batch, batch_idx)
+        if (trainer.current_epoch, batch_idx) == (1, 2) and len(seen) == 9:
+            raise RuntimeError("the light went out")
+
+    monkeypatch.setattr(Keeper, "on_train_batch_end", watch)
+    with pytest.raises(TrainingError):
+        tiny_train(tiny_set, tmp_path / "run", *settings, epochs=2, batch=4)
+    left = checkpoint(tmp_path / "run" / "last.ckpt")
+    assert (left["epoch"], left["global_step"]) == (1, 4 if "train.accumulate=2" in settings else 8)
+    died = len(seen)
+    nanogfl.train(tiny_set, out=tmp_path / "run", resume=True)
+    assert len(seen) == died + 4  # the third batch once more, and the rest
+    assert seen[died] == seen[died - 1]
+    assert sorted(n for names in [*seen[6:8], *seen[died:]] for n in names) == sorted(n for b in seen[:6] for n in b)
+    one, two = (checkpoint(tmp_path / run / "last.ckpt") for run in ("run", "whole"))
+    for state in ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers"):
+        assert different(one[state], two[state]) == [], state
+    assert different(*(checkpoint(tmp_path / run / "best.ckpt") for run in ("run", "whole"))) == []
+    assert [(r["epoch"], r["step"], r["lr"], r["AP"]) for r in read_rows(tmp_path / "run")] == [
+        (r["epoch"], r["step"], r["lr"], r["AP"]) for r in read_rows(tmp_path / "whole")
+    ]
+
+
+def test_loader_processes_see_the_epoch_in_which_a_run_goes_on(
+    whole: Path, tiny_set: Path, tiny_train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning makes the iterator before it tells the order its epoch; processes would fetch the first one's."""
+
+    def die(self: Keeper, trainer: Any, module: Any) -> None:
+        if trainer.current_epoch == 2:
+            raise RuntimeError("the light went out")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Keeper, "on_train_epoch_start", die)
+        with pytest.raises(TrainingError):
+            tiny_train(tiny_set, tmp_path / "run", "train.workers=2", epochs=4)
+    nanogfl.train(tiny_set, out=tmp_path / "run", resume=True)
+    one, two = (checkpoint(run / "last.ckpt") for run in (tmp_path / "run", whole))
+    assert different(one["state_dict"], two["state_dict"]) == []
+
+
+def test_within_an_epoch_the_batch_cannot_change(
+    tiny_set: Path, tiny_train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Keeper.on_train_batch_end
+
+    def die(self: Keeper, trainer: Any, *others: Any) -> None:
+        original(self, trainer, *others)
+        if trainer.global_step == 3:
+            raise RuntimeError("the light went out")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Keeper, "on_train_batch_end", die)
+        with pytest.raises(TrainingError):
+            tiny_train(tiny_set, tmp_path / "run", "train.save_every=2", batch=4)
+    with pytest.raises(UsageError, match="batch cannot change there: it was 4, now it is 8"):
+        nanogfl.train(tiny_set, out=tmp_path / "run", resume=True, batch=8)
+    assert nanogfl.train(tiny_set, out=tmp_path / "run", resume=True)["steps"] == 6
+
+
 def test_resume_where_nothing_was_written_starts_from_the_beginning(
     tiny_set: Path, tiny_train: Train, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs import LEFT, SMALL, Train, checkpoint, left, read_rows, run_command
+from runs import LEFT, SMALL, Train, checkpoint, left, read_rows, run_command, weights
 
 import nanogfl
 from nanogfl.data.synthetic import NAMES, draw_set
@@ -122,6 +122,23 @@ def two(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     return out, run_command("train", tiny_set, "--out", out, *small, "--set", "train.devices=2")
 
 
+def last_row(run: Path) -> dict[str, str]:
+    return read_rows(run)[-1]
+
+
+@pytest.fixture(scope="module")
+def two_ways(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One epoch of the same 24 pictures, twelve a step: by two processes, and by one with two threads."""
+    root = tmp_path_factory.mktemp("ways")
+    small = ["--size", "s", "--input", 64, "--epochs", 1, "--set", "train.workers=0", "--set", "train.average=0"]
+    ways = {"processes": [8, "--set", "train.devices=2"], "cores": [16]}
+    for name, batch in ways.items():
+        two_threads = "import torch\ntorch.set_num_threads(2)" if name == "cores" else ""
+        done = run_command("train", tiny_set, "--out", root / name, *small, "--batch", *batch, before=two_threads)
+        assert done.returncode == 0, done.stderr
+    return {name: root / name for name in ways}
+
+
 def test_two_processes_leave_one_run(two: tuple[Path, subprocess.CompletedProcess[str]], tiny_set: Path) -> None:
     out, done = two
     assert done.returncode == 0, done.stderr
@@ -135,6 +152,15 @@ def test_two_processes_leave_one_run(two: tuple[Path, subprocess.CompletedProces
 
 def test_only_the_first_of_two_processes_speaks(two: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     assert two[1].stdout.count("best validation AP") == 1
+
+
+def test_two_processes_are_the_two_cores_of_one(two_ways: dict[str, Path]) -> None:
+    """The same global batch: one process cuts it over its cores as two processes share it, batch norm included."""
+    states = {name: weights(run / "last.ckpt") for name, run in two_ways.items()}
+    for key, one in states["processes"].items():
+        torch.testing.assert_close(one, states["cores"][key], rtol=1e-3, atol=2e-5, msg=f"{key} differs")
+    losses = [[float(row[part]) for part in ("qfl", "giou", "dfl", "AP")] for row in map(last_row, two_ways.values())]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 # --- options

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nanogfl.cli.app import Data, Json, app, say
+from nanogfl.errors import UsageError
 
 if TYPE_CHECKING:
     from nanogfl.doctor.check import Checkup
@@ -29,12 +30,17 @@ def check(
     fix: Annotated[
         Path | None, typer.Option("--fix", help="Write a cleaned copy of the set into this new folder.")
     ] = None,
+    shards: Annotated[
+        int | None, typer.Option("--shards", help="With --fix: tars of so many pictures, for very large sets.", min=1)
+    ] = None,
 ) -> None:
     """Look at every picture and annotation, and say what is wrong, where, and what to do."""
     from nanogfl.data.outputs import spare_the_set
     from nanogfl.doctor.check import check as run
     from nanogfl.wholefile import write_json
 
+    if shards and not fix:
+        raise UsageError("--shards is how --fix writes; give --fix FOLDER too")
     with _bar() as start:
         found = run(data, start)
     for line in _summary(found):
@@ -50,7 +56,7 @@ def check(
     if fix:
         from nanogfl.doctor.fix import write_copy
 
-        say(f"cleaned copy: {write_copy(found, fix)}")
+        say(f"cleaned copy: {write_copy(found, fix, shards)}")
     if strict and found.problems:
         raise typer.Exit(1)
 

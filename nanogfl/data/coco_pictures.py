@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from nanogfl.data import splits
 from nanogfl.data.coco_files import ANNOTATION_FOLDERS, Source
+from nanogfl.members import is_file
 from nanogfl.pictures import SUFFIXES
 
 PICTURE_FOLDERS = ("images", "data", "jpegimages")
@@ -52,7 +53,7 @@ def _direct(file: str, folders: Sequence[Path]) -> Path | None:
     inner = inside(file)
     for folder in folders if inner else ():
         with contextlib.suppress(OSError):  # a name that no file system takes
-            if (path := folder / str(inner)).is_file():
+            if is_file(path := folder / str(inner)):
                 return path
     return None
 

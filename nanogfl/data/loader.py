@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from nanogfl.data.augment import Sample, augment
-from nanogfl.data.order import EvenBatches
+from nanogfl.data.order import EvenBatches, ResumableLoader
+from nanogfl.data.shards import shards_of
 from nanogfl.data.table import Example, Table
 from nanogfl.pictures import read_picture
 from nanogfl.recipe import AugmentRecipe
@@ -76,6 +77,7 @@ class TrainingSet(Dataset[Sample]):
         self.cached = cache == "ram" or (cache == "auto" and needed <= CACHE_BYTES)
         self.pictures: dict[int, NDArray[np.uint8]] = {}
         self.plain_from: int | None = None
+        self.shards = shards_of(table)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -94,7 +96,10 @@ class TrainingSet(Dataset[Sample]):
             recipe = plainer(recipe)
         indices = [index]
         if rng.random() < recipe.mosaic:
-            indices += rng.integers(len(self), size=3).tolist()
+            others = (
+                rng.integers(len(self), size=3).tolist() if self.shards is None else self.shards.some(index, 3, rng)
+            )
+            indices += others
         samples = [self._sample(i) for i in indices]
         return augment(samples, self.size, self.rule, recipe, rng), self.table.examples[index].name
 
@@ -168,9 +173,9 @@ def collate_views(
     return [i for i, _, _ in items], torch.from_numpy(np.stack([v for _, v, _ in items])), [s for _, _, s in items]
 
 
-def training_loader(dataset: TrainingSet, batches: EvenBatches, workers: int, pin: bool) -> DataLoader:
+def training_loader(dataset: TrainingSet, batches: EvenBatches, workers: int, pin: bool) -> ResumableLoader:
     """Batches of varied samples."""
-    return DataLoader(
+    return ResumableLoader(
         dataset,
         batch_sampler=batches,
         collate_fn=collate,

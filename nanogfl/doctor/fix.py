@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,15 +18,21 @@ from nanogfl.doctor.look import Look
 from nanogfl.doctor.names import plain_name
 from nanogfl.doctor.pictures import SUFFIXES, good_suffix
 from nanogfl.errors import DataError
+from nanogfl.members import pack, read_bytes
 from nanogfl.pictures import read_picture, write_picture
 from nanogfl.wholefile import write_json
 
 
-def write_copy(found: Checkup, out: Path) -> str:
+def write_copy(found: Checkup, out: Path, shards: int | None = None) -> str:
     """Write the cleaned copy into a new folder, whole or not at all; give a line on what it holds.
 
     Left out: damaged pictures, second copies of a picture, pictures that an earlier split has too, boxes drawn twice.
     Mended: spellings of classes, file names, suffixes, ids, sizes, and how pictures lie.
+
+    Args:
+        found: the set, and what is wrong with it.
+        out: the folder.
+        shards: pictures a tar; None: each is a file of its own.
 
     Raises:
         DataError: the folder is there, or lies in the set; or nothing would be left.
@@ -43,7 +49,7 @@ def write_copy(found: Checkup, out: Path) -> str:
     # A name of its own: any that can be foretold may be a folder of somebody's. Inside it, for it is closed to others.
     with TemporaryDirectory(dir=out.parent, prefix=".nanogfl-copy-", ignore_cleanup_errors=True) as ours:
         partial = Path(ours) / "copy"
-        boxes = sum(_write_split(found, partial, split, kept) for split in (*SPLITS, None))
+        boxes = sum(_write_split(found, partial, split, kept, shards) for split in (*SPLITS, None))
         if out.exists():
             out.rmdir()  # it was empty; if it no longer is, this says so
         partial.rename(out)
@@ -62,7 +68,9 @@ def _kept(found: Checkup) -> Iterator[tuple[Example, Look]]:
             yield example, look
 
 
-def _write_split(found: Checkup, out: Path, split: str | None, kept: list[tuple[Example, Look]]) -> int:
+def _write_split(
+    found: Checkup, out: Path, split: str | None, kept: list[tuple[Example, Look]], shards: int | None
+) -> int:
     """Write one split's pictures and json; the number of its boxes."""
     mine = [(e, look) for e, look in kept if e.split == split]
     if not mine:
@@ -70,10 +78,8 @@ def _write_split(found: Checkup, out: Path, split: str | None, kept: list[tuple[
     names, place = _classes(found)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    taken: set[str] = set()
-    for number, (example, look) in enumerate(mine, 1):
-        file = _free_name(example, look, taken)
-        _copy(example.path, out / (split or "images") / file, look)
+    files = _write_pictures(mine, out / (split or "images"), shards)
+    for number, ((example, _), file) in enumerate(zip(mine, files, strict=True), 1):
         images.append({"id": number, "file_name": file, "width": example.width, "height": example.height})
         for record in _records(example, place):
             annotations.append({"id": len(annotations) + 1, "image_id": number, **record})
@@ -81,6 +87,23 @@ def _write_split(found: Checkup, out: Path, split: str | None, kept: list[tuple[
     document = {"images": images, "annotations": annotations, "categories": categories}
     write_json(out / "annotations" / f"instances{f'_{split}' if split else ''}.json", document)
     return len(annotations)
+
+
+def _write_pictures(mine: list[tuple[Example, Look]], folder: Path, shards: int | None) -> Iterator[str]:
+    """Write one split's pictures; what each is called in the folder."""
+    taken: set[str] = set()
+    folder.mkdir(parents=True)
+    size = shards or len(mine)
+    for first in range(0, len(mine), size):
+        names = [_free_name(example, look, taken) for example, look in mine[first : first + size]]
+        for (example, look), name in zip(mine[first:], names, strict=False):
+            _copy(example.path, folder / name, look)
+        if shards is None:
+            yield from names
+        else:
+            tar = folder / f"{first // size:06d}.tar"
+            pack([folder / name for name in names], tar)
+            yield from (f"{tar.name}/{name}" for name in names)
 
 
 def _classes(found: Checkup) -> tuple[list[str], list[int]]:
@@ -118,11 +141,10 @@ def _free_name(example: Example, look: Look, taken: set[str]) -> str:
 
 def _copy(source: Path, target: Path, look: Look) -> None:
     """Copy a picture; one that only EXIF turns upright is saved upright, one of an odd form as PNG."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     if look.form not in SUFFIXES:
         write_picture(target, read_picture(source))
     elif look.orientation not in range(2, 9):
-        shutil.copyfile(source, target)
+        target.write_bytes(read_bytes(source))
     else:
         _save_upright(source, target)
 
@@ -130,12 +152,13 @@ def _copy(source: Path, target: Path, look: Look) -> None:
 def _save_upright(source: Path, target: Path) -> None:
     """Turn a picture as EXIF says; a JPEG keeps its own tables, a WebP is lossless where it was."""
     own: dict[str, Any] = {}
-    with Image.open(source) as picture:
+    content = read_bytes(source)
+    with Image.open(BytesIO(content)) as picture:
         form = "JPEG" if picture.format == "MPO" else picture.format
         if isinstance(picture, JpegImagePlugin.JpegImageFile):
             own = {"qtables": picture.quantization, "subsampling": JpegImagePlugin.get_sampling(picture)}
         elif form == "WEBP":  # does not say its quality; at the usual one it would lose half of its bytes
-            own = {"quality": 95, "lossless": b"VP8L" in source.read_bytes()}
+            own = {"quality": 95, "lossless": b"VP8L" in content}
         upright = ImageOps.exif_transpose(picture)
         upright.info.pop("exif", None)
         upright.save(target, form, **own)

@@ -19,6 +19,7 @@ from PIL import Image, ImageFile, ImageOps
 from nanogfl.data.headers import HUGE, KNOWN, ORIENTATION
 from nanogfl.doctor.jpeg import Stream, anatomy
 from nanogfl.errors import DataError
+from nanogfl.members import read_bytes
 from nanogfl.pictures import decode_picture
 
 GLANCE = 128  # px; a JPEG is decoded no larger than needed for this, which is enough to notice all that is asked
@@ -70,7 +71,7 @@ def look_at_all(paths: Sequence[Path], progress: Progress | None = None) -> list
 def look_at(path: Path) -> Look:
     """Look at one picture; never raises for what is in the file."""
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
     except (OSError, ValueError) as error:
         return Look("", (0, 0), 1, False, str(error), b"")
     content = hashlib.blake2b(data, digest_size=16).digest()

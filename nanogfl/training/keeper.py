@@ -98,6 +98,7 @@ class Keeper(Callback):
             self.out.begin(pl_module.recipe)
             if trainer.current_epoch:
                 log.info("going on after epoch %d/%s", trainer.current_epoch, trainer.max_epochs)
+        self.on_train_epoch_start(trainer, pl_module)  # Lightning does not call it where a run goes on within an epoch
         patience = pl_module.recipe.train.patience
         if patience and self.since_best >= patience:  # it had stopped early, and was asked to go on
             self.since_best = 0

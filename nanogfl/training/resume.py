@@ -31,6 +31,25 @@ class Signals(Callback):
             signal.signal(signal.SIGTERM, self.before)
 
 
+class LongEpochs(Callback):
+    """Writes last.ckpt within an epoch too. Stands behind the averaging, which belongs to the step."""
+
+    def __init__(self, folder: Folder, every: int) -> None:
+        self.folder, self.every, self.step = folder, every, 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The step that a resumed run begins behind is written already."""
+        self.step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Once a step, not after every batch whose gradients it adds up; an epoch's end has its own."""
+        stepped, self.step = trainer.global_step != self.step, trainer.global_step
+        if stepped and self.step % self.every == 0 and not trainer.is_last_batch:
+            trainer.save_checkpoint(self.folder / "last.ckpt", weights_only=False)
+
+
 def former_state(folder: Folder) -> Path | None:
     """The last.ckpt that this run goes on from, if any."""
     last = folder / "last.ckpt"

@@ -27,7 +27,7 @@ from nanogfl.training.accidents import explain
 from nanogfl.training.folder import TENSORBOARD, Folder, finished, open_folder
 from nanogfl.training.keeper import Averaging, Keeper, WholeCheckpoints, save_detector
 from nanogfl.training.progress import Progress
-from nanogfl.training.resume import Signals, former_state, going_on, interrupted, was_interrupted
+from nanogfl.training.resume import LongEpochs, Signals, former_state, going_on, interrupted, was_interrupted
 from nanogfl.training.schedule import Plan, plan, with_plan
 from nanogfl.training.start import Start, start
 from nanogfl.training.task import DetectionTask
@@ -120,7 +120,7 @@ def make_trainer(recipe: Recipe, made: Plan, keeper: Keeper, hardware: dict[str,
     averaging = [Averaging(made.average)] if made.average else []
     return pl.Trainer(
         max_epochs=made.epochs,
-        callbacks=[Signals(), keeper, *averaging, Progress(keeper)],
+        callbacks=[Signals(), keeper, *averaging, LongEpochs(keeper.out, recipe.train.save_every), Progress(keeper)],
         plugins=[WholeCheckpoints()],
         logger=tensorboard(keeper.out.path),
         enable_checkpointing=False,
@@ -195,7 +195,8 @@ def make_loaders(
     if workers is None:
         workers = min(8, (os.cpu_count() or 1) // 2) if len(training) > 64 else 0
     rank, processes = trainer.global_rank, trainer.world_size
-    batches = EvenBatches(EpochOrder(len(training), seed), recipe.train.batch, rank, processes)
+    order = EpochOrder(len(training), seed, dataset.shards and dataset.shards.numbers)
+    batches = EvenBatches(order, recipe.train.batch, rank, processes)
     pin = torch.cuda.is_available()
     views = view_loader(validation.examples, size, rule, recipe.train.batch, workers, rank, processes)
     return training_loader(dataset, batches, workers, pin), views

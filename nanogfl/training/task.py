@@ -81,10 +81,10 @@ class DetectionTask(pl.LightningModule):
         """The sum of the loss' parts, on a CPU made by several threads at once."""
         self.names = batch.names
         parts = self.spread(batch, Share(self._mean, self.trainer.world_size))
-        loss = torch.stack(list(parts.values())).sum()
-        self._refuse_nan(loss, "loss")
-        shown = {k: v.detach() for k, v in parts.items()}
-        self.log_dict(shown, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(batch.names))
+        losses = torch.stack(list(parts.values()))
+        loss, means = losses.sum(), self._mean(losses.detach())
+        self._refuse_nan(loss, means.sum(), "loss")
+        self.log_dict(dict(zip(parts, means, strict=True)), prog_bar=True, on_step=True, on_epoch=True, batch_size=len(batch.names))
         return loss
 
     def spread(self, batch: Batch, share: Share) -> dict[str, Tensor]:
@@ -174,6 +174,7 @@ class DetectionTask(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """A resumed run takes the recipe's rates and decay at once, not those that last.ckpt remembers."""
+        self.on_train_epoch_start()  # Lightning does not call it where a run goes on within an epoch
         scheduler = self.lr_schedulers()
         assert isinstance(scheduler, LambdaLR)
         scheduler.base_lrs = [rates["lr"] for rates in self.rates]
@@ -188,7 +189,7 @@ class DetectionTask(pl.LightningModule):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.recipe.train.clip)
         if not self.recipe.train.fp16:  # fp16's scaler skips such a step
-            self._refuse_nan(norm, "gradient")
+            self._refuse_nan(norm, self._mean(norm), "gradient")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Recipe, names and shape travel inside the checkpoint."""
@@ -211,9 +212,8 @@ class DetectionTask(pl.LightningModule):
             return total
         return self.trainer.strategy.reduce(total.clone(), reduce_op="mean")  # type: ignore[return-value]
 
-    def _refuse_nan(self, value: Tensor, what: str) -> None:
-        """Where one process has no number, all stop together, before the weights are touched."""
-        mean = self._mean(value.detach())
+    def _refuse_nan(self, value: Tensor, mean: Tensor, what: str) -> None:
+        """Where one process has no number, nor has the mean, and all stop together, before the weights are touched."""
         if torch.isfinite(mean):
             return
         names = gather([] if torch.isfinite(value) else self.names)
