@@ -155,7 +155,7 @@ class TrainRecipe:
         save_every: steps after which last.ckpt is written within an epoch.
         seed: of everything random.
         workers: loader processes.
-        cache: decoded pictures are kept in memory: auto (while they fit), ram, none.
+        cache: where decoded pictures are kept: auto (a GPU's memory or RAM, while they fit), device, ram, none.
         devices: GPUs or processes on this machine; 0: all GPUs, or one CPU process.
         nodes: machines.
         sync_batch_norm: batch statistics over all processes.
@@ -182,7 +182,7 @@ class TrainRecipe:
     save_every: int = 1000
     seed: int = 0
     workers: int | None = None
-    cache: Literal["auto", "ram", "none"] = "auto"
+    cache: Literal["auto", "device", "ram", "none"] = "auto"
     devices: int = 0
     nodes: int = 1
     sync_batch_norm: bool = False

@@ -10,7 +10,17 @@ import pytest
 from numpy.typing import NDArray
 
 from nanogfl import boxes as box_math
-from nanogfl.data.augment import LEAST_SIDE, Sample, augment, colour, move, random_matrix, translation, warp
+from nanogfl.data.augment import (
+    LEAST_SIDE,
+    Sample,
+    augment,
+    colour,
+    move,
+    random_matrix,
+    random_tint,
+    translation,
+    warp,
+)
 from nanogfl.recipe import AugmentRecipe
 from nanogfl.view import RULES, View
 
@@ -290,7 +300,7 @@ def test_in_a_mosaic_too_a_box_lies_on_its_object(seed: int) -> None:
 
 def painted(values: list[list[int]], recipe: AugmentRecipe, seed: int = 0) -> NDArray[np.int64]:
     picture = np.array(values, np.uint8)[None]
-    assert colour(picture, recipe, np.random.default_rng(seed)) is None
+    assert colour(picture, *random_tint(recipe, np.random.default_rng(seed))) is None
     assert picture.dtype == np.uint8
     return picture[0].astype(np.int64)
 

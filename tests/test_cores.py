@@ -11,7 +11,7 @@ from runs import quick, read_rows, weights
 from torch import Tensor, nn
 
 import nanogfl
-from nanogfl.data.loader import Batch
+from nanogfl.data.batch import Batch
 from nanogfl.errors import TrainingError
 from nanogfl.model.dense import halves, interleave, join
 from nanogfl.recipe import load_recipe

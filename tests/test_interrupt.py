@@ -130,7 +130,7 @@ def test_a_training_that_is_interrupted_before_it_starts_leaves_nothing(tiny_set
     here = tmp_path / "here"
     slow = (
         "import pathlib, time\nfrom nanogfl.data.loader import TrainingSet\n"
-        f"def fill(_):\n    pathlib.Path({str(here)!r}).touch()\n    time.sleep(60)\nTrainingSet.fill = fill"
+        f"def prepare(*_):\n    pathlib.Path({str(here)!r}).touch()\n    time.sleep(60)\nTrainingSet.prepare = prepare"
     )
     command = Command(tmp_path, "train", tiny_set, "--out", tmp_path / "run", *SMALL, "--epochs", 1, before=slow)
     command.wait_for(here)

@@ -11,10 +11,9 @@ import pytest
 import torch
 
 from nanogfl.data.augment import Sample
+from nanogfl.data.batch import Batch, collate
 from nanogfl.data.loader import (
-    Batch,
     TrainingSet,
-    collate,
     plainer,
     reduce,
     training_loader,
@@ -146,8 +145,8 @@ def test_a_sample_follows_from_seed_epoch_and_index(table: Table, rule: str) -> 
     recipe = AugmentRecipe(mosaic=0.5, rotate=5)
     kept = TrainingSet(table, SIZE, rule, recipe, seed=3, cache="ram")
     fresh = TrainingSet(table, SIZE, rule, recipe, seed=3, cache="none")
-    kept.fill()
-    fresh.fill()
+    kept.prepare(torch.device("cpu"))
+    fresh.prepare(torch.device("cpu"))
     assert (len(kept.pictures), len(fresh.pictures), len(kept)) == (9, 0, 9)
     asked = [(epoch, index) for epoch in (0, 5) for index in range(9)]
     former = {key: fresh[key] for key in reversed(asked)}
@@ -234,7 +233,7 @@ def test_training_sees_a_picture_where_validation_does(tmp_path: Path, shape: tu
 def test_memory_is_used_as_the_recipe_says(table: Table) -> None:
     for cache, expected in (("ram", 9), ("auto", 9), ("none", 0)):
         dataset = TrainingSet(table, SIZE, "stretch", STILL, seed=0, cache=cache)
-        dataset.fill()
+        dataset.prepare(torch.device("cpu"))
         assert len(dataset.pictures) == expected
         dataset[0, 0]
         assert len(dataset.pictures) == expected
@@ -248,7 +247,7 @@ def test_a_missing_picture_is_a_data_error(table: Table) -> None:
     gone = Example(Path("gone.jpg"), "gone.jpg", 5, 5, np.zeros((0, 4)), *[np.zeros(0, int)] * 3)  # type: ignore[arg-type]
     dataset = TrainingSet(Table(table.root, "coco", ("a",), (gone,)), SIZE, "stretch", STILL, seed=0)
     with pytest.raises(DataError, match=r"^cannot read the picture gone\.jpg"):
-        dataset.fill()
+        dataset.prepare(torch.device("cpu"))
 
 
 def padded(counts: list[int], crowd: list[bool]) -> Batch:

@@ -27,7 +27,7 @@ class Sample:
     """A picture and its boxes on the way to the network.
 
     Attributes:
-        picture: uint8 BGR [H, W, 3].
+        picture: uint8 BGR [H, W, 3]; without channels, [H, W, 0], where the pixels lie on the device.
         boxes: float64 [N, 4] in px of that picture.
         labels: int64 [N].
         crowd: bool [N].
@@ -39,15 +39,76 @@ class Sample:
     crowd: NDArray[np.bool_]
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Where one picture goes.
+
+    Attributes:
+        matrix: picture px -> px of the window.
+        window: left, top, right, bottom in px of the input.
+    """
+
+    matrix: Matrix
+    window: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Variation:
+    """All that was decided about one sample, before a pixel is touched: ``draw`` draws it, or a device does.
+
+    Attributes:
+        pieces: one, or the four of a mosaic, rows first.
+        tint: brightness in grey levels, contrast, saturation.
+        boxes, labels, crowd: as a :class:`Sample` has them, in px of the input.
+    """
+
+    pieces: tuple[Piece, ...]
+    tint: tuple[float, float, float]
+    boxes: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    crowd: NDArray[np.bool_]
+
+
 def augment(
     samples: Sequence[Sample], size: tuple[int, int], rule: str, recipe: AugmentRecipe, rng: np.random.Generator
 ) -> Sample:
     """One varied sample of the input's size (H, W) from one sample, or from four for a mosaic."""
-    made = (
-        _mosaic(samples, size, rule, recipe, rng) if len(samples) == 4 else _single(samples[0], size, rule, recipe, rng)
-    )
-    colour(made.picture, recipe, rng)
-    return made
+    varied = decide(samples, size, rule, recipe, rng)
+    return Sample(draw(varied, [s.picture for s in samples], size), varied.boxes, varied.labels, varied.crowd)
+
+
+def decide(
+    samples: Sequence[Sample], size: tuple[int, int], rule: str, recipe: AugmentRecipe, rng: np.random.Generator
+) -> Variation:
+    """Draw the lots for one sample; of the pictures only the sizes are read."""
+    pieces, moved = [], []
+    for sample, window in zip(samples, windows(len(samples), size, rng), strict=True):
+        left, top, right, bottom = window
+        matrix = random_matrix(View(sample.picture.shape[:2], (bottom - top, right - left), rule), recipe, rng)
+        pieces.append(Piece(matrix, window))
+        moved.append(move(sample, translation(left, top) @ matrix, window))
+    tint = random_tint(recipe, rng)
+    joined = (np.concatenate([getattr(m, name) for m in moved]) for name in ("boxes", "labels", "crowd"))
+    return Variation(tuple(pieces), tint, *joined)
+
+
+def windows(count: int, size: tuple[int, int], rng: np.random.Generator) -> list[tuple[int, int, int, int]]:
+    """The whole input for one picture; for four, what a point near its middle parts it into, rows first."""
+    height, width = size
+    if count == 1:
+        return [(0, 0, width, height)]
+    y, x = (int(side * rng.uniform(0.35, 0.65)) for side in size)
+    return [(0, 0, x, y), (x, 0, width, y), (0, y, x, height), (x, y, width, height)]
+
+
+def draw(varied: Variation, pictures: Sequence[NDArray[np.uint8]], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The input [H, W, 3] of a variation: a warp for each of its pictures, then colour."""
+    canvas = np.empty((*size, 3), np.uint8)
+    for picture, piece in zip(pictures, varied.pieces, strict=True):
+        left, top, right, bottom = piece.window
+        canvas[top:bottom, left:right] = warp(picture, piece.matrix, (bottom - top, right - left))
+    colour(canvas, *varied.tint)
+    return canvas
 
 
 def random_matrix(view: View, recipe: AugmentRecipe, rng: np.random.Generator) -> Matrix:
@@ -84,6 +145,12 @@ def random_matrix(view: View, recipe: AugmentRecipe, rng: np.random.Generator) -
     return shift @ change @ translation(-width / 2, -height / 2) @ view.matrix
 
 
+def random_tint(recipe: AugmentRecipe, rng: np.random.Generator) -> tuple[float, float, float]:
+    """Brightness in grey levels, contrast, saturation."""
+    brightness = 255 * rng.uniform(-recipe.brightness, recipe.brightness)
+    return brightness, rng.uniform(*recipe.contrast), rng.uniform(*recipe.saturation)
+
+
 def translation(x: float, y: float) -> Matrix:
     """3x3 shift in px."""
     return np.array([[1, 0, x], [0, 1, y], [0, 0, 1]], np.float64)
@@ -110,41 +177,8 @@ def move(sample: Sample, matrix: Matrix, window: tuple[float, float, float, floa
     return Sample(sample.picture, cut[big], sample.labels[big], (sample.crowd | sliver)[big])
 
 
-def _single(
-    sample: Sample, size: tuple[int, int], rule: str, recipe: AugmentRecipe, rng: np.random.Generator
-) -> Sample:
-    matrix = random_matrix(View(sample.picture.shape[:2], size, rule), recipe, rng)
-    moved = move(sample, matrix, (0, 0, size[1], size[0]))
-    return Sample(warp(sample.picture, matrix, size), moved.boxes, moved.labels, moved.crowd)
-
-
-def _mosaic(
-    samples: Sequence[Sample], size: tuple[int, int], rule: str, recipe: AugmentRecipe, rng: np.random.Generator
-) -> Sample:
-    """Four pictures at about half their size around a random centre."""
-    height, width = size
-    middle_y, middle_x = (int(side * rng.uniform(0.35, 0.65)) for side in size)
-    canvas = np.empty((height, width, 3), np.uint8)
-    parts = []
-    for i, sample in enumerate(samples):
-        top, left = (i // 2) * middle_y, (i % 2) * middle_x
-        bottom, right = (height, middle_y)[i < 2], (width, middle_x)[i % 2 == 0]
-        room = (bottom - top, right - left)
-        matrix = random_matrix(View(sample.picture.shape[:2], room, rule), recipe, rng)
-        canvas[top:bottom, left:right] = warp(sample.picture, matrix, room)
-        parts.append(move(sample, translation(left, top) @ matrix, (left, top, right, bottom)))
-    return Sample(
-        canvas,
-        np.concatenate([p.boxes for p in parts]),
-        np.concatenate([p.labels for p in parts]),
-        np.concatenate([p.crowd for p in parts]),
-    )
-
-
-def colour(picture: NDArray[np.uint8], recipe: AugmentRecipe, rng: np.random.Generator) -> None:
-    """Brightness, contrast and saturation, in place."""
-    brightness = 255 * rng.uniform(-recipe.brightness, recipe.brightness)
-    contrast, saturation = rng.uniform(*recipe.contrast), rng.uniform(*recipe.saturation)
+def colour(picture: NDArray[np.uint8], brightness: float, contrast: float, saturation: float) -> None:
+    """Brightness (added, in grey levels), contrast and saturation (factors), in place."""
     table = (np.arange(256) * contrast + brightness).clip(0, 255).astype(np.uint8)
     cv2.LUT(picture, table, dst=picture)
     grey = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)

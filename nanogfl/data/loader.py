@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,7 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from nanogfl.data.augment import Sample, augment
+from nanogfl.data.augment import Sample, augment, decide
+from nanogfl.data.batch import collate, collate_undrawn
+from nanogfl.data.device import Store
 from nanogfl.data.order import EvenBatches, ResumableLoader
 from nanogfl.data.shards import shards_of
 from nanogfl.data.table import Example, Table
@@ -24,47 +31,16 @@ from nanogfl.view import View
 
 log = logging.getLogger(__name__)
 CACHE_BYTES = 4 << 30
+AHEAD = 256  # pictures decoded while others are copied
+SILENCE_S = 10
 
 
-@dataclass(frozen=True)
-class Batch:
-    """What a training step gets.
+class TrainingSet(Dataset[Any]):
+    """Varied samples; asked for (epoch, index), it answers the same on every machine and in every process.
 
     Attributes:
-        images: uint8 [B, H, W, 3] BGR.
-        boxes: float32 [B, M, 4] in px of the input.
-        labels: int64 [B, M].
-        valid: bool [B, M], real boxes.
-        crowd: bool [B, M], regions that neither train nor punish.
-        names: of the pictures.
+        sizes: (H, W) of each picture, where they lie on the device: samples are then only decided here.
     """
-
-    images: Tensor
-    boxes: Tensor
-    labels: Tensor
-    valid: Tensor
-    crowd: Tensor
-    names: list[str]
-
-    def to(self, device: torch.device) -> Batch:
-        """The batch on a device."""
-        moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if isinstance(v, Tensor)}
-        return replace(self, **moved)
-
-    def cut(self, parts: int) -> list[Batch]:
-        """The batch in so many parts of nearly equal size; fewer where one would be left with a single picture."""
-        count = len(self.names)
-        parts = max(1, min(parts, count // 2))
-        bounds = [slice(i * count // parts, (i + 1) * count // parts) for i in range(parts)]
-        return [Batch(**{name: value[rows] for name, value in vars(self).items()}) for rows in bounds]
-
-    def pin_memory(self) -> Batch:
-        """The batch in pinned memory, for the loader."""
-        return replace(self, **{k: v.pin_memory() for k, v in vars(self).items() if isinstance(v, Tensor)})
-
-
-class TrainingSet(Dataset[Sample]):
-    """Varied samples; asked for (epoch, index), it answers the same on every machine and in every process."""
 
     def __init__(
         self, table: Table, size: tuple[int, int], rule: str, recipe: AugmentRecipe, seed: int, cache: str = "auto"
@@ -73,8 +49,9 @@ class TrainingSet(Dataset[Sample]):
         largest = recipe.scale[1] * recipe.stretch[1]
         height, width = (int(side * min(1.5, max(1.0, largest))) for side in size)
         self.room = (height, width)
-        needed = len(table) * self.room[0] * self.room[1] * 3
-        self.cached = cache == "ram" or (cache == "auto" and needed <= CACHE_BYTES)
+        self.bytes = len(table) * self.room[0] * self.room[1] * 3
+        self.cache, self.cached = cache, cache == "ram" or (cache == "auto" and self.bytes <= CACHE_BYTES)
+        self.sizes: NDArray[np.int64] | None = None
         self.pictures: dict[int, NDArray[np.uint8]] = {}
         self.plain_from: int | None = None
         self.shards = shards_of(table)
@@ -82,13 +59,39 @@ class TrainingSet(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.table)
 
-    def fill(self) -> None:
-        """Decode all pictures now, so that loader processes share them."""
-        if self.cached:
-            for index in range(len(self)):
-                self._picture(index)
+    def prepare(self, device: torch.device) -> Store | None:
+        """Decode all pictures now: into the memory of a device that has room, else where loader processes share them.
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Sample, str]:
+        Returns:
+            The pictures, where they lie on the device.
+        """
+        if not (self.cached or self._suits(device)):
+            return None
+        self.cached = not self._suits(device)
+        if self.cached:
+            deque(self._decoded(), maxlen=0)
+            return None
+        store = Store(self._decoded(), len(self), self.room, device)
+        self.sizes = store.sizes
+        return store
+
+    def _decoded(self) -> Iterator[NDArray[np.uint8]]:
+        """All pictures in order, decoded on all cores, a few ahead."""
+        said = time.monotonic()
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for first in range(0, len(self), AHEAD):
+                yield from pool.map(self._picture, range(first, min(first + AHEAD, len(self))))
+                if time.monotonic() > said + SILENCE_S:
+                    said = time.monotonic()
+                    log.info("%d of %d pictures decoded", first + AHEAD, len(self))
+
+    def _suits(self, device: torch.device) -> bool:
+        if self.cache == "auto" and device.type == "cuda":
+            return self.bytes <= torch.cuda.mem_get_info(device)[0] // 2
+        return self.cache == "device"
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        """(Sample, name), or (Variation, indices of its pictures, name) where the device draws."""
         epoch, index = key
         rng = np.random.default_rng((self.seed, 1, epoch, index))
         recipe = self.recipe
@@ -100,12 +103,18 @@ class TrainingSet(Dataset[Sample]):
                 rng.integers(len(self), size=3).tolist() if self.shards is None else self.shards.some(index, 3, rng)
             )
             indices += others
-        samples = [self._sample(i) for i in indices]
-        return augment(samples, self.size, self.rule, recipe, rng), self.table.examples[index].name
+        samples, name = [self._sample(i) for i in indices], self.table.examples[index].name
+        if self.sizes is not None:
+            return decide(samples, self.size, self.rule, recipe, rng), indices, name
+        return augment(samples, self.size, self.rule, recipe, rng), name
 
     def _sample(self, index: int) -> Sample:
         example = self.table.examples[index]
-        picture = self._picture(index)
+        if self.sizes is None:
+            picture = self._picture(index)
+        else:
+            height, width = self.sizes[index]
+            picture = np.empty((height, width, 0), np.uint8)
         scale = np.array([picture.shape[1] / example.width, picture.shape[0] / example.height] * 2)
         return Sample(picture, example.boxes * scale, example.labels, example.crowd)
 
@@ -148,24 +157,6 @@ class ViewSet(Dataset[tuple[int, NDArray[np.float32]]]):
         return index, View(shape, self.size, self.rule).apply(picture), shape
 
 
-def collate(samples: list[tuple[Sample, str]]) -> Batch:
-    """Samples to one batch, boxes padded to the fullest picture (one row at least)."""
-    most = max(1, *(len(s.labels) for s, _ in samples))
-    boxes = np.zeros((len(samples), most, 4), np.float32)
-    labels = np.zeros((len(samples), most), np.int64)
-    valid = np.zeros((len(samples), most), bool)
-    crowd = np.zeros((len(samples), most), bool)
-    for row, (sample, _) in enumerate(samples):
-        count = len(sample.labels)
-        boxes[row, :count] = sample.boxes
-        labels[row, :count] = sample.labels
-        crowd[row, :count] = sample.crowd
-        valid[row, :count] = ~sample.crowd
-    images = np.stack([sample.picture for sample, _ in samples])
-    arrays = [torch.from_numpy(array) for array in (images, boxes, labels, valid, crowd)]
-    return Batch(*arrays, names=[name for _, name in samples])
-
-
 def collate_views(
     items: list[tuple[int, NDArray[np.float32], tuple[int, int]]],
 ) -> tuple[list[int], Tensor, list[tuple[int, int]]]:
@@ -178,7 +169,7 @@ def training_loader(dataset: TrainingSet, batches: EvenBatches, workers: int, pi
     return ResumableLoader(
         dataset,
         batch_sampler=batches,
-        collate_fn=collate,
+        collate_fn=collate if dataset.sizes is None else collate_undrawn,
         num_workers=workers,
         persistent_workers=workers > 0,
         worker_init_fn=settle,

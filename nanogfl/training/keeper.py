@@ -22,9 +22,10 @@ from nanogfl.detections import Detections
 from nanogfl.evaluation.calibrate import fit_temperature, matched_sides
 from nanogfl.evaluation.coco import Scores, score
 from nanogfl.model.weights import read_weights
+from nanogfl.training.finite import gather
 from nanogfl.training.folder import Folder
 from nanogfl.training.schedule import averaging_decay
-from nanogfl.training.task import DetectionTask, gather
+from nanogfl.training.task import DetectionTask
 from nanogfl.view import View
 from nanogfl.wholefile import whole_file
 

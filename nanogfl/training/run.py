@@ -190,7 +190,7 @@ def make_loaders(
     size, rule, seed = task.card.input_size, task.card.resize, recipe.train.seed
     dataset = TrainingSet(training, size, rule, recipe.augment, seed, recipe.train.cache)
     dataset.plain_from = made.plain_from
-    dataset.fill()
+    task.store = dataset.prepare(trainer.strategy.root_device)
     workers = recipe.train.workers
     if workers is None:
         workers = min(8, (os.cpu_count() or 1) // 2) if len(training) > 64 else 0

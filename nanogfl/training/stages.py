@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanogfl.data.loader import Batch, TrainingSet, training_loader
+from nanogfl.data.batch import Batch
+from nanogfl.data.loader import TrainingSet, training_loader
 from nanogfl.data.order import EpochOrder, EvenBatches
 from nanogfl.data.readers import read_table
 from nanogfl.data.splits import for_training
@@ -178,11 +179,11 @@ def endless(table: Table, task: DetectionTask, workers: int | None) -> Iterator[
     """Batches of a set, epoch after epoch."""
     recipe = task.recipe
     dataset = TrainingSet(table, task.card.input_size, task.card.resize, recipe.augment, 0, recipe.train.cache)
-    dataset.fill()
+    store = dataset.prepare(task.device)
     order = EpochOrder(len(table), 0)
     loader = training_loader(dataset, EvenBatches(order, recipe.train.batch), workers or 0, torch.cuda.is_available())
     while True:
-        yield from loader
+        yield from loader if store is None else (batch.drawn(store, task.card.input_size) for batch in loader)
         order.set_epoch(order.epoch + 1)
 
 

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any, Protocol
 
 import pytorch_lightning as pl
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from nanogfl.data.loader import Batch
-from nanogfl.errors import TrainingError
+from nanogfl.data.batch import Batch, Undrawn
+from nanogfl.data.device import Store
 from nanogfl.model.checkpoint import Card
 from nanogfl.model.detector import Detector
 from nanogfl.recipe import Recipe, to_dict
 from nanogfl.training.cores import Cores, parts_for
+from nanogfl.training.finite import Watch
 from nanogfl.training.objective import LossWeights, Share, Targets, assign, head_loss, split
 from nanogfl.training.schedule import Plan, learning_rate
 from nanogfl.training.teacher import Teacher, teaching_loss
 from nanogfl.view import MEAN, STD
-
-log = logging.getLogger(__name__)
-NAMED = 16  # files in an error's line
 
 
 class Trained(Protocol):
@@ -60,6 +56,7 @@ class DetectionTask(pl.LightningModule):
         super().__init__()
         self.detector, self.guidance, self.teacher = detector, guidance, teacher
         self.cores: Cores | None = None
+        self.store: Store | None = None  # pictures, where they lie on the device
         self.card, self.recipe, self.plan = card, recipe, plan
         loss = recipe.loss
         self.weights = LossWeights(loss.qfl, loss.giou, loss.dfl, loss.beta, loss.classes)
@@ -68,6 +65,7 @@ class DetectionTask(pl.LightningModule):
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
         self.names: list[str] = []
+        self.watch = Watch()
         self.rates: list[dict[str, float]] = []
         self.predictions: list[tuple[int, Any, tuple[int, int]]] = []
         if recipe.train.freeze == "backbone":
@@ -83,8 +81,9 @@ class DetectionTask(pl.LightningModule):
         parts = self.spread(batch, Share(self._mean, self.trainer.world_size))
         losses = torch.stack(list(parts.values()))
         loss, means = losses.sum(), self._mean(losses.detach())
-        self._refuse_nan(loss, means.sum(), "loss")
-        self.log_dict(dict(zip(parts, means, strict=True)), prog_bar=True, on_step=True, on_epoch=True, batch_size=len(batch.names))
+        self.watch.see(loss, means.sum(), "loss", self.current_epoch, self.names)
+        shown = dict(zip(parts, means, strict=True))
+        self.log_dict(shown, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(batch.names))
         return loss
 
     def spread(self, batch: Batch, share: Share) -> dict[str, Tensor]:
@@ -123,6 +122,10 @@ class DetectionTask(pl.LightningModule):
             if taught is not None:
                 parts |= teaching_loss(*split(raw.float(), reg_max), taught, self.recipe.loss, share)
         return parts
+
+    def on_validation_start(self) -> None:
+        """Nothing is scored, and so kept, that came from what is no number."""
+        self.watch.settle()
 
     def validation_step(self, batch: tuple[list[int], Tensor, list[tuple[int, int]]], _: int) -> None:
         """Keep the raw outputs; the keeper decodes and scores them."""
@@ -189,15 +192,19 @@ class DetectionTask(pl.LightningModule):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.recipe.train.clip)
         if not self.recipe.train.fp16:  # fp16's scaler skips such a step
-            self._refuse_nan(norm, self._mean(norm), "gradient")
+            self.watch.see(norm, self._mean(norm), "gradient", self.current_epoch, self.names)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Recipe, names and shape travel inside the checkpoint."""
+        """Recipe, names and shape travel inside the checkpoint; weights that are no numbers do not."""
+        self.watch.settle()
         checkpoint["nanogfl"] = self.card.to_dict() | {"recipe": to_dict(self.recipe)}
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Our batches know how to move."""
         del dataloader_idx
+        if isinstance(batch, Undrawn):
+            assert self.store is not None
+            return batch.drawn(self.store, self.card.input_size)
         if isinstance(batch, Batch):
             return batch.to(device)
         indices, images, shapes = batch
@@ -211,27 +218,3 @@ class DetectionTask(pl.LightningModule):
         if self.trainer.world_size == 1:
             return total
         return self.trainer.strategy.reduce(total.clone(), reduce_op="mean")  # type: ignore[return-value]
-
-    def _refuse_nan(self, value: Tensor, mean: Tensor, what: str) -> None:
-        """Where one process has no number, nor has the mean, and all stop together, before the weights are touched."""
-        if torch.isfinite(mean):
-            return
-        names = gather([] if torch.isfinite(value) else self.names)
-        if self.global_rank:
-            raise SystemExit(0)  # the first process says it for all, and is killed by Lightning where another fails
-        if len(names) > NAMED:
-            log.warning("the batch: %s", ", ".join(names))
-        files = ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
-        raise TrainingError(
-            f"the {what} became {float(mean)} at epoch {self.current_epoch} in the batch of {files}; "
-            "the last good checkpoint is untouched: check these pictures, or lower train.lr and --resume"
-        )
-
-
-def gather(mine: list[Any]) -> list[Any]:
-    """The lists of all processes in one."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return mine
-    everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, mine)
-    return [item for part in everyone for item in part]

@@ -1,0 +1,109 @@
+"""What a training step gets: varied pictures and their boxes, or what is to be drawn on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nanogfl.data.augment import Sample, Variation
+from nanogfl.data.device import Drawing, Store, collate_drawings
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a training step gets.
+
+    Attributes:
+        images: uint8 [B, H, W, 3] BGR.
+        boxes: float32 [B, M, 4] in px of the input.
+        labels: int64 [B, M].
+        valid: bool [B, M], real boxes.
+        crowd: bool [B, M], regions that neither train nor punish.
+        names: of the pictures.
+    """
+
+    images: Tensor
+    boxes: Tensor
+    labels: Tensor
+    valid: Tensor
+    crowd: Tensor
+    names: list[str]
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device."""
+        moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
+
+    def cut(self, parts: int) -> list[Batch]:
+        """The batch in so many parts of nearly equal size; fewer where one would be left with a single picture."""
+        count = len(self.names)
+        parts = max(1, min(parts, count // 2))
+        bounds = [slice(i * count // parts, (i + 1) * count // parts) for i in range(parts)]
+        return [Batch(**{name: value[rows] for name, value in vars(self).items()}) for rows in bounds]
+
+    def pin_memory(self) -> Batch:
+        """The batch in pinned memory, for the loader."""
+        return replace(self, **{k: v.pin_memory() for k, v in vars(self).items() if isinstance(v, Tensor)})
+
+
+@dataclass(frozen=True)
+class Undrawn:
+    """A batch whose pictures are not there yet.
+
+    Attributes:
+        drawing: how they are made.
+        rest: the batch, with pictures [B, 0, 0, 3].
+    """
+
+    drawing: Drawing
+    rest: Batch
+
+    @property
+    def names(self) -> list[str]:
+        """Of the pictures."""
+        return self.rest.names
+
+    def drawn(self, store: Store, size: tuple[int, int]) -> Batch:
+        """The batch with its pictures, where the store is."""
+        device = store.pixels.device
+        return replace(self.rest.to(device), images=store.draw(self.drawing.to(device), size))
+
+    def pin_memory(self) -> Undrawn:
+        """The batch in pinned memory, for the loader."""
+        return Undrawn(self.drawing.pin_memory(), self.rest.pin_memory())
+
+
+def collate(samples: list[tuple[Sample, str]]) -> Batch:
+    """Samples to one batch."""
+    images = torch.from_numpy(np.stack([sample.picture for sample, _ in samples]))
+    return Batch(images, **padded([s for s, _ in samples]), names=[name for _, name in samples])
+
+
+def collate_undrawn(samples: list[tuple[Variation, list[int], str]]) -> Undrawn:
+    """Decided variations, and the pictures of each, to one batch."""
+    variations = [varied for varied, _, _ in samples]
+    images = torch.empty((len(samples), 0, 0, 3), dtype=torch.uint8)
+    rest = Batch(images, **padded(variations), names=[name for _, _, name in samples])
+    return Undrawn(collate_drawings([indices for _, indices, _ in samples], variations), rest)
+
+
+def padded(samples: Sequence[Sample] | Sequence[Variation]) -> dict[str, Any]:
+    """Boxes and what goes with them, filled up to the fullest picture (one row at least)."""
+    most = max(1, *(len(s.labels) for s in samples))
+    boxes = np.zeros((len(samples), most, 4), np.float32)
+    labels = np.zeros((len(samples), most), np.int64)
+    valid = np.zeros((len(samples), most), bool)
+    crowd = np.zeros((len(samples), most), bool)
+    for row, sample in enumerate(samples):
+        count = len(sample.labels)
+        boxes[row, :count] = sample.boxes
+        labels[row, :count] = sample.labels
+        crowd[row, :count] = sample.crowd
+        valid[row, :count] = ~sample.crowd
+    arrays = {"boxes": boxes, "labels": labels, "valid": valid, "crowd": crowd}
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
