@@ -40,7 +40,8 @@ ROWS = {
     "guidance, NanoDet-Plus' own": ["model.guidance=full"],
 }
 TEACHER = "a teacher"  # only with --teacher
-SCHEDULE = ["--epochs", "9", "--batch", "8", "--input", "320", "--size", "m", "--set", "train.workers=0"]
+SCHEDULE = ["--epochs", "9", "--batch", "8", "--input", "320", "--size", "m"]
+LAST = ["--set", "train.workers=0", "--set", "train.validate_every=9"]  # the weights of the end, not of the best epoch
 COMMAND = Path(sys.executable).with_name("nanogfl")
 Record = dict[str, Any]
 
@@ -65,7 +66,7 @@ def run(record: Record, given: argparse.Namespace) -> Record:
         out, scores = Path(folder) / "run", Path(folder) / "scores.json"
         start = [COMMAND, "train", given.data, "--out", out, "--init", given.init, "--seed", str(record["seed"])]
         evaluate = [COMMAND, "eval", out / "best.ckpt", given.data, "--split", "test", "--json", scores]
-        for command in ([*start, *SCHEDULE, *settings], evaluate):
+        for command in ([*start, *SCHEDULE, *LAST, *settings], evaluate):
             done = subprocess.run(command, env=os.environ | threads, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise SystemExit(f"{record}: {done.stderr.strip().splitlines()[-1]}")
