@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -49,7 +50,7 @@ Record = dict[str, Any]
 def planned(given: argparse.Namespace, done: Sequence[Record]) -> Iterator[Record]:
     """Runs that are still to be done, seed by seed."""
     known = {(r["data"], r["init"], r["row"], r["seed"]) for r in done}
-    rows = [row for row in [*ROWS, *([TEACHER] if given.teacher else [])] if given.rows in row]
+    rows = [row for row in [*ROWS, *([TEACHER] if given.teacher else [])] if re.search(given.rows, row)]
     for seed in given.seeds:
         for row in rows:
             record = {"data": Path(given.data).name, "init": Path(given.init).stem, "row": row, "seed": seed}
@@ -133,7 +134,7 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--init", default="none", help="where all rows start: a checkpoint, a published name, or none")
     parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1, 2])
-    parser.add_argument("--rows", default="", help="only rows whose name has this in it")
+    parser.add_argument("--rows", default="", help="only rows whose name this regular expression finds")
     parser.add_argument("--teacher", help="checkpoint of a larger detector: one row more")
     parser.add_argument("--set", action="append", default=[], help="key.path=value for every row")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once; they share the cores; 0 trains nothing")
