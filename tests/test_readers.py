@@ -748,35 +748,45 @@ def test_yolo_class_names(tmp_path: Path) -> None:
 
 # Byte-order marks
 
+CODINGS = {"utf-8-sig": b"", "utf-16-le": b"\xff\xfe", "utf-16-be": b"\xfe\xff"}  # PowerShell's > writes UTF-16
 
+
+def recoded(path: Path, coding: str) -> None:
+    """Write the file again, as another editor would."""
+    path.write_bytes(CODINGS[coding] + path.read_text().replace("\n", "\r\n").encode(coding))
+
+
+@pytest.mark.parametrize("coding", CODINGS)
 @pytest.mark.parametrize("spoilt", ["labels/a.txt", "classes.txt", "data.yaml", "train.txt"])
-def test_a_mark_in_front_of_a_yolo_file_is_no_part_of_it(tmp_path: Path, spoilt: str) -> None:
+def test_a_mark_in_front_of_a_yolo_file_is_no_part_of_it(tmp_path: Path, spoilt: str, coding: str) -> None:
     draw(tmp_path / "images/a.jpg")
     write(tmp_path / "labels/a.txt", "1 .5 .5 .5 .5\n0 .5 .5 1 1\n")
     write(tmp_path / "classes.txt", "cat\ndog\n")
     if spoilt != "classes.txt":
         write(tmp_path / "train.txt", "images/a.jpg\n")
         write(tmp_path / "data.yaml", "names: [cat, dog]\ntrain: train.txt\n")
-    (tmp_path / spoilt).write_bytes(b"\xef\xbb\xbf" + (tmp_path / spoilt).read_bytes())
+    recoded(tmp_path / spoilt, coding)
     table = read_table(tmp_path)
     assert table.names == ("cat", "dog")
     assert only(table).labels.tolist() == [1, 0]
     assert kinds(table) == {}
 
 
+@pytest.mark.parametrize("coding", CODINGS)
 @pytest.mark.parametrize("spoilt", ["Annotations/a.xml", "ImageSets/Main/train.txt"])
-def test_a_mark_in_front_of_a_voc_file_is_no_part_of_it(tmp_path: Path, spoilt: str) -> None:
+def test_a_mark_in_front_of_a_voc_file_is_no_part_of_it(tmp_path: Path, spoilt: str, coding: str) -> None:
     draw(tmp_path / "JPEGImages/a.jpg")
     write(tmp_path / "Annotations/a.xml", voc(("cat", 0, 0, 5, 5), size=(WIDTH, HEIGHT), file="a.jpg"))
     write(tmp_path / "ImageSets/Main/train.txt", "a\n")
-    (tmp_path / spoilt).write_bytes(b"\xef\xbb\xbf" + (tmp_path / spoilt).read_bytes())
+    recoded(tmp_path / spoilt, coding)
     table = read_table(tmp_path)
     assert (only(table).split, kinds(table)) == ("train", {})
 
 
-def test_a_mark_in_front_of_a_json_is_no_part_of_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("coding", CODINGS)
+def test_a_mark_in_front_of_a_json_is_no_part_of_it(tmp_path: Path, coding: str) -> None:
     draw(tmp_path / "a.jpg")
-    (tmp_path / "x.json").write_bytes(b"\xef\xbb\xbf" + coco("a.jpg", boxes=([0, 0, 5, 5],)).encode())
+    recoded(write(tmp_path / "x.json", coco("a.jpg", boxes=([0, 0, 5, 5],))), coding)
     assert only(read_table(tmp_path)).boxes.tolist() == [[0, 0, 5, 5]]
 
 

@@ -14,6 +14,7 @@ from defusedxml import DefusedXmlException, ElementTree
 from nanogfl.data import splits
 from nanogfl.data.findings import Findings
 from nanogfl.data.table import Example, Table
+from nanogfl.data.text import read_text
 from nanogfl.errors import DataError
 from nanogfl.pictures import SUFFIXES
 
@@ -184,7 +185,7 @@ def _listed(root: Path, stems: set[str], notes: Findings) -> dict[str, str]:
     listed: dict[str, str] = {}
     for word, split in LISTS.items():
         file = folder / f"{word}.txt"
-        lines = file.read_text("utf-8-sig", "replace").splitlines() if file.is_file() else []
+        lines = read_text(file).splitlines() if file.is_file() else []
         for number, line in ((i, line.strip()) for i, line in enumerate(lines, 1) if line.strip()):
             stem = next((s for s in _spellings(line) if s in stems), None)
             if stem is None:

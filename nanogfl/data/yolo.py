@@ -14,6 +14,7 @@ from nanogfl.data import splits
 from nanogfl.data.data_yaml import CLASS_LIMIT, KEYS, class_names, load
 from nanogfl.data.findings import Findings, listed
 from nanogfl.data.table import SPLITS, Example, Table
+from nanogfl.data.text import read_text
 from nanogfl.errors import DataError
 from nanogfl.pictures import SUFFIXES
 
@@ -70,7 +71,7 @@ def read_folders(root: Path, folders: Sequence[tuple[Path, str | None]], notes: 
     pictures = [(p, split) for s in (*SPLITS, None) for f, split in folders if split == s for p in _pictures(f)]
     lists = (root / "classes.txt", root / "labels" / "classes.txt")
     file = next((f for f in lists if f.is_file()), None)
-    names = file.read_text("utf-8-sig", "replace").split("\n") if file else []
+    names = read_text(file).split("\n") if file else []
     return _table(_Set(root, [root], notes, pictures), {i: n.strip() for i, n in enumerate(names) if n.strip()})
 
 
@@ -113,7 +114,7 @@ def _pictures(folder: Path) -> list[Path]:
 
 def _list(file: Path, found: _Set) -> Iterator[Path]:
     """Pictures that the lines of a text file name, relative to it or to the root; none outside the root."""
-    for number, line in enumerate(map(str.strip, file.read_text("utf-8-sig", "replace").splitlines()), 1):
+    for number, line in enumerate(map(str.strip, read_text(file).splitlines()), 1):
         options = [_plain(base / line) for base in (file.parent, found.root, *found.bases)] if line else []
         inside = [p for p in options if p.is_relative_to(found.root)]
         if inside and "\0" not in line:
@@ -174,7 +175,7 @@ def _read_labels(picture: Path, found: _Set) -> Rows | None:
     """Read the boxes of one picture as (class, x1 y1 x2 y2 in fractions); None where it has no label file."""
     for file in label_files(picture):
         try:
-            lines = file.read_text("utf-8-sig", "replace").splitlines()
+            lines = read_text(file).splitlines()
         except OSError:
             continue
         where = Path(os.path.relpath(file, found.root)).as_posix()
