@@ -12,6 +12,7 @@ from nanogfl.errors import RecipeError, nearest
 
 Pair = tuple[float, float]
 MANY, PROCESSES = 1_000_000, 256  # beyond these a number is a slip, and no machine would ever be done
+RATES = (1e-12, 100.0)  # of learning; beyond them nothing learns
 YES_OR_NO = frozenset({"share_levels", "separate_sides", "sync_batch_norm"})
 CLOSED = {"extra": "forbid"}  # pydantic: a key that nobody reads is an error
 
@@ -201,10 +202,12 @@ class TrainRecipe:
             _refuse_count(f"train.{name}", getattr(self, name), 0, MANY)
         for name in ("workers", "devices"):
             _refuse_count(f"train.{name}", getattr(self, name), 0, PROCESSES)
-        for name in ("lr", "lr_end", "clip"):
+        if not 0 < self.clip < math.inf:
+            raise ValueError(f"train.clip must be above 0, not {self.clip}")
+        for name in ("lr", "lr_end"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"train.{name} must be above 0, not {value}")
+            if value is not None and not RATES[0] <= value <= RATES[1]:
+                raise ValueError(f"train.{name} must lie within {RATES[0]:g} to {RATES[1]:g}, not {value}")
         _refuse_outside("train", self, dict.fromkeys(("weight_decay", "backbone_lr", "detach_guidance"), math.inf))
         _refuse_outside("train", self, {"seed": 2**32 - 1})
         if self.average is not None and not 0 <= self.average < 1:
