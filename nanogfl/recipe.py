@@ -26,6 +26,18 @@ def _refuse_outside(section: str, record: Any, limits: Mapping[str, float]) -> N
             raise ValueError(f"{section}.{name} must be a number from 0{most}, not {value}")
 
 
+def _refuse_none(name: str, value: float) -> None:
+    """Refuse what is not a number above 0."""
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be above 0, not {value}")
+
+
+def _refuse_rate(name: str, value: float | None) -> None:
+    """Refuse what no learning rate is; None follows from what a run starts from."""
+    if value is not None and not RATES[0] <= value <= RATES[1]:
+        raise ValueError(f"{name} must lie within {RATES[0]:g} to {RATES[1]:g}, not {value}")
+
+
 def _refuse_count(name: str, value: int | None, least: int, most: int) -> None:
     """Refuse a whole number outside its limits; None follows from the data."""
     if value is not None and not least <= value <= most:
@@ -202,12 +214,9 @@ class TrainRecipe:
             _refuse_count(f"train.{name}", getattr(self, name), 0, MANY)
         for name in ("workers", "devices"):
             _refuse_count(f"train.{name}", getattr(self, name), 0, PROCESSES)
-        if not 0 < self.clip < math.inf:
-            raise ValueError(f"train.clip must be above 0, not {self.clip}")
-        for name in ("lr", "lr_end"):
-            value = getattr(self, name)
-            if value is not None and not RATES[0] <= value <= RATES[1]:
-                raise ValueError(f"train.{name} must lie within {RATES[0]:g} to {RATES[1]:g}, not {value}")
+        _refuse_none("train.clip", self.clip)
+        _refuse_rate("train.lr", self.lr)
+        _refuse_rate("train.lr_end", self.lr_end)
         _refuse_outside("train", self, dict.fromkeys(("weight_decay", "backbone_lr", "detach_guidance"), math.inf))
         _refuse_outside("train", self, {"seed": 2**32 - 1})
         if self.average is not None and not 0 <= self.average < 1:
@@ -246,9 +255,8 @@ class LossRecipe:
     def __post_init__(self) -> None:
         numbers = ("qfl", "giou", "dfl", "beta", "teach_classes", "teach_sides")
         _refuse_outside("loss", self, dict.fromkeys(numbers, math.inf))
-        for name in ("anchor", "temperature"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"loss.{name} must be above 0, not {getattr(self, name)}")
+        _refuse_none("loss.anchor", self.anchor)
+        _refuse_none("loss.temperature", self.temperature)
         _refuse_count("loss.topk", self.topk, 1, MANY)
 
 
