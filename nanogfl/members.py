@@ -6,10 +6,12 @@ are not compressed, so that a member is read alone, from where tarfile says that
 
 from __future__ import annotations
 
+import io
 import tarfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 from nanogfl.errors import DataError
 
@@ -26,11 +28,11 @@ def tar_of(path: Path) -> Path | None:
 def is_file(path: Path) -> bool:
     """Whether there is such a file, or such a member of a tar."""
     tar = tar_of(path)
-    return path.is_file() if tar is None else path.relative_to(tar).as_posix() in _members(tar)
+    return path.is_file() if tar is None else path.relative_to(tar).as_posix() in members(tar)
 
 
-def read_bytes(path: Path) -> bytes:
-    """The bytes of a file, or of a member of a tar.
+def open_bytes(path: Path) -> BinaryIO:
+    """A file, or a member of a tar, to be read.
 
     Raises:
         OSError: there is none, or the disk fails.
@@ -38,24 +40,74 @@ def read_bytes(path: Path) -> bytes:
     """
     tar = tar_of(path)
     if tar is None:
-        return path.read_bytes()
-    place = _members(tar).get(path.relative_to(tar).as_posix())
+        return path.open("rb")
+    place = members(tar).get(path.relative_to(tar).as_posix())
     if place is None:
         raise FileNotFoundError(2, "No such member", str(path))
-    with tar.open("rb") as file:
-        file.seek(place[0])
-        return file.read(place[1])
+    return io.BufferedReader(_Part(tar, *place))  # type: ignore[return-value]
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a file, or of a member of a tar. Raises as ``open_bytes`` does."""
+    with open_bytes(path) as file:
+        return file.read()
+
+
+class _Part(io.RawIOBase):
+    """Some bytes of a file, as if they were all."""
+
+    def __init__(self, path: Path, start: int, size: int) -> None:
+        self.file, self.start, self.size, self.at = path.open("rb", buffering=0), start, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: self.size}[whence])
+        return self.at
+
+    def tell(self) -> int:
+        return self.at
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        self.file.seek(self.start + self.at)
+        got = self.file.readinto(memoryview(buffer)[: max(0, self.size - self.at)])
+        self.at += got
+        return got
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
+
+
+def members(tar: Path) -> dict[str, tuple[int, int]]:
+    """Where each file in a tar begins, and its bytes. Raises DataError where the tar is damaged."""
+    stat = tar.stat()
+    return _members(tar, stat.st_mtime_ns, stat.st_size)
 
 
 @cache
-def _members(tar: Path) -> dict[str, tuple[int, int]]:
-    """Where each file in a tar begins, and its bytes."""
+def _members(tar: Path, _: int, size: int) -> dict[str, tuple[int, int]]:
+    """As ``members``; read again where the file has changed."""
+    found: dict[str, tuple[int, int]] = {}
+    last = -1
     try:
         with tarfile.open(tar, "r:") as opened:
-            files = [member for member in opened if member.isreg()]
-        return {member.name.removeprefix("./"): (member.offset_data, member.size) for member in files}
-    except tarfile.TarError as error:
+            while (member := opened.next()) is not None:
+                opened.members = []  # pyright: ignore - it keeps them all
+                if member.offset <= last or not 0 <= member.size <= size:
+                    raise tarfile.ReadError("a member says that it ends before it begins, or behind the file")
+                last, name = member.offset, member.name.removeprefix("./")
+                if member.isreg() and not member.issparse():
+                    found[name] = (member.offset_data, member.size)
+                elif member.islnk() and (other := member.linkname.removeprefix("./")) in found:
+                    found[name] = found[other]
+    except (tarfile.TarError, ValueError, OverflowError) as error:
         raise DataError(f"cannot read {tar}: {error}; it must be a whole tar without compression") from error
+    return found
 
 
 def pack(files: Sequence[Path], tar: Path) -> None:

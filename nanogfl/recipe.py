@@ -165,7 +165,7 @@ class TrainRecipe:
         precision: auto | 32 | bf16 | 16.
         patience: validations without a better AP after which to stop; 0: never.
         validate_every: epochs between validations.
-        save_every: steps after which last.ckpt is written within an epoch.
+        save_every: steps after which the state is written within an epoch.
         seed: of everything random.
         workers: loader processes.
         cache: where decoded pictures are kept: auto (a GPU's memory or RAM, while they fit), device, ram, none.

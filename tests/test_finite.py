@@ -57,8 +57,9 @@ def test_the_first_bad_number_is_told_not_those_that_follow_from_it() -> None:
         watch.settle()
 
 
+@pytest.mark.parametrize("every", [1, 4], ids=["validated", "not validated"])
 def test_late_news_reach_the_run_before_anything_is_written(
-    tiny_set: Path, tiny_train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    every: int, tiny_set: Path, tiny_train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a GPU: three steps an epoch are fewer than may be behind, so that the epoch's end must ask."""
 
@@ -75,8 +76,9 @@ def test_late_news_reach_the_run_before_anything_is_written(
     monkeypatch.setattr(Watch, "see", late)
     monkeypatch.setattr(DetectionTask, "losses", spoilt)
     with pytest.raises(TrainingError, match="the loss became nan at epoch 1 in the batch of"):
-        tiny_train(tiny_set, tmp_path / "run", epochs=3)
+        tiny_train(tiny_set, tmp_path / "run", f"train.validate_every={every}", epochs=4)
     assert [row["epoch"] for row in read_rows(tmp_path / "run")] == ["0"]
     last = checkpoint(tmp_path / "run" / "last.ckpt")
     assert last["epoch"] == 0 and finite(last)
-    assert finite(checkpoint(tmp_path / "run" / "best.ckpt"))
+    best = tmp_path / "run" / "best.ckpt"
+    assert finite(checkpoint(best)) if every == 1 else not best.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import signal
 from pathlib import Path
@@ -30,7 +31,9 @@ from runs import (
 import nanogfl
 from nanogfl.errors import NanogflError, RecipeError, TrainingError, UsageError
 from nanogfl.recipe import load_recipe
+from nanogfl.training.folder import WITHIN, Folder
 from nanogfl.training.keeper import Keeper
+from nanogfl.training.resume import former_state
 from nanogfl.training.task import DetectionTask
 
 # --- resume
@@ -108,38 +111,53 @@ def test_a_killed_command_goes_on_where_it_was(whole: Path, tiny_set: Path, tmp_
     assert not list(out.glob("*.partial"))
 
 
-@pytest.mark.parametrize("settings", [(), ("train.workers=2",), ("train.accumulate=2", "train.save_every=1")])
-def test_a_run_left_within_an_epoch_goes_on_at_its_next_step(
-    settings: tuple[str, ...], tiny_set: Path, tiny_train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Six batches of four an epoch; last.ckpt is written every second step, and the run dies behind the next."""
-    settings = ("train.save_every=2", *settings)
-    tiny_train(tiny_set, tmp_path / "whole", *settings, epochs=2, batch=4)
+FREEZE = ("train.freeze=backbone",)
+ACCUMULATE = ("train.accumulate=2", "train.save_every=1")
+
+
+def die_at(monkeypatch: pytest.MonkeyPatch, epoch: int, batch: int) -> list[list[str]]:
+    """The first run that comes to this batch of this epoch dies behind it; the names of every batch, as they come."""
     original, seen = Keeper.on_train_batch_end, list[list[str]]()
 
-    def watch(self: Keeper, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        seen.append(batch.names)
-        original(self, trainer, module, outputs, batch, batch_idx)
-        if (trainer.current_epoch, batch_idx) == (1, 2) and len(seen) == 9:
+    def watch(self: Keeper, trainer: Any, module: Any, outputs: Any, given: Any, batch_idx: int) -> None:
+        seen.append(given.names)
+        original(self, trainer, module, outputs, given, batch_idx)
+        if (trainer.current_epoch, batch_idx) == (epoch, batch) and "died" not in vars(watch):
+            vars(watch)["died"] = True
             raise RuntimeError("the light went out")
 
     monkeypatch.setattr(Keeper, "on_train_batch_end", watch)
+    return seen
+
+
+@pytest.mark.parametrize(
+    "settings", [(), ("train.workers=2",), ACCUMULATE, FREEZE], ids=["plain", "processes", "accumulate", "frozen"]
+)
+def test_a_run_left_within_an_epoch_goes_on_at_its_next_step(
+    settings: tuple[str, ...], tiny_set: Path, tiny_train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six batches of four an epoch; the state is written every second step, and the run dies behind the next."""
+    settings = ("train.save_every=2", *settings)
+    tiny_train(tiny_set, tmp_path / "whole", *settings, epochs=2, batch=4)
+    seen = die_at(monkeypatch, 1, 2)
     with pytest.raises(TrainingError):
         tiny_train(tiny_set, tmp_path / "run", *settings, epochs=2, batch=4)
-    left = checkpoint(tmp_path / "run" / "last.ckpt")
-    assert (left["epoch"], left["global_step"]) == (1, 4 if "train.accumulate=2" in settings else 8)
-    died = len(seen)
+    state = checkpoint(tmp_path / "run" / WITHIN)
+    assert (state["epoch"], state["global_step"]) == (1, 4 if settings[1:] == ACCUMULATE else 8)
+    assert len(seen) == 9
     nanogfl.train(tiny_set, out=tmp_path / "run", resume=True)
-    assert len(seen) == died + 4  # the third batch once more, and the rest
-    assert seen[died] == seen[died - 1]
-    assert sorted(n for names in [*seen[6:8], *seen[died:]] for n in names) == sorted(n for b in seen[:6] for n in b)
+    assert len(seen) == 9 + 4  # the third batch once more, and the rest
+    assert seen[9] == seen[8]
+    assert sorted(name for names in [*seen[6:8], *seen[9:]] for name in names) == sorted(
+        name for names in seen[:6] for name in names
+    )
+    assert left(tmp_path / "run") == sorted(LEFT)
     one, two = (checkpoint(tmp_path / run / "last.ckpt") for run in ("run", "whole"))
-    for state in ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers"):
-        assert different(one[state], two[state]) == [], state
+    for part in ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers"):
+        assert different(one[part], two[part]) == [], part
     assert different(*(checkpoint(tmp_path / run / "best.ckpt") for run in ("run", "whole"))) == []
-    assert [(r["epoch"], r["step"], r["lr"], r["AP"]) for r in read_rows(tmp_path / "run")] == [
-        (r["epoch"], r["step"], r["lr"], r["AP"]) for r in read_rows(tmp_path / "whole")
-    ]
+    rows = [[(r["epoch"], r["step"], r["lr"], r["AP"]) for r in read_rows(tmp_path / run)] for run in ("run", "whole")]
+    assert rows[0] == rows[1]
 
 
 def test_loader_processes_see_the_epoch_in_which_a_run_goes_on(
@@ -160,23 +178,51 @@ def test_loader_processes_see_the_epoch_in_which_a_run_goes_on(
     assert different(one["state_dict"], two["state_dict"]) == []
 
 
-def test_within_an_epoch_the_batch_cannot_change(
+@pytest.mark.parametrize(("epoch", "said", "begun"), [(0, "the beginning", 0), (1, "its beginning", 1)])
+def test_with_another_batch_it_goes_back_to_the_epochs_beginning(
+    epoch: int,
+    said: str,
+    begun: int,
+    tiny_set: Path,
+    tiny_train: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As the advice of a run that had too little memory is: lower --batch, and --resume."""
+    seen = die_at(monkeypatch, epoch, 2)
+    with pytest.raises(TrainingError):
+        tiny_train(tiny_set, tmp_path / "run", "train.save_every=2", epochs=2, batch=4)
+    before, caplog.handler.level = len(seen), logging.WARNING
+    with caplog.at_level(logging.WARNING, "nanogfl"):
+        done = nanogfl.train(tiny_set, out=tmp_path / "run", resume=True, batch=8)
+    assert f"with other batch; going back to {said}" in caplog.text
+    assert len(seen) - before == 3 * (2 - begun)  # whole epochs of three batches
+    assert done["epochs"] == 2
+    assert left(tmp_path / "run") == sorted(LEFT)
+
+
+def test_the_newer_of_the_two_states_is_taken(
     tiny_set: Path, tiny_train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = Keeper.on_train_batch_end
-
-    def die(self: Keeper, trainer: Any, *others: Any) -> None:
-        original(self, trainer, *others)
-        if trainer.global_step == 3:
-            raise RuntimeError("the light went out")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Keeper, "on_train_batch_end", die)
-        with pytest.raises(TrainingError):
-            tiny_train(tiny_set, tmp_path / "run", "train.save_every=2", batch=4)
-    with pytest.raises(UsageError, match="batch cannot change there: it was 4, now it is 8"):
-        nanogfl.train(tiny_set, out=tmp_path / "run", resume=True, batch=8)
-    assert nanogfl.train(tiny_set, out=tmp_path / "run", resume=True)["steps"] == 6
+    """A run killed between writing last.ckpt and removing the other leaves both."""
+    cut = {"pictures": 24, "tars": 0, "seed": 0, "batch": 4, "processes": 1}
+    die_at(monkeypatch, 1, 2)
+    with pytest.raises(TrainingError):
+        tiny_train(tiny_set, tmp_path / "run", "train.save_every=2", epochs=2, batch=4)
+    run = Folder(tmp_path / "run", resume=True)
+    assert former_state(run, cut) == run / WITHIN
+    assert former_state(run, cut | {"seed": 1}) == run / "last.ckpt"
+    assert former_state(Folder(tmp_path / "run", resume=False), cut) is None
+    kept = (run / WITHIN).read_bytes()
+    nanogfl.train(tiny_set, out=tmp_path / "run", resume=True)
+    (run / WITHIN).write_bytes(kept)
+    assert former_state(run, cut) == run / "last.ckpt"
+    (run / WITHIN).write_bytes(kept[:1000])
+    with pytest.raises(TrainingError, match=r"cannot read .*within\.ckpt.*remove it, and --resume again"):
+        former_state(run, cut)
+    tiny_train(tiny_set, tmp_path / "run", overwrite=True)
+    assert not (run / WITHIN).exists()
 
 
 def test_resume_where_nothing_was_written_starts_from_the_beginning(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -13,13 +14,15 @@ from runs import Train, checkpoint, different, main
 
 import nanogfl
 from nanogfl import members
+from nanogfl.data.headers import Header, read_header
 from nanogfl.data.loader import TrainingSet
 from nanogfl.data.order import OPEN, EpochOrder
 from nanogfl.data.readers import read_table
 from nanogfl.data.shards import Shards, shards_of
 from nanogfl.data.splits import select
+from nanogfl.deploy.int8 import calibration_table
 from nanogfl.errors import DataError
-from nanogfl.pictures import read_picture
+from nanogfl.pictures import read_picture, write_picture
 from nanogfl.recipe import AugmentRecipe
 
 
@@ -126,11 +129,13 @@ def test_members_are_found_where_others_packed_them(tmp_path: Path) -> None:
     (source / "a.bin").write_bytes(b"first")
     (source / "b.bin").write_bytes(b"second" * 300)
     (source / "link.bin").symlink_to("a.bin")
+    os.link(source / "a.bin", source / "same.bin")
     with tarfile.open(tmp_path / "x.TAR", "w") as tar:
         tar.add(source, "./folder")
     inside = tmp_path / "x.TAR" / "folder"
     assert members.read_bytes(inside / "a.bin") == b"first"
     assert members.read_bytes(inside / "b.bin") == b"second" * 300
+    assert members.read_bytes(inside / "same.bin") == b"first"
     assert not members.is_file(inside / "link.bin") and not members.is_file(inside)
     with pytest.raises(FileNotFoundError):
         members.read_bytes(inside / "c.bin")
@@ -158,6 +163,76 @@ def test_a_damaged_tar_is_named_in_one_line(
 def test_shards_without_fix_are_refused(tiny_set: Path, capfd: pytest.CaptureFixture) -> None:
     assert main("check", tiny_set, "--shards", 5) == 2
     assert "give --fix FOLDER too" in capfd.readouterr().err
+
+
+def test_a_member_is_read_in_pieces_as_a_file_is(tmp_path: Path) -> None:
+    """Pillow reads heads, seeks, and asks from the end."""
+    content = np.random.default_rng(0).bytes(100_000)
+    for name in ("a.bin", "b.bin"):
+        (tmp_path / name).write_bytes(content if name == "b.bin" else b"before" * 999)
+    members.pack([tmp_path / "a.bin", tmp_path / "b.bin"], tmp_path / "x.tar")
+    with members.open_bytes(tmp_path / "x.tar" / "b.bin") as file:
+        assert file.read(10) == content[:10] and file.tell() == 10
+        assert file.seek(-7, 2) == 99_993 and file.read() == content[-7:] and file.read(5) == b""
+        assert file.seek(50_000) == 50_000 and file.read(30_000) == content[50_000:80_000]
+        assert file.seek(5, 1) == 80_005 and file.read() == content[80_005:]
+        assert file.seek(200_000) and file.read() == b""
+
+
+def test_only_the_head_of_a_picture_is_read_for_its_size(
+    sharded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (900, 1200, 3), dtype=np.uint8)
+    write_picture(tmp_path / "a.png", noise)
+    members.pack([tmp_path / "a.png"], tmp_path / "x.tar")
+    read: list[int] = []
+    original = members._Part.readinto
+
+    def count(part: members._Part, buffer: memoryview) -> int:
+        read.append(original(part, buffer))
+        return read[-1]
+
+    monkeypatch.setattr(members._Part, "readinto", count)
+    head = read_header(tmp_path / "x.tar" / "a.png")
+    assert isinstance(head, Header) and head.size == (1200, 900)
+    assert 0 < sum(read) < 100_000 < (tmp_path / "x.tar").stat().st_size
+
+
+def test_a_tar_that_was_packed_again_is_read_again(tmp_path: Path) -> None:
+    for content in (b"first", b"second, and longer"):
+        (tmp_path / "a.bin").write_bytes(content)
+        members.pack([tmp_path / "a.bin"], tmp_path / "x.tar")
+        os.utime(tmp_path / "x.tar", ns=(0, len(content)))
+        assert members.read_bytes(tmp_path / "x.tar" / "a.bin") == content
+
+
+@pytest.mark.parametrize("size", [-512, -(10**6), 2**70, 10**9])
+def test_a_size_that_no_member_has_is_refused(size: int, tmp_path: Path) -> None:
+    """tarfile takes steps backwards for ever, or raises what is no error of tars."""
+    tar = tmp_path / "x.tar"
+    for name in ("a.bin", "b.bin", "c.bin"):
+        (tmp_path / name).write_bytes(b"x" * 600)
+    members.pack([tmp_path / f"{letter}.bin" for letter in "abc"], tar)
+    content = bytearray(tar.read_bytes())
+    at = 512 + 1024  # the second header
+    assert content[at : at + 5] == b"b.bin"
+    number = bytes([0xFF if size < 0 else 0x80]) + (size % 256**11).to_bytes(11, "big")
+    content[at + 124 : at + 136] = number
+    content[at + 148 : at + 156] = b" " * 8
+    content[at + 148 : at + 156] = b"%06o\0 " % sum(content[at : at + 512])
+    tar.write_bytes(content)
+    with pytest.raises(DataError, match=r"cannot read .*x\.tar"):
+        members.members(tar)
+
+
+def test_int8_is_calibrated_on_tars(sharded: Path) -> None:
+    table = calibration_table(sharded)
+    assert len(table) == 24 and members.is_file(table.examples[0].path)
+
+
+def test_tars_of_the_set_are_never_written_over(sharded: Path, capfd: pytest.CaptureFixture) -> None:
+    assert main("check", sharded, "--json", sharded / "train" / "000000.tar") == 2
+    assert "is a file of the set" in capfd.readouterr().err
 
 
 def test_a_damaged_tar_raises_from_python(tmp_path: Path) -> None:

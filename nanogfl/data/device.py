@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nanogfl.data.augment import GREY, Variation, translation
 
-GREY_WEIGHTS = (0.114, 0.587, 0.299)  # of blue, green, red in what the eye sees
+OUTSIDE = float(GREY[0])  # a number: a tensor would be sent to the device, and waited for, with every batch
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,6 @@ class Store:
         """Pictures which [B, H, W] at positions counted from pixel centres; grey outside: float [B, H, W, 3]."""
         flat, (_, rows, columns, _) = self.pixels.view(-1, 3), self.pixels.shape
         limit_y, limit_x = self._limits[which].unbind(-1)
-        grey = torch.tensor(GREY, dtype=torch.float32, device=flat.device)
         left, top = x.floor().clamp(-2, columns + 1), y.floor().clamp(-2, rows + 1)
         part_x, part_y = (x - left).clamp(0, 1), (y - top).clamp(0, 1)
         left, top = left.long(), top.long()
@@ -121,7 +120,7 @@ class Store:
                 column, row = left + over, top + down
                 inside = (column >= 0) & (column < limit_x) & (row >= 0) & (row < limit_y)
                 place = (which * rows + row.clamp(0, rows - 1)) * columns + column.clamp(0, columns - 1)
-                value = torch.where(inside[..., None], flat[place].float(), grey)
+                value = torch.where(inside[..., None], flat[place].float(), OUTSIDE)
                 weight = (part_x if over else 1 - part_x) * (part_y if down else 1 - part_y)
                 total += value * weight[..., None]
         return total
@@ -138,5 +137,6 @@ def tinted(picture: Tensor, tint: Tensor) -> Tensor:
     """Colours [B, H, W, 3] changed as ``augment.colour`` does, with its roundings: uint8."""
     brightness, contrast, saturation = tint.T[:, :, None, None, None]
     changed = (picture.round() * contrast + brightness).clamp(0, 255).floor()
-    grey = (changed * changed.new_tensor(GREY_WEIGHTS)).sum(dim=-1, keepdim=True).round()
+    blue, green, red = changed.unbind(-1)
+    grey = (0.114 * blue + 0.587 * green + 0.299 * red).round()[..., None]
     return (changed * saturation + grey * (1 - saturation)).round().clamp(0, 255).byte()

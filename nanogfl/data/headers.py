@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from PIL import Image
 
 from nanogfl.data.findings import Finding
 from nanogfl.errors import DataError
-from nanogfl.members import read_bytes, tar_of
+from nanogfl.members import open_bytes
 from nanogfl.pictures import read_picture
 
 ORIENTATION = 0x0112  # EXIF; values from 5 on lie on their side
@@ -38,7 +37,7 @@ def read_header(path: Path) -> Header | Finding:
     """Read the header alone where it can be trusted, else the whole picture; say what is wrong where neither works."""
     form = ""
     try:
-        with Image.open(path if tar_of(path) is None else BytesIO(read_bytes(path))) as picture:
+        with open_bytes(path) as file, Image.open(file) as picture:
             form = picture.format or ""
             if picture.width * picture.height > HUGE:
                 return Finding("picture-huge", "", "", f"{picture.width}x{picture.height} px")

@@ -31,6 +31,7 @@ from nanogfl.view import View
 
 log = logging.getLogger(__name__)
 CACHE_BYTES = 4 << 30
+NETWORK_BYTES = 10 << 30  # of a GPU, that pictures leave to what is trained
 AHEAD = 256  # pictures decoded while others are copied
 SILENCE_S = 10
 
@@ -65,12 +66,11 @@ class TrainingSet(Dataset[Any]):
         Returns:
             The pictures, where they lie on the device.
         """
-        if not (self.cached or self._suits(device)):
+        if not self._suits(device):
+            if self.cached:
+                deque(self._decoded(), maxlen=0)
             return None
-        self.cached = not self._suits(device)
-        if self.cached:
-            deque(self._decoded(), maxlen=0)
-            return None
+        self.cached = False
         store = Store(self._decoded(), len(self), self.room, device)
         self.sizes = store.sizes
         return store
@@ -83,11 +83,12 @@ class TrainingSet(Dataset[Any]):
                 yield from pool.map(self._picture, range(first, min(first + AHEAD, len(self))))
                 if time.monotonic() > said + SILENCE_S:
                     said = time.monotonic()
-                    log.info("%d of %d pictures decoded", first + AHEAD, len(self))
+                    log.info("%d of %d pictures decoded", min(first + AHEAD, len(self)), len(self))
 
     def _suits(self, device: torch.device) -> bool:
         if self.cache == "auto" and device.type == "cuda":
-            return self.bytes <= torch.cuda.mem_get_info(device)[0] // 2
+            free = torch.cuda.mem_get_info(device)[0]
+            return self.bytes <= max(free // 8, free - NETWORK_BYTES)
         return self.cache == "device"
 
     def __getitem__(self, key: tuple[int, int]) -> Any:

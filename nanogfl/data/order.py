@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import BatchSampler, DataLoader, Sampler
 
-from nanogfl.errors import DataError, UsageError
+from nanogfl.errors import DataError
 
 OPEN = 8  # tars whose pictures are mixed
 
@@ -71,7 +72,9 @@ class EvenBatches(BatchSampler):
     def cut(self) -> dict[str, int]:
         """What decides which picture comes in which step of an epoch."""
         order = self.sampler
-        return {"pictures": len(order), "seed": order.seed, "batch": self.batch_size, "processes": self.processes}
+        tars = 0 if order.shards is None else crc32(order.shards.tobytes())
+        sizes = {"batch": self.batch_size, "processes": self.processes}
+        return {"pictures": len(order), "tars": tars, "seed": order.seed} | sizes
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = list(self.sampler)
@@ -103,16 +106,7 @@ class ResumableLoader(DataLoader):
         return {"taken": self.taken} | self.batch_sampler.cut()
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Begin the next pass behind what was taken.
-
-        Raises:
-            UsageError: the epoch was begun in another order.
-        """
+        """Begin the next pass behind what was taken of the same cut."""
         assert isinstance(self.batch_sampler, EvenBatches)
-        for name, now in self.batch_sampler.cut().items():
-            if state[name] != now:
-                raise UsageError(
-                    f"--resume: the run was left within an epoch, and {name} cannot change there: "
-                    f"it was {state[name]}, now it is {now}; give what it was, or train into another folder"
-                )
+        assert state.items() >= self.batch_sampler.cut().items(), "see nanogfl.training.resume.former_state"
         self.batch_sampler.first = state["taken"]

@@ -9,7 +9,7 @@ from nanogfl.data.table import Table
 from nanogfl.errors import UsageError
 from nanogfl.pictures import SUFFIXES
 
-READ = SUFFIXES | {".xml", ".txt", ".yaml", ".yml"}
+READ = SUFFIXES | {".xml", ".txt", ".yaml", ".yml", ".tar"}
 
 
 def spare_the_set(table: Table, data: object, *targets: str | Path | None) -> None:

@@ -19,6 +19,7 @@ from nanogfl.deploy.calibrate import METHODS, Statistics, correct_biases, equali
 from nanogfl.deploy.quantize import network_of, quantize
 from nanogfl.errors import DataError, ExportError
 from nanogfl.evaluation.run import evaluate
+from nanogfl.members import is_file
 from nanogfl.pictures import Picture, read_picture
 from nanogfl.runtime.session import OnnxDetector, open_session
 
@@ -139,7 +140,7 @@ def calibration_table(calib: str | Path) -> Table:
     """The training pictures of a set, or all where it has no parts; at most JUDGED, spread over it."""
     table = read_table(calib)
     train = [e for e in table.examples if e.split == "train"] or list(table.examples)
-    there = [e for e in train if e.path.is_file()]
+    there = [e for e in train if is_file(e.path)]
     if not there:
         raise DataError(f"--calib {calib} holds no pictures; give a set with pictures like those to come")
     return replace(table, examples=tuple(spread(there, JUDGED)))

@@ -14,6 +14,7 @@ from nanogfl.wholefile import whole_file
 
 LEAVING_S = 10.0  # longer than a loader process takes to see that its run is gone
 TENSORBOARD = "tensorboard"  # the folder beside them, where TensorBoard is installed
+WITHIN = "within.ckpt"  # the state within a long epoch; gone at its end
 LEFT = ("best.ckpt", "last.ckpt", "config.yaml", "metrics.csv", "summary.json")
 
 
@@ -37,7 +38,7 @@ class Folder:
         except OSError as error:
             raise UsageError(f"--out {self.path}: {error.strerror}; name a folder that can be written") from error
         self._hold()
-        for name in LEFT if self.overwrite else ("summary.json",):
+        for name in (*LEFT, WITHIN) if self.overwrite else ("summary.json",):
             (self.path / name).unlink(missing_ok=True)
         for events in (self.path / TENSORBOARD).glob("events.*"):
             if self.overwrite and events.stat().st_mtime < self.opened:  # this run's own file is open already

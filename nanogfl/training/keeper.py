@@ -23,7 +23,7 @@ from nanogfl.evaluation.calibrate import fit_temperature, matched_sides
 from nanogfl.evaluation.coco import Scores, score
 from nanogfl.model.weights import read_weights
 from nanogfl.training.finite import gather
-from nanogfl.training.folder import Folder
+from nanogfl.training.folder import WITHIN, Folder
 from nanogfl.training.schedule import averaging_decay
 from nanogfl.training.task import DetectionTask
 from nanogfl.view import View
@@ -37,7 +37,8 @@ class Averaging(WeightAveraging):
 
     def __init__(self, decay: float) -> None:
         def average(old: list[Tensor], new: list[Tensor], updates: Tensor | int) -> None:
-            keep = averaging_decay(decay, int(updates))
+            counted = updates if self._average_model is None else self._average_model.n_averaged
+            keep = averaging_decay(decay, int(counted))
             if old[0].is_floating_point():
                 get_ema_multi_avg_fn(keep)(old, new, updates)  # equal values stay to the bit
                 return
@@ -45,6 +46,13 @@ class Averaging(WeightAveraging):
                 kept.copy_(counter)
 
         super().__init__(multi_avg_fn=average)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """The averages lie where the weights will be moved; their count stays here, where asking it costs nothing."""
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
+        if self._average_model is not None:
+            self._average_model.n_averaged = self._average_model.n_averaged.cpu()
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -97,8 +105,8 @@ class Keeper(Callback):
         assert isinstance(pl_module, DetectionTask)
         if trainer.is_global_zero:
             self.out.begin(pl_module.recipe)
-            if trainer.current_epoch:
-                log.info("going on after epoch %d/%s", trainer.current_epoch, trainer.max_epochs)
+            if trainer.global_step:
+                log.info("going on after step %d, in epoch %d", trainer.global_step, trainer.current_epoch + 1)
         self.on_train_epoch_start(trainer, pl_module)  # Lightning does not call it where a run goes on within an epoch
         patience = pl_module.recipe.train.patience
         if patience and self.since_best >= patience:  # it had stopped early, and was asked to go on
@@ -145,9 +153,13 @@ class Keeper(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """One line to metrics.csv and to the log, then the state to go on from."""
+        assert isinstance(pl_module, DetectionTask)
+        pl_module.watch.settle()
         if trainer.is_global_zero:
             self._write_row(trainer)
         trainer.save_checkpoint(self.out / "last.ckpt", weights_only=False)
+        if trainer.is_global_zero:
+            (self.out / WITHIN).unlink(missing_ok=True)
 
     def _write_row(self, trainer: pl.Trainer) -> None:
         measured = {

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Callback
 
-from nanogfl.errors import UsageError
+from nanogfl.errors import TrainingError, UsageError
 from nanogfl.model.checkpoint import read_card
 from nanogfl.model.detector import Architecture
 from nanogfl.model.weights import read_weights
 from nanogfl.recipe import ModelRecipe, Recipe, from_dict
-from nanogfl.training.folder import Folder
+from nanogfl.training.folder import WITHIN, Folder
+
+log = logging.getLogger(__name__)
 
 
 class Signals(Callback):
@@ -32,7 +38,7 @@ class Signals(Callback):
 
 
 class LongEpochs(Callback):
-    """Writes last.ckpt within an epoch too. Stands behind the averaging, which belongs to the step."""
+    """Writes the state within an epoch. Stands behind the averaging, which belongs to the step."""
 
     def __init__(self, folder: Folder, every: int) -> None:
         self.folder, self.every, self.step = folder, every, 0
@@ -47,13 +53,46 @@ class LongEpochs(Callback):
         """Once a step, not after every batch whose gradients it adds up; an epoch's end has its own."""
         stepped, self.step = trainer.global_step != self.step, trainer.global_step
         if stepped and self.step % self.every == 0 and not trainer.is_last_batch:
-            trainer.save_checkpoint(self.folder / "last.ckpt", weights_only=False)
+            trainer.save_checkpoint(self.folder / WITHIN, weights_only=False)
 
 
-def former_state(folder: Folder) -> Path | None:
-    """The last.ckpt that this run goes on from, if any."""
-    last = folder / "last.ckpt"
-    return last if folder.resume and last.is_file() else None
+def former_state(folder: Folder, cut: Mapping[str, int]) -> Path | None:
+    """The checkpoint that this run goes on from, if any.
+
+    The state within an epoch, where it is the newer one; but what was changed since then may have changed which
+    pictures are still to come (less memory, a smaller batch): then that of the last epoch's end, or the beginning.
+
+    Args:
+        folder: of the run.
+        cut: of this run's batches.
+    """
+    last, within = folder / "last.ckpt", folder / WITHIN
+    ended = last if folder.resume and last.is_file() else None
+    if not (folder.resume and within.is_file()):
+        return ended
+    state = _loaded(within)
+    if ended is not None and _loaded(ended)["global_step"] >= state["global_step"]:
+        return ended  # it was killed between the two
+    was = state["loops"]["fit_loop"]["state_dict"]["combined_loader"][0]
+    changed = [name for name, now in cut.items() if was.get(name) != now]
+    if not changed:
+        return within
+    log.warning(
+        "epoch %d was left at step %d with other %s; going back to %s",
+        state["epoch"] + 1,
+        state["global_step"],
+        " and ".join(changed),
+        "its beginning" if state["epoch"] else "the beginning",
+    )
+    return ended
+
+
+def _loaded(path: Path) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, OSError, EOFError, ValueError, UnpicklingError) as error:
+        why = " ".join(str(error).split())[:100]
+        raise TrainingError(f"cannot read {path}: {why}; remove it, and --resume again") from error
 
 
 def going_on(recipe: Recipe, last: Path, names: tuple[str, ...]) -> Recipe:

@@ -17,6 +17,7 @@ import torch
 from nanogfl.data.loader import TrainingSet, training_loader, view_loader
 from nanogfl.data.order import EpochOrder, EvenBatches
 from nanogfl.data.readers import read_table
+from nanogfl.data.shards import shards_of
 from nanogfl.data.splits import for_training
 from nanogfl.data.table import Table
 from nanogfl.errors import TrainingError, UsageError, nearest
@@ -77,7 +78,9 @@ def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> d
     """Run a recipe on two tables; returns what summary.json holds."""
     pl.seed_everything(recipe.train.seed, workers=True, verbose=False)
     hardware, processes = devices(recipe)
-    last = former_state(folder)
+    shards = shards_of(training)
+    order = EpochOrder(len(training), recipe.train.seed, None if shards is None else shards.numbers)
+    last = former_state(folder, EvenBatches(order, recipe.train.batch, 0, processes).cut())
     if last is not None:
         recipe = going_on(recipe, last, training.names)
     begin = start(recipe if last is None else replace(recipe, init="none"), training.names)
@@ -90,9 +93,9 @@ def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> d
     task.detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     keeper = Keeper(folder, validation)
     trainer = make_trainer(recipe, made, keeper, hardware)
-    loaders = make_loaders(recipe, made, training, validation, task, trainer)
     began = time.monotonic()
     try:
+        loaders = make_loaders(recipe, made, order, training, validation, task, trainer)
         trainer.fit(task, *loaders, ckpt_path=last, weights_only=True)
         return write_summary(folder, trainer, task, keeper, time.monotonic() - began)
     except (SystemExit, RuntimeError, OSError, ValueError, MemoryError) as error:  # Lightning makes Ctrl-C an exit
@@ -184,7 +187,13 @@ def devices(recipe: Recipe) -> tuple[dict[str, Any], int]:
 
 
 def make_loaders(
-    recipe: Recipe, made: Plan, training: Table, validation: Table, task: DetectionTask, trainer: pl.Trainer
+    recipe: Recipe,
+    made: Plan,
+    order: EpochOrder,
+    training: Table,
+    validation: Table,
+    task: DetectionTask,
+    trainer: pl.Trainer,
 ) -> tuple[Any, Any]:
     """Training and validation loaders of this process."""
     size, rule, seed = task.card.input_size, task.card.resize, recipe.train.seed
@@ -195,7 +204,6 @@ def make_loaders(
     if workers is None:
         workers = min(8, (os.cpu_count() or 1) // 2) if len(training) > 64 else 0
     rank, processes = trainer.global_rank, trainer.world_size
-    order = EpochOrder(len(training), seed, dataset.shards and dataset.shards.numbers)
     batches = EvenBatches(order, recipe.train.batch, rank, processes)
     pin = torch.cuda.is_available()
     views = view_loader(validation.examples, size, rule, recipe.train.batch, workers, rank, processes)

@@ -85,8 +85,8 @@ class Clock:
 def measure(row: Row, work: Work) -> dict[str, Any]:
     """Time the steps of one row in this process; returns seconds a step, seconds of each stage, memory in MB."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = replace(work.recipe.model, guidance=row.guidance)
-    train = replace(work.recipe.train, cache="ram" if row.cached else "none")
+    model, kept = replace(work.recipe.model, guidance=row.guidance), "auto" if device.type == "cuda" else "ram"
+    train = replace(work.recipe.train, cache=kept if row.cached else "none")
     recipe = replace(work.recipe, model=model, train=train)
     table = for_training(read_table(work.data))[0] if work.data else None
     names = table.names if table else tuple(f"class {i}" for i in range(work.classes))

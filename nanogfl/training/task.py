@@ -188,7 +188,7 @@ class DetectionTask(pl.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: torch.optim.Optimizer, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
-        """Clip, and stop before a gradient that is no number reaches the weights."""
+        """Clip, and stop where a gradient is no number: on a CPU before it reaches the weights."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.recipe.train.clip)
         if not self.recipe.train.fp16:  # fp16's scaler skips such a step
