@@ -57,7 +57,7 @@ def test_the_first_bad_number_is_told_not_those_that_follow_from_it() -> None:
         watch.settle()
 
 
-@pytest.mark.parametrize("every", [1, 4], ids=["validated", "not validated"])
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 4], ids=["validated", "not validated"])
 def test_late_news_reach_the_run_before_anything_is_written(
     every: int, tiny_set: Path, tiny_train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

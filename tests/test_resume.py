@@ -131,7 +131,9 @@ def die_at(monkeypatch: pytest.MonkeyPatch, epoch: int, batch: int) -> list[list
 
 
 @pytest.mark.parametrize(
-    "settings", [(), ("train.workers=2",), ACCUMULATE, FREEZE], ids=["plain", "processes", "accumulate", "frozen"]
+    "settings",
+    [(), *(pytest.param(s, marks=pytest.mark.slow) for s in (("train.workers=2",), ACCUMULATE, FREEZE))],
+    ids=["plain", "processes", "accumulate", "frozen"],
 )
 def test_a_run_left_within_an_epoch_goes_on_at_its_next_step(
     settings: tuple[str, ...], tiny_set: Path, tiny_train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -178,7 +180,10 @@ def test_loader_processes_see_the_epoch_in_which_a_run_goes_on(
     assert different(one["state_dict"], two["state_dict"]) == []
 
 
-@pytest.mark.parametrize(("epoch", "said", "begun"), [(0, "the beginning", 0), (1, "its beginning", 1)])
+@pytest.mark.parametrize(
+    ("epoch", "said", "begun"),
+    [pytest.param(0, "the beginning", 0, marks=pytest.mark.slow), (1, "its beginning", 1)],
+)
 def test_with_another_batch_it_goes_back_to_the_epochs_beginning(
     epoch: int,
     said: str,

@@ -76,6 +76,7 @@ def test_training_and_evaluation_are_the_same(tiny_set: Path, sharded: Path, tin
     assert scores[0]["AP"] == pytest.approx(summary["best"]["AP"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_on_tars_is_the_uninterrupted_one(sharded: Path, tiny_train: Train, tmp_path: Path) -> None:
     plan = ("train.warmup=1", "train.average=0.9", "train.plain_epochs=0", "train.lr_end=0.001", "train.lr=0.001")
     tiny_train(sharded, tmp_path / "whole", *plan, epochs=2)

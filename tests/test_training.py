@@ -154,6 +154,7 @@ def test_only_the_first_of_two_processes_speaks(two: tuple[Path, subprocess.Comp
     assert two[1].stdout.count("best validation AP") == 1
 
 
+@pytest.mark.slow
 def test_two_processes_are_the_two_cores_of_one(two_ways: dict[str, Path]) -> None:
     """The same global batch: one process cuts it over its cores as two processes share it, batch norm included."""
     states = {name: weights(run / "last.ckpt") for name, run in two_ways.items()}
