@@ -42,6 +42,11 @@ def transform(boxes: Boxes, matrix: NDArray[np.floating]) -> Boxes:
     """The axis-aligned hull of each box [N, 4] after a 3x3 (affine or perspective) map of its four corners."""
     if len(boxes) == 0:
         return boxes.reshape(0, 4)
+    if not matrix[2, 0] and not matrix[2, 1] and matrix[2, 2] == 1:  # affine: centre and half sides say it all
+        linear, low, high = matrix[:2, :2].T, boxes[:, :2], boxes[:, 2:]
+        centre = (low + high) @ linear / 2 + matrix[:2, 2]
+        half = np.abs(high - low) @ np.abs(linear) / 2
+        return np.concatenate([centre - half, centre + half], axis=1).astype(boxes.dtype, copy=False)
     corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
     homogeneous = np.concatenate([corners, np.ones_like(corners[..., :1])], axis=2) @ matrix.T
     points = homogeneous[..., :2] / homogeneous[..., 2:]

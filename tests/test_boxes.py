@@ -151,6 +151,17 @@ def test_an_axis_aligned_map_and_its_inverse_give_the_boxes_back() -> None:
     np.testing.assert_allclose(again, many, atol=1e-9)
 
 
+def test_an_affine_transform_is_the_general_one() -> None:
+    """Without perspective the hull is made from centres and half sides; a perspective of nothing is one of corners."""
+    rng = np.random.default_rng(5)
+    for _ in range(50):
+        matrix = np.eye(3)
+        matrix[:2] = rng.uniform(-3, 3, (2, 3))
+        many = rng.uniform(-50, 50, (9, 4))  # inverted ones too
+        general = boxes.transform(many, matrix + np.array([[0] * 3, [0] * 3, [1e-300, 0, 0]]))
+        np.testing.assert_allclose(boxes.transform(many, matrix), general, atol=1e-9)
+
+
 def test_transform_keeps_the_type_and_no_boxes_stay_none() -> None:
     assert boxes.transform(rows(UNIT).astype(np.float32), QUARTER_TURN).dtype == np.float32
     assert boxes.transform(np.zeros(0), np.eye(3)).shape == (0, 4)

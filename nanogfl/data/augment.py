@@ -170,10 +170,10 @@ def move(sample: Sample, matrix: Matrix, window: tuple[float, float, float, floa
     """The sample's boxes after the warp, cut to a window (x1 y1 x2 y2 in px); too small ones go."""
     x1, y1, x2, y2 = window
     whole = box_math.transform(sample.boxes, matrix)
-    low = np.array([x1, y1, x1, y1])
-    cut = np.asarray(box_math.clip(whole - low, y2 - y1, x2 - x1) + low, np.float64)
-    big = ((cut[:, 2:] - cut[:, :2]) > LEAST_SIDE).all(axis=1)
-    sliver = box_math.areas(cut) < LEAST_VISIBLE * box_math.areas(whole)
+    cut = np.minimum(np.maximum(whole, (x1, y1, x1, y1)), (x2, y2, x2, y2)).astype(np.float64, copy=False)
+    left, before = cut[:, 2:] - cut[:, :2], whole[:, 2:] - whole[:, :2]
+    big = (left[:, 0] > LEAST_SIDE) & (left[:, 1] > LEAST_SIDE)
+    sliver = left[:, 0] * left[:, 1] < LEAST_VISIBLE * (before[:, 0] * before[:, 1])
     return Sample(sample.picture, cut[big], sample.labels[big], (sample.crowd | sliver)[big])
 
 
