@@ -12,27 +12,22 @@ from nanogfl.doctor.statistics import SIDES, STRIDES, lengths
 from nanogfl.errors import DataError
 
 ENOUGH = 0.9  # part of the boxes that should span a cell of the finest level
-FEW = 100  # training pictures, up to which the backbone should stay as it was loaded
 PUBLISHED = (320, 416)  # input sides of NanoDet-Plus' published weights
 
 
 def recommend(table: Table) -> dict[str, Any]:
-    """Input side, recipe and weights to start from, each with its reason; plain values for JSON."""
+    """Input side, recipe (None: the defaults) and weights to start from, with reasons; plain values for JSON."""
     side, why_input = best_side(table)
     train = _training_pictures(table)
-    few = train <= FEW
     init = f"nanodet-plus-m_{min(PUBLISHED, key=lambda s: abs(s - side))}"
-    recipe = "tiny" if few else None
-    command = f"nanogfl train DATA --out RUN{' --recipe tiny' if few else ''} --init {init} --input {side}"
     return {
         "input": side,
-        "recipe": recipe,
+        "recipe": None,
         "init": init,
-        "command": command,
+        "command": f"nanogfl train DATA --out RUN --init {init} --input {side}",
         "reasons": {
             "input": why_input,
-            "recipe": f"{train} training pictures: "
-            + ("so few teach the head, not the backbone" if few else "the defaults follow from their number"),
+            "recipe": f"{train} training pictures: the defaults follow from their number",
             "init": "weights learnt from COCO are a better start than random ones for any set of photographs",
         },
     }
