@@ -30,7 +30,7 @@ def one_line_error(said: str) -> str:
 def test_a_learning_rate_that_explodes_ends_with_one_line(
     tiny_set: Path, tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
-    explode = ["--set", "train.lr=1e30", "--set", "train.warmup=0", "--set", "train.clip=1e30"]
+    explode = ["--set", "train.lr=100", "--set", "train.warmup=0", "--set", "train.weight_decay=1e30"]
     code = main("train", tiny_set, "--out", tmp_path / "run", "--epochs", 3, *SMALL, *explode)
     assert code == 1
     said = one_line_error(capfd.readouterr().err)
