@@ -112,7 +112,7 @@ def test_a_mosaics_pictures_come_from_one_tar(sharded: Path) -> None:
         others = shards.some(index, 30, random)
         assert {members.tar_of(table.examples[i].path) for i in others} == {members.tar_of(table.examples[index].path)}
     assert set(Shards(np.array([1, 0, 1])).some(0, 99, random)) == {0, 2}
-    dataset = TrainingSet(table, (64, 64), "stretch", AugmentRecipe(mosaic=1.0), 0)
+    dataset = TrainingSet(table, (64, 64), "stretch", AugmentRecipe(mosaic=1.0), 0, shards=shards)
     asked: list[int] = []
     dataset._picture = lambda index: asked.append(index) or read_picture(table.examples[index].path)  # type: ignore[method-assign]
     dataset[0, 7]

@@ -63,11 +63,6 @@ class Undrawn:
     drawing: Drawing
     rest: Batch
 
-    @property
-    def names(self) -> list[str]:
-        """Of the pictures."""
-        return self.rest.names
-
     def drawn(self, store: Store, size: tuple[int, int]) -> Batch:
         """The batch with its pictures, where the store is."""
         device = store.pixels.device

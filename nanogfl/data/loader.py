@@ -23,7 +23,7 @@ from nanogfl.data.augment import Sample, augment, decide
 from nanogfl.data.batch import collate, collate_undrawn
 from nanogfl.data.device import Store
 from nanogfl.data.order import EvenBatches, ResumableLoader
-from nanogfl.data.shards import shards_of
+from nanogfl.data.shards import Shards
 from nanogfl.data.table import Example, Table
 from nanogfl.pictures import read_picture
 from nanogfl.recipe import AugmentRecipe
@@ -44,7 +44,14 @@ class TrainingSet(Dataset[Any]):
     """
 
     def __init__(
-        self, table: Table, size: tuple[int, int], rule: str, recipe: AugmentRecipe, seed: int, cache: str = "auto"
+        self,
+        table: Table,
+        size: tuple[int, int],
+        rule: str,
+        recipe: AugmentRecipe,
+        seed: int,
+        cache: str = "auto",
+        shards: Shards | None = None,
     ) -> None:
         self.table, self.size, self.rule, self.recipe, self.seed = table, size, rule, recipe, seed
         largest = recipe.scale[1] * recipe.stretch[1]
@@ -55,7 +62,7 @@ class TrainingSet(Dataset[Any]):
         self.sizes: NDArray[np.int64] | None = None
         self.pictures: dict[int, NDArray[np.uint8]] = {}
         self.plain_from: int | None = None
-        self.shards = shards_of(table)
+        self.shards = shards
 
     def __len__(self) -> int:
         return len(self.table)

@@ -8,17 +8,15 @@ import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import Callback
 
-from nanogfl.errors import TrainingError, UsageError
+from nanogfl.errors import ModelError, TrainingError, UsageError
 from nanogfl.model.checkpoint import read_card
 from nanogfl.model.detector import Architecture
-from nanogfl.model.weights import read_weights
+from nanogfl.model.weights import read_tensors_only, read_weights
 from nanogfl.recipe import ModelRecipe, Recipe, from_dict
 from nanogfl.training.folder import WITHIN, Folder
 
@@ -89,10 +87,11 @@ def former_state(folder: Folder, cut: Mapping[str, int]) -> Path | None:
 
 def _loaded(path: Path) -> dict[str, Any]:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, OSError, EOFError, ValueError, UnpicklingError) as error:
-        why = " ".join(str(error).split())[:100]
-        raise TrainingError(f"cannot read {path}: {why}; remove it, and --resume again") from error
+        return read_tensors_only(path)
+    except ModelError as error:
+        raise TrainingError(
+            f"cannot read {path}: it is damaged, or no checkpoint; remove it, and --resume again"
+        ) from error
 
 
 def going_on(recipe: Recipe, last: Path, names: tuple[str, ...]) -> Recipe:

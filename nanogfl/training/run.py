@@ -17,7 +17,7 @@ import torch
 from nanogfl.data.loader import TrainingSet, training_loader, view_loader
 from nanogfl.data.order import EpochOrder, EvenBatches
 from nanogfl.data.readers import read_table
-from nanogfl.data.shards import shards_of
+from nanogfl.data.shards import Shards, shards_of
 from nanogfl.data.splits import for_training
 from nanogfl.data.table import Table
 from nanogfl.errors import TrainingError, UsageError, nearest
@@ -95,7 +95,7 @@ def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> d
     trainer = make_trainer(recipe, made, keeper, hardware)
     began = time.monotonic()
     try:
-        loaders = make_loaders(recipe, made, order, training, validation, task, trainer)
+        loaders = make_loaders(recipe, made, order, shards, training, validation, task, trainer)
         trainer.fit(task, *loaders, ckpt_path=last, weights_only=True)
         return write_summary(folder, trainer, task, keeper, time.monotonic() - began)
     except (SystemExit, RuntimeError, OSError, ValueError, MemoryError) as error:  # Lightning makes Ctrl-C an exit
@@ -190,6 +190,7 @@ def make_loaders(
     recipe: Recipe,
     made: Plan,
     order: EpochOrder,
+    shards: Shards | None,
     training: Table,
     validation: Table,
     task: DetectionTask,
@@ -197,7 +198,7 @@ def make_loaders(
 ) -> tuple[Any, Any]:
     """Training and validation loaders of this process."""
     size, rule, seed = task.card.input_size, task.card.resize, recipe.train.seed
-    dataset = TrainingSet(training, size, rule, recipe.augment, seed, recipe.train.cache)
+    dataset = TrainingSet(training, size, rule, recipe.augment, seed, recipe.train.cache, shards)
     dataset.plain_from = made.plain_from
     task.store = dataset.prepare(trainer.strategy.root_device)
     workers = recipe.train.workers

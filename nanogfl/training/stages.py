@@ -15,6 +15,7 @@ from nanogfl.data.batch import Batch
 from nanogfl.data.loader import TrainingSet, training_loader
 from nanogfl.data.order import EpochOrder, EvenBatches
 from nanogfl.data.readers import read_table
+from nanogfl.data.shards import shards_of
 from nanogfl.data.splits import for_training
 from nanogfl.data.table import Table
 from nanogfl.recipe import Recipe
@@ -85,8 +86,9 @@ class Clock:
 def measure(row: Row, work: Work) -> dict[str, Any]:
     """Time the steps of one row in this process; returns seconds a step, seconds of each stage, memory in MB."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, kept = replace(work.recipe.model, guidance=row.guidance), "auto" if device.type == "cuda" else "ram"
-    train = replace(work.recipe.train, cache=kept if row.cached else "none")
+    model = replace(work.recipe.model, guidance=row.guidance)
+    cache = ("auto" if device.type == "cuda" else "ram") if row.cached else "none"
+    train = replace(work.recipe.train, cache=cache)
     recipe = replace(work.recipe, model=model, train=train)
     table = for_training(read_table(work.data))[0] if work.data else None
     names = table.names if table else tuple(f"class {i}" for i in range(work.classes))
@@ -178,12 +180,13 @@ def update(task: DetectionTask) -> Callable[[Clock], None]:
 def endless(table: Table, task: DetectionTask, workers: int | None) -> Iterator[Batch]:
     """Batches of a set, epoch after epoch."""
     recipe = task.recipe
-    dataset = TrainingSet(table, task.card.input_size, task.card.resize, recipe.augment, 0, recipe.train.cache)
+    size, rule, cache = task.card.input_size, task.card.resize, recipe.train.cache
+    dataset = TrainingSet(table, size, rule, recipe.augment, 0, cache, shards_of(table))
     store = dataset.prepare(task.device)
     order = EpochOrder(len(table), 0)
     loader = training_loader(dataset, EvenBatches(order, recipe.train.batch), workers or 0, torch.cuda.is_available())
     while True:
-        yield from loader if store is None else (batch.drawn(store, task.card.input_size) for batch in loader)
+        yield from loader if store is None else (batch.drawn(store, size) for batch in loader)
         order.set_epoch(order.epoch + 1)
 
 
