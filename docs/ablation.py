@@ -1,8 +1,9 @@
 """The paper's ablation on a set of one's own: what each part of the loss and of the assignment is worth.
 
 Every row is a training of its own by `nanogfl train`, as short as NanoDet's own example schedule (9 epochs, batch 8,
-320 px), then `nanogfl eval` on the test split. Rows are taken seed by seed, and what the results file already holds is
-left out, so that a long ablation can be done in pieces. Table and picture come at the end, or at once with --jobs 0.
+320 px), on a GPU where there is one, then `nanogfl eval` on the test split. Rows are taken seed by seed, and what the
+results file already holds is left out, so that a long ablation can be done in pieces. Table and picture come at the
+end, or at once with --jobs 0.
 
     python docs/ablation.py BCCD --init nanodet-plus-m_416 --seeds 0,1,2 --jobs 2 --results docs/ablation.json
 """
@@ -23,6 +24,7 @@ from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import Any
 
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -41,9 +43,9 @@ ROWS = {
     "guidance, NanoDet-Plus' own": ["model.guidance=full"],
 }
 TEACHER = "a teacher"  # only with --teacher
-SCHEDULE = ["--epochs", "9", "--batch", "8", "--input", "320", "--size", "m"]
+SCHEDULE = ["--epochs", "9", "--input", "320", "--size", "m"]
 LAST = ["--set", "train.workers=0", "--set", "train.validate_every=9"]  # the weights of the end, not of the best epoch
-COMMAND = Path(sys.executable).with_name("nanogfl")
+COMMAND = [sys.executable, "-m", "nanogfl"]
 Record = dict[str, Any]
 
 
@@ -65,14 +67,21 @@ def run(record: Record, given: argparse.Namespace) -> Record:
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // given.jobs))}
     with TemporaryDirectory(prefix="ablation") as folder:
         out, scores = Path(folder) / "run", Path(folder) / "scores.json"
-        start = [COMMAND, "train", given.data, "--out", out, "--init", given.init, "--seed", str(record["seed"])]
-        evaluate = [COMMAND, "eval", out / "best.ckpt", given.data, "--split", "test", "--json", scores]
+        start = [*COMMAND, "train", given.data, "--out", out, "--init", given.init, "--seed", str(record["seed"])]
+        start += ["--batch", str(given.batch)]
+        evaluate = [*COMMAND, "eval", out / "best.ckpt", given.data, "--split", "test", "--json", scores]
         for command in ([*start, *SCHEDULE, *LAST, *settings], evaluate):
             done = subprocess.run(command, env=os.environ | threads, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise SystemExit(f"{record}: {done.stderr.strip().splitlines()[-1]}")
         found, summary = json.loads(scores.read_text()), json.loads((out / "summary.json").read_text())
-    return record | {name: round(found[name], 4) for name in ("AP", "AP50", "AP75")} | {"seconds": summary["seconds"]}
+    numbers = {name: round(found[name], 4) for name in ("AP", "AP50", "AP75")}
+    return record | numbers | {"seconds": summary["seconds"], "batch": given.batch, "machine": machine()}
+
+
+def machine() -> str:
+    """What trains."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
 
 
 def groups(done: Sequence[Record]) -> dict[tuple[str, str], dict[str, list[Record]]]:
@@ -89,7 +98,9 @@ def table(done: Sequence[Record]) -> str:
     """Markdown: mean and standard deviation over the seeds; seconds are those of a core that others share."""
     lines = []
     for (data, init), rows in groups(done).items():
-        lines += [f"{data}, from {init}:\n", "| row | seeds | AP | AP50 | AP75 |", "|---|---|---|---|---|"]
+        one = next(iter(rows.values()))[0]
+        where = f"{data}, from {init} (batch {one['batch']}, {one['machine']})"
+        lines += [f"{where}:\n", "| row | seeds | AP | AP50 | AP75 |", "|---|---|---|---|---|"]
         for row, records in rows.items():
             cells = [_spread([r[name] for r in records]) for name in ("AP", "AP50", "AP75")]
             lines.append(f"| {row} | {len(records)} | {' | '.join(cells)} |")
@@ -118,7 +129,7 @@ def picture(done: Sequence[Record], path: Path) -> None:
                 )
                 panel.plot(values, [place] * len(values), "o", color="#d1495b", markersize=4)
                 panel.plot([mean(values)], [place], "|", color="#1d3557", markersize=16, markeredgewidth=2.5)
-        panel.set_title(f"{data}, from {init}")
+        panel.set_title(f"{data}, from {'random weights' if init == 'none' else init}")
         panel.set_xlabel("AP on the test split: seeds, and their mean")
         panel.grid(axis="x", alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
@@ -136,6 +147,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1, 2])
     parser.add_argument("--rows", default="", help="only rows whose name this regular expression finds")
     parser.add_argument("--teacher", help="checkpoint of a larger detector: one row more")
+    parser.add_argument("--batch", type=int, default=8, help="pictures a step")
     parser.add_argument("--set", action="append", default=[], help="key.path=value for every row")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once; they share the cores; 0 trains nothing")
     parser.add_argument("--results", type=Path, default=Path("ablation.json"))

@@ -33,9 +33,11 @@ def coverage(a: Boxes, b: Boxes) -> Boxes:
 
 
 def _intersections(a: Boxes, b: Boxes) -> Boxes:
-    inner_min = np.maximum(a[:, None, :2], b[None, :, :2])
-    inner_max = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    return (inner_max - inner_min).clip(0).prod(axis=2)
+    width, height = (  # an axis at a time: numpy is slow along one of two
+        (np.minimum(a[:, None, axis + 2], b[:, axis + 2]) - np.maximum(a[:, None, axis], b[:, axis])).clip(0)
+        for axis in (0, 1)
+    )
+    return width * height
 
 
 def transform(boxes: Boxes, matrix: NDArray[np.floating]) -> Boxes:

@@ -15,6 +15,7 @@ from nanogfl.errors import UsageError
 from nanogfl.view import View
 
 Array = NDArray[np.float32]
+BLOCK = 512  # candidates whose overlaps are asked for at once
 
 
 @dataclass(frozen=True)
@@ -107,13 +108,26 @@ def nms(boxes: Array, scores: Array, labels: NDArray[np.integer], limits: Thresh
     """Greedy, class-aware non-maximum suppression: indices of what is kept, best first."""
     order = np.argsort(-scores, kind="stable")
     kept: list[int] = []
-    while len(order) and len(kept) < limits.max_boxes:
-        best, rest = order[0], order[1:]
-        kept.append(int(best))
-        same = np.flatnonzero(labels[rest] == labels[best])
-        overlap = box_math.iou(boxes[best : best + 1], boxes[rest[same]])[0]
-        order = np.delete(rest, same[overlap > limits.iou])
+    for start in range(0, len(order), BLOCK):  # all overlaps within a block at once: few numpy calls a picture
+        rows = order[start : start + BLOCK]
+        if kept:
+            rows = rows[~_suppresses(np.array(kept), rows, boxes, labels, limits.iou).any(axis=0)]
+        free = np.ones(len(rows), bool)
+        for place, beaten in enumerate(_suppresses(rows, rows, boxes, labels, limits.iou)):
+            if len(kept) == limits.max_boxes:
+                return np.array(kept, np.intp)
+            if free[place]:
+                kept.append(int(rows[place]))
+                free &= ~beaten
     return np.array(kept, np.intp)
+
+
+def _suppresses(
+    better: NDArray[np.intp], worse: NDArray[np.intp], boxes: Array, labels: NDArray[np.integer], limit: float
+) -> NDArray[np.bool_]:
+    """Which of the better rows [N] leaves no room for which of the worse [M]: [N, M]."""
+    same = labels[better][:, None] == labels[worse]
+    return same & (box_math.iou(boxes[better], boxes[worse]) > limit)
 
 
 def sigmoid(x: Array) -> Array:

@@ -17,6 +17,7 @@ from nanogfl.pictures import as_picture
 from nanogfl.view import MAX_SIDE, View, is_side, normalise
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from nanogfl.model.checkpoint import Card
@@ -133,18 +134,31 @@ class TorchDetector:
 
     def predict_batch(self, pictures: list[NDArray[np.uint8]], thresholds: Thresholds) -> list[Detections]:
         """Detect in several pictures at once."""
-        views = [View(p.shape[:2], self.input_size, self.card.resize) for p in pictures]
-        images = np.stack([normalise(v.apply(p)) for v, p in zip(views, pictures, strict=True)])
-        raws = self.raw(images)
-        return [decode(r, self.layout, v, self.names, thresholds) for r, v in zip(raws, views, strict=True)]
+        views, images = zip(*map(self.see, pictures), strict=True)
+        raws = self.raw(np.stack(images))
+        return [self.decode(raw, view, thresholds) for raw, view in zip(raws, views, strict=True)]
+
+    def see(self, picture: NDArray[np.uint8]) -> tuple[View, NDArray[np.float32]]:
+        """How a picture is seen, and what of it: normalised [3, H, W]."""
+        view = View(picture.shape[:2], self.input_size, self.card.resize)
+        return view, normalise(view.apply(picture))
+
+    def decode(self, raw: NDArray[np.float32], view: View, thresholds: Thresholds) -> Detections:
+        """Detections from a picture's raw output."""
+        return decode(raw, self.layout, view, self.names, thresholds)
 
     def raw(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Normalised images [B, 3, H, W] -> raw output [B, P, C + 4 * (R + 1)]."""
         import torch
 
-        device = next(self.network.parameters()).device
-        with torch.no_grad():
-            return self.network(torch.from_numpy(images).to(device)).float().cpu().numpy()
+        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # as on a CPU, which people compare with
+        with torch.no_grad(), exact:
+            return self.network(torch.from_numpy(images).to(self.device)).float().cpu().numpy()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
 
     def describe(self) -> dict[str, Any]:
         """What ``nanogfl info`` shows."""

@@ -13,7 +13,7 @@ from nanogfl.errors import RecipeError, nearest
 Pair = tuple[float, float]
 MANY, PROCESSES = 1_000_000, 256  # beyond these a number is a slip, and no machine would ever be done
 RATES = (1e-12, 100.0)  # of learning; beyond them nothing learns
-YES_OR_NO = frozenset({"share_levels", "separate_sides", "sync_batch_norm"})
+YES_OR_NO = frozenset({"share_levels", "separate_sides", "sync_batch_norm", "cuda_graphs"})
 CLOSED = {"extra": "forbid"}  # pydantic: a key that nobody reads is an error
 
 
@@ -172,6 +172,7 @@ class TrainRecipe:
         devices: GPUs or processes on this machine; 0: all GPUs, or one CPU process.
         nodes: machines.
         sync_batch_norm: batch statistics over all processes.
+        cuda_graphs: a GPU's steps are recorded once and replayed.
     """
 
     __pydantic_config__ = CLOSED
@@ -199,6 +200,7 @@ class TrainRecipe:
     devices: int = 0
     nodes: int = 1
     sync_batch_norm: bool = False
+    cuda_graphs: bool = True
 
     @property
     def fp16(self) -> bool:

@@ -108,7 +108,11 @@ def is_side(pixels: int) -> bool:
 
 def normalise(image: Array) -> Array:
     """Float [H, W, 3] BGR 0 to 255 -> [3, H, W], zero mean and unit deviation (ImageNet's)."""
-    return np.ascontiguousarray(((image - np.array(MEAN, np.float32)) / np.array(STD, np.float32)).transpose(2, 0, 1))
+    made = np.empty((3, *image.shape[:2]), np.float32)
+    for channel, (mean, deviation) in enumerate(zip(MEAN, STD, strict=True)):
+        np.subtract(image[..., channel], np.float32(mean), out=made[channel])
+        made[channel] /= np.float32(deviation)
+    return made
 
 
 def resize(picture: NDArray[np.uint8], size: tuple[int, int], rule: str) -> Array:

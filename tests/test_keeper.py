@@ -17,7 +17,8 @@ from nanogfl.data.splits import for_training
 from nanogfl.data.table import Table
 from nanogfl.decode import Layout, decode
 from nanogfl.predictor import load
-from nanogfl.training.keeper import Averaging, Best, Keeper, WholeCheckpoints, append_row, decode_all, gather
+from nanogfl.training.averaging import Averages
+from nanogfl.training.keeper import Best, Keeper, WholeCheckpoints, append_row, decode_all, gather
 from nanogfl.training.schedule import averaging_decay
 from nanogfl.training.task import DetectionTask
 from nanogfl.view import View
@@ -122,25 +123,29 @@ def test_a_checkpoint_takes_its_place_only_when_it_is_whole(tmp_path: Path, monk
 
 @pytest.mark.parametrize("decay", [0.3, 0.9, 0.9998])
 def test_averaging_leaves_what_does_not_move(decay: float) -> None:
-    average = Averaging(decay)._kwargs["multi_avg_fn"]
-    values = torch.randn(10_000, generator=torch.Generator().manual_seed(0))
+    module = torch.nn.Linear(100, 100)
+    averaged = Averages(module, torch.device("cpu"), decay)
     for updates in (0, 3, 10**6):
-        kept = [values.clone()]
-        average(kept, [values.clone()], torch.tensor(updates))
-        assert torch.equal(kept[0], values)
+        averaged.n_averaged.fill_(updates)
+        averaged.update_parameters(module)
+        assert torch.equal(averaged.module.weight, module.weight)
 
 
 def test_counters_are_not_averaged() -> None:
-    kept = [torch.tensor(3), torch.tensor(7)]
-    Averaging(0.9)._kwargs["multi_avg_fn"](kept, [torch.tensor(4), torch.tensor(8)], torch.tensor(5))
-    assert [int(k) for k in kept] == [4, 8]
+    module = torch.nn.BatchNorm2d(2)
+    averaged = Averages(module, torch.device("cpu"), 0.9)
+    for count in (4, 8):
+        module.num_batches_tracked.fill_(count)
+        module.running_mean.fill_(count)
+        averaged.update_parameters(module)
+    assert int(averaged.module.num_batches_tracked) == 8
+    assert averaged.module.running_mean.tolist() == pytest.approx([4 * 2 / 11 + 8 * 9 / 11] * 2)
 
 
 def test_averaging_follows_its_recurrence() -> None:
-    callback = Averaging(0.9)
     module = torch.nn.Linear(1, 1, bias=False)
     module.weight.data.fill_(1.0)
-    averaged = torch.optim.swa_utils.AveragedModel(module, **callback._kwargs)  # as Lightning makes it
+    averaged = Averages(module, torch.device("cpu"), 0.9)
     expected = None
     for update, value in enumerate([1.0, 3.0, -2.0, 5.0, 8.0]):
         module.weight.data.fill_(value)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from nanogfl.data.augment import Sample, Variation
 from nanogfl.data.device import Drawing, Store, collate_drawings
@@ -45,6 +46,12 @@ class Batch:
         parts = max(1, min(parts, count // 2))
         bounds = [slice(i * count // parts, (i + 1) * count // parts) for i in range(parts)]
         return [Batch(**{name: value[rows] for name, value in vars(self).items()}) for rows in bounds]
+
+    def with_room(self, boxes: int) -> Batch:
+        """The same with so many rows for the boxes of a picture; those added are padding."""
+        more = boxes - self.boxes.shape[1]
+        rows = {name: F.pad(getattr(self, name), (0, more)) for name in ("labels", "valid", "crowd")}
+        return replace(self, boxes=F.pad(self.boxes, (0, 0, 0, more)), **rows)
 
     def pin_memory(self) -> Batch:
         """The batch in pinned memory, for the loader."""

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from nanogfl.data.augment import GREY, Variation, translation
 
-OUTSIDE = float(GREY[0])  # a number: a tensor would be sent to the device, and waited for, with every batch
+OUTSIDE = GREY[0]  # a number: a tensor would be sent to the device, and waited for, with every batch
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def collate_drawings(indices: Sequence[Sequence[int]], variations: Sequence[Vari
 
 
 class Store:
-    """All pictures of a set in one tensor.
+    """All pictures of a set in one tensor, each with grey below and beside it.
 
     Args:
         pictures: uint8 BGR [H, W, 3], ``count`` of them.
@@ -76,18 +77,19 @@ class Store:
         device: where they are kept.
 
     Attributes:
+        pixels: uint8 [N, H + 1, W + 1, 3].
         sizes: (H, W) of each, int64 [N, 2].
     """
 
     def __init__(
         self, pictures: Iterable[NDArray[np.uint8]], count: int, room: tuple[int, int], device: torch.device
     ) -> None:
-        self.pixels = torch.empty((count, *room, 3), dtype=torch.uint8, device=device)
+        height, width = room
+        self.pixels = torch.full((count, height + 1, width + 1, 3), OUTSIDE, dtype=torch.uint8, device=device)
         self.sizes = np.zeros((count, 2), np.int64)
         for index, (place, picture) in enumerate(zip(self.pixels, pictures, strict=True)):
             height, width = self.sizes[index] = picture.shape[:2]
             place[:height, :width] = torch.from_numpy(picture).to(device)
-        self._limits = torch.from_numpy(self.sizes).to(device)
 
     def __deepcopy__(self, _: dict[int, Any]) -> Store:
         """Averaging copies the task; pictures never change."""
@@ -96,41 +98,28 @@ class Store:
     def draw(self, drawing: Drawing, size: tuple[int, int]) -> Tensor:
         """The inputs of a batch: uint8 BGR [B, H, W, 3]."""
         height, width = size
-        device, quarters = self.pixels.device, drawing.pictures.shape[1]
+        _, rows, columns, _ = self.pixels.shape
+        device, (count, quarters) = self.pixels.device, drawing.pictures.shape
         y, x = torch.arange(height, device=device), torch.arange(width, device=device)
-        right, below = x >= drawing.middle[:, :1], y >= drawing.middle[:, 1:]
-        quarter = 2 * below[:, :, None].long() + right[:, None, :].long()  # [B, H, W]
-        which = drawing.pictures.gather(1, quarter.flatten(1).clamp(max=quarters - 1)).view_as(quarter)
-        at_x, at_y = positions(drawing.matrices[:, 0], x + 0.5, y + 0.5)
-        for number in range(1, quarters):
-            other_x, other_y = positions(drawing.matrices[:, number], x + 0.5, y + 0.5)
-            at_x, at_y = (torch.where(quarter == number, *two) for two in ((other_x, at_x), (other_y, at_y)))
-        return tinted(self._bilinear(which, at_x - 0.5, at_y - 0.5), drawing.tint)
-
-    def _bilinear(self, which: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Pictures which [B, H, W] at positions counted from pixel centres; grey outside: float [B, H, W, 3]."""
-        flat, (_, rows, columns, _) = self.pixels.view(-1, 3), self.pixels.shape
-        limit_y, limit_x = self._limits[which].unbind(-1)
-        left, top = x.floor().clamp(-2, columns + 1), y.floor().clamp(-2, rows + 1)
-        part_x, part_y = (x - left).clamp(0, 1), (y - top).clamp(0, 1)
-        left, top = left.long(), top.long()
-        total = torch.zeros((*which.shape, 3), device=flat.device)
-        for down in (0, 1):
-            for over in (0, 1):
-                column, row = left + over, top + down
-                inside = (column >= 0) & (column < limit_x) & (row >= 0) & (row < limit_y)
-                place = (which * rows + row.clamp(0, rows - 1)) * columns + column.clamp(0, columns - 1)
-                value = torch.where(inside[..., None], flat[place].float(), OUTSIDE)
-                weight = (part_x if over else 1 - part_x) * (part_y if down else 1 - part_y)
-                total += value * weight[..., None]
-        return total
+        at_x, at_y = positions(drawing.matrices[:, 0], x + 0.5, y + 0.5, rows, columns)
+        if quarters > 1:
+            right, below = x >= drawing.middle[:, :1], y >= drawing.middle[:, 1:]
+            quarter = 2 * below[:, :, None].long() + right[:, None, :].long()  # [B, H, W]
+            for number in range(1, quarters):
+                other_x, other_y = positions(drawing.matrices[:, number], x + 0.5, y + 0.5, rows, columns)
+                at_x = torch.where(quarter == number, other_x, at_x)
+                at_y = torch.where(quarter == number, other_y + number * rows, at_y)
+        tall = self.pixels[drawing.pictures].view(count, quarters * rows, columns, 3)  # a batch's quarters in a column
+        grid = torch.stack([2 / columns * at_x - 1, 2 / (quarters * rows) * at_y - 1], dim=-1)
+        drawn = F.grid_sample(tall.permute(0, 3, 1, 2).float() - OUTSIDE, grid, align_corners=False)
+        return tinted(drawn.permute(0, 2, 3, 1) + OUTSIDE, drawing.tint)
 
 
-def positions(matrix: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Where matrices [B, 3, 3] take the grid of x [W] and y [H]: two of [B, H, W]."""
+def positions(matrix: Tensor, x: Tensor, y: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+    """Where matrices [B, 3, 3] take the grid of x [W] and y [H]: two of [B, H, W] px, no further out than the grey."""
     m = matrix[:, :, :, None, None]
     u, v, w = (m[:, i, 0] * x + m[:, i, 1] * y[:, None] + m[:, i, 2] for i in range(3))
-    return u / w, v / w
+    return (u / w).clamp(-0.5, columns - 0.5), (v / w).clamp(-0.5, rows - 0.5)
 
 
 def tinted(picture: Tensor, tint: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from nanogfl.view import View
 
 log = logging.getLogger(__name__)
 CACHE_BYTES = 4 << 30
+VIEW_BYTES = 1 << 30
 NETWORK_BYTES = 10 << 30  # of a GPU, that pictures leave to what is trained
 AHEAD = 256  # pictures decoded while others are copied
 SILENCE_S = 10
@@ -150,24 +151,36 @@ def reduce(picture: NDArray[np.uint8], room: tuple[int, int], rule: str) -> NDAr
     return np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-class ViewSet(Dataset[tuple[int, NDArray[np.float32]]]):
-    """Pictures as the network sees them in use, without variation: (index, float32 [H, W, 3], 0 to 255)."""
+Seen = tuple[int, NDArray[np.float32], tuple[int, int]]
+
+
+class ViewSet(Dataset[Seen]):
+    """Pictures as the network sees them in use, without variation: (index, float32 [H, W, 3] 0 to 255, its size)."""
 
     def __init__(self, examples: Sequence[Example], size: tuple[int, int], rule: str) -> None:
         self.examples, self.size, self.rule = examples, size, rule
+        self.kept: dict[int, Seen] = {}
 
     def __len__(self) -> int:
         return len(self.examples)
 
-    def __getitem__(self, index: int) -> tuple[int, NDArray[np.float32], tuple[int, int]]:
+    def __getitem__(self, index: int) -> Seen:
+        if index in self.kept:
+            return self.kept[index]
         picture = read_picture(self.examples[index].path)
         shape = (picture.shape[0], picture.shape[1])
         return index, View(shape, self.size, self.rule).apply(picture), shape
 
+    def keep(self, indices: Sequence[int]) -> bool:
+        """See these once for all validations, where memory allows."""
+        if len(indices) * self.size[0] * self.size[1] * 12 > VIEW_BYTES:
+            return False
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            self.kept = dict(zip(indices, pool.map(self.__getitem__, indices), strict=True))
+        return True
 
-def collate_views(
-    items: list[tuple[int, NDArray[np.float32], tuple[int, int]]],
-) -> tuple[list[int], Tensor, list[tuple[int, int]]]:
+
+def collate_views(items: list[Seen]) -> tuple[list[int], Tensor, list[tuple[int, int]]]:
     """Views to one float32 batch [B, H, W, 3] with indices and picture sizes."""
     return [i for i, _, _ in items], torch.from_numpy(np.stack([v for _, v, _ in items])), [s for _, _, s in items]
 
@@ -203,12 +216,12 @@ def view_loader(
     processes: int = 1,
 ) -> DataLoader:
     """Batches of plain views; with several processes each reads its own share."""
-    mine = range(rank, len(examples), processes)
+    mine, views = range(rank, len(examples), processes), ViewSet(examples, size, rule)
     return DataLoader(
-        ViewSet(examples, size, rule),
+        views,
         batch_size=batch,
         sampler=list(mine),
         collate_fn=collate_views,
-        num_workers=workers,
+        num_workers=0 if views.keep(mine) else workers,
         worker_init_fn=settle,
     )

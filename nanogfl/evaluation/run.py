@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from nanogfl.data.outputs import spare_the_set
@@ -18,11 +24,17 @@ from nanogfl.decode import Thresholds
 from nanogfl.detections import Detections
 from nanogfl.errors import DataError
 from nanogfl.evaluation.coco import Scores, score
-from nanogfl.pictures import Picture, read_picture
+from nanogfl.pictures import read_picture
 from nanogfl.predictor import Predictor, TorchDetector, load
+from nanogfl.view import View
 from nanogfl.wholefile import write_json
 
 log = logging.getLogger(__name__)
+CPU_BATCH, GPU_BATCH = 8, 64
+AHEAD = 8  # pictures read before they are asked for
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+Raw = NDArray[np.float32]
 EVALUATION = Thresholds(score=0.05, iou=0.6, max_boxes=100)  # NanoDet's own
 
 
@@ -58,7 +70,7 @@ def evaluate(
     spare_the_set(table, data, json_file)
     split = split or evaluation_split(table)
     table = select(table, split)
-    predictor = load(model, input=input, config=config) if isinstance(model, str | Path) else model
+    predictor = on_gpu(load(model, input=input, config=config)) if isinstance(model, str | Path) else model
     table = in_model_order(table, predictor.names)
     if report:
         Path(report).mkdir(parents=True, exist_ok=True)  # said before the work, not after it
@@ -76,6 +88,16 @@ def evaluate(
         )
         write_report(Path(report), Study(title, table, detections, scores))
     return scores
+
+
+def on_gpu(predictor: Predictor) -> Predictor:
+    """A checkpoint's network on the GPU, where there is one."""
+    if isinstance(predictor, TorchDetector):
+        import torch
+
+        if torch.cuda.is_available():
+            predictor.network.cuda()
+    return predictor
 
 
 def in_model_order(table: Table, names: Sequence[str]) -> Table:
@@ -96,26 +118,47 @@ def in_model_order(table: Table, names: Sequence[str]) -> Table:
 
 def predict_all(predictor: Predictor, examples: Sequence[Example], limits: Thresholds) -> Iterator[Detections]:
     """Detections of each picture, in order; the next pictures are read while the network works."""
-    batch = 8 if isinstance(predictor, TorchDetector) else 1
+    threads = max(1, (os.cpu_count() or 1) // 2)
     with (
-        ThreadPoolExecutor(1) as reader,
+        ThreadPoolExecutor(threads) as pool,
         tqdm(total=len(examples), unit="img", disable=not sys.stderr.isatty()) as bar,
     ):
-        pending = [
-            reader.submit(_read, examples[i : i + batch]) for i in range(0, min(3 * batch, len(examples)), batch)
-        ]
-        for start in range(0, len(examples), batch):
-            pictures = pending.pop(0).result()
-            ahead = start + 3 * batch
-            if ahead < len(examples):
-                pending.append(reader.submit(_read, examples[ahead : ahead + batch]))
-            if isinstance(predictor, TorchDetector):
-                yield from predictor.predict_batch(pictures, limits)
-            else:
-                for picture in pictures:
-                    yield predictor.predict(picture, limits.score, iou=limits.iou, max_boxes=limits.max_boxes)
-            bar.update(len(pictures))
+        if isinstance(predictor, TorchDetector):
+            found = _in_batches(predictor, examples, limits, pool)
+        else:
+            pictures = in_order(pool, lambda example: read_picture(example.path), examples, AHEAD)
+            found = (predictor.predict(p, limits.score, iou=limits.iou, max_boxes=limits.max_boxes) for p in pictures)
+        for one in found:
+            yield one
+            bar.update()
 
 
-def _read(examples: Sequence[Example]) -> list[Picture]:
-    return [read_picture(example.path) for example in examples]
+def _in_batches(
+    detector: TorchDetector, examples: Sequence[Example], limits: Thresholds, pool: ThreadPoolExecutor
+) -> Iterator[Detections]:
+    """Detections of a checkpoint; threads read and decode while the network works."""
+    gpu = detector.device.type == "cuda"
+    size = GPU_BATCH if gpu else CPU_BATCH
+
+    def raws() -> Iterator[tuple[Raw, View]]:
+        seen = in_order(pool, lambda example: detector.see(read_picture(example.path)), examples, 3 * size)
+        while batch := list(islice(seen, size)):
+            images = np.stack([image for _, image in batch])
+            if gpu:  # cuDNN plans for every size of batch: one is enough
+                images = np.pad(images, ((0, size - len(batch)), (0, 0), (0, 0), (0, 0)))
+            yield from zip(detector.raw(images), (view for view, _ in batch), strict=False)
+
+    return in_order(pool, lambda made: detector.decode(made[0], made[1], limits), raws(), size)
+
+
+def in_order(
+    pool: ThreadPoolExecutor, function: Callable[[Item], Made], items: Iterable[Item], ahead: int
+) -> Iterator[Made]:
+    """What threads make of each item, in order, so many ahead of what is asked for."""
+    waiting: deque[Future[Made]] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()

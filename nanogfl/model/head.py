@@ -122,6 +122,8 @@ def conv_tower(width: int, depth: int = 4) -> nn.Sequential:
 
 def rows(maps: list[Tensor]) -> Tensor:
     """Maps [B, K, h, w] of each level -> one row a prior [B, P, K], levels in order, rows first."""
+    if maps[0].stride(1) == 1:  # channels last: they are rows already
+        return torch.cat([m.permute(0, 2, 3, 1).flatten(1, 2) for m in maps], dim=1)
     return torch.cat([m.flatten(2) for m in maps], dim=2).transpose(1, 2)
 
 

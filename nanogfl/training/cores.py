@@ -21,6 +21,7 @@ from nanogfl.training.objective import Parts, Share
 
 LEAST = 8  # pictures a part: batch norm wants company
 Modules = TypeVar("Modules", bound=nn.Module)
+Gradients = list[Tensor | None]
 
 
 def parts_for(batch: int, threads: int) -> int:
@@ -62,7 +63,7 @@ class Cores:
         meeting, count = Meeting(len(pieces), share.mean), share.count * len(pieces)
         autocast = torch.get_autocast_dtype("cpu"), torch.is_autocast_enabled("cpu")
 
-        def part(index: int, piece: Any) -> tuple[Parts, tuple[Tensor | None, ...]]:
+        def part(index: int, piece: Any) -> tuple[Parts, Sequence[Tensor | None]]:
             with meeting, torch.autocast("cpu", *autocast):
                 losses = loss(self.replicas[index], piece, Share(partial(meeting.mean, index), count))
             total = torch.stack(list(losses.values())).sum()
@@ -71,9 +72,7 @@ class Cores:
         futures = [self.pool.submit(part, *item) for item in enumerate(pieces)]
         made = results(futures)
         shown = {name: torch.stack([p[name].detach() for p, _ in made]).mean() for name in made[0][0]}
-        gradients = average([g for _, g in made])
-        name = next(iter(shown))
-        return shown | {name: _Given.apply(shown[name], gradients, *self.parameters)}
+        return given(shown, average([g for _, g in made]), self.parameters)
 
 
 class Meeting:
@@ -100,17 +99,22 @@ class Meeting:
         self.result = self.over_processes(torch.stack([v for v in self.values if v is not None]).mean(dim=0))
 
 
-class _Given(torch.autograd.Function):
-    """A loss whose gradients are known already."""
+def given(parts: Parts, gradients: Gradients, parameters: list[nn.Parameter]) -> Parts:
+    """Parts of a loss whose gradients are known already: backward through their sum hands these out, in copies."""
+    name = next(iter(parts))
+    return parts | {name: _Given.apply(parts[name], gradients, *parameters)}
 
+
+class _Given(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, loss: Tensor, gradients: list[Tensor | None], *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, loss: Tensor, gradients: Gradients, *parameters: Tensor) -> Tensor:
         ctx.gradients = gradients
         return loss.clone()
 
     @staticmethod
     def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, *(None if g is None else g * factor for g in ctx.gradients)
+        scaled = iter(torch._foreach_mul([g for g in ctx.gradients if g is not None], factor))  # pyright: ignore[reportPrivateImportUsage]
+        return None, None, *(None if g is None else next(scaled) for g in ctx.gradients)
 
 
 def replica(modules: Modules) -> Modules:
@@ -118,7 +122,7 @@ def replica(modules: Modules) -> Modules:
     return copy.deepcopy(modules, {id(p): p for p in modules.parameters()})
 
 
-def average(gradients: list[tuple[Tensor | None, ...]]) -> list[Tensor | None]:
+def average(gradients: Sequence[Sequence[Tensor | None]]) -> Gradients:
     """The mean over parts of the gradient of each parameter; a part that gave none counts as zero."""
     same = ([g for g in column if g is not None] for column in zip(*gradients, strict=True))
     return [torch.stack(known).sum(dim=0) / len(gradients) if known else None for known in same]

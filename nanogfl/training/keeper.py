@@ -11,10 +11,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, WeightAveraging
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins.io import TorchCheckpointIO
-from torch import Tensor
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from nanogfl.data.table import Table
 from nanogfl.decode import Layout, decode
@@ -24,35 +22,11 @@ from nanogfl.evaluation.coco import Scores, score
 from nanogfl.model.weights import read_weights
 from nanogfl.training.finite import gather
 from nanogfl.training.folder import WITHIN, Folder
-from nanogfl.training.schedule import averaging_decay
 from nanogfl.training.task import DetectionTask
 from nanogfl.view import View
 from nanogfl.wholefile import whole_file
 
 log = logging.getLogger(__name__)
-
-
-class Averaging(WeightAveraging):
-    """Exponentially averaged weights with a warm-up; they are validated, kept and exported."""
-
-    def __init__(self, decay: float) -> None:
-        def average(old: list[Tensor], new: list[Tensor], updates: Tensor | int) -> None:
-            counted = updates if self._average_model is None else self._average_model.n_averaged
-            keep = averaging_decay(decay, int(counted))
-            if old[0].is_floating_point():
-                get_ema_multi_avg_fn(keep)(old, new, updates)  # equal values stay to the bit
-                return
-            for kept, counter in zip(old, new, strict=True):
-                kept.copy_(counter)
-
-        super().__init__(multi_avg_fn=average)
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """The averages lie where the weights will be moved; their count stays here, where asking it costs nothing."""
-        self._device = trainer.strategy.root_device
-        super().setup(trainer, pl_module, stage)
-        if self._average_model is not None:
-            self._average_model.n_averaged = self._average_model.n_averaged.cpu()
 
 
 class WholeCheckpoints(TorchCheckpointIO):

@@ -21,8 +21,7 @@ def quality_focal_loss(logits: Tensor, labels: Tensor, quality: Tensor, beta: fl
     Returns:
         [N], summed over classes.
     """
-    classes = logits.shape[1]
-    target = F.one_hot(labels, classes + 1)[:, :classes] * quality[:, None]
+    target = _own_class(labels, logits) * quality[:, None]
     distance = (target - logits.sigmoid()).abs()
     loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none") * distance.pow(beta)
     return loss.sum(dim=1)
@@ -71,18 +70,22 @@ def generalized_focal_loss(
 
 def focal_loss(logits: Tensor, labels: Tensor, gamma: float = 2.0, alpha: float = 0.25) -> Tensor:
     """The focal loss that QFL takes the place of (Lin et al., ICCV 2017): logits [N, C], labels [N] -> [N]."""
-    classes = logits.shape[1]
-    target = F.one_hot(labels, classes + 1)[:, :classes].to(logits.dtype)
+    target = _own_class(labels, logits).to(logits.dtype)
     balance = alpha * target + (1 - alpha) * (1 - target)
     loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     return (balance * (target - logits.sigmoid()).abs().pow(gamma) * loss).sum(dim=1)
+
+
+def _own_class(labels: Tensor, logits: Tensor) -> Tensor:
+    """Which column of the logits [N, C] is each row's class: [N, C] bool."""
+    return labels[:, None] == torch.arange(logits.shape[1], device=labels.device)
 
 
 def giou_loss(pred: Tensor, target: Tensor, eps: float = 1e-6) -> Tensor:
     """1 - GIoU (Rezatofighi et al., CVPR 2019): [N, 4] boxes x1 y1 x2 y2 against [N, 4] -> [N]."""
     inner = (torch.min(pred[:, 2:], target[:, 2:]) - torch.max(pred[:, :2], target[:, :2])).clamp(min=0)
     outer = (torch.max(pred[:, 2:], target[:, 2:]) - torch.min(pred[:, :2], target[:, :2])).clamp(min=0)
-    intersection, hull = inner.prod(dim=1), outer.prod(dim=1).clamp(min=eps)
+    intersection, hull = inner[:, 0] * inner[:, 1], (outer[:, 0] * outer[:, 1]).clamp(min=eps)  # prod's gradient waits
     union = (area(pred) + area(target) - intersection).clamp(min=eps)
     return 1 - intersection / union + (hull - union) / hull
 

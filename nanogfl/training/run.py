@@ -25,8 +25,9 @@ from nanogfl.model.detector import count_parameters
 from nanogfl.predictor import parse_input
 from nanogfl.recipe import Recipe, load_recipe
 from nanogfl.training.accidents import explain
+from nanogfl.training.averaging import Averaging
 from nanogfl.training.folder import TENSORBOARD, Folder, finished, open_folder
-from nanogfl.training.keeper import Averaging, Keeper, WholeCheckpoints, save_detector
+from nanogfl.training.keeper import Keeper, WholeCheckpoints, save_detector
 from nanogfl.training.progress import Progress
 from nanogfl.training.resume import LongEpochs, Signals, former_state, going_on, interrupted, was_interrupted
 from nanogfl.training.schedule import Plan, plan, with_plan

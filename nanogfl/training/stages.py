@@ -19,7 +19,7 @@ from nanogfl.data.shards import shards_of
 from nanogfl.data.splits import for_training
 from nanogfl.data.table import Table
 from nanogfl.recipe import Recipe
-from nanogfl.training.keeper import Averaging
+from nanogfl.training.averaging import Averages
 from nanogfl.training.objective import WHOLE, Assignment, Targets, assign, head_loss
 from nanogfl.training.schedule import plan
 from nanogfl.training.start import start
@@ -38,7 +38,7 @@ class Row:
         guidance: model.guidance.
         cached: pictures are decoded once.
         batched: the pictures of a batch are assigned together.
-        spread: the batch is cut over the cores of a CPU.
+        spread: the batch is cut over the cores of a CPU; a GPU replays its steps.
     """
 
     name: str
@@ -100,8 +100,10 @@ def measure(row: Row, work: Work) -> dict[str, Any]:
     learn = update(task)  # copies the task, which threads cannot be
     if row.spread:
         task.use_cores()
+        task.use_graphs()
     batches = noise(task, work) if table is None else endless(table, task, work.recipe.train.workers)
     clock, times = Clock(device), []
+    precision = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")  # as in a run
     for step in range(WARM + work.steps):
         if step == WARM:
             clock.stages.clear()
@@ -110,12 +112,12 @@ def measure(row: Row, work: Work) -> dict[str, Any]:
         clock.tick("loader")
         batch = batch.to(device)
         clock.tick("transfer")
-        if task.cores is None:
-            loss = staged(task, batch, row.batched, clock)
-        else:
-            shared = task.spread(batch, WHOLE)
-            loss = torch.stack(list(shared.values())).sum()
-            clock.tick("all cores at once")
+        with precision:
+            if row.spread:
+                loss = torch.stack(list(task.spread(batch, WHOLE).values())).sum()
+                clock.tick("at once")
+            else:
+                loss = staged(task, batch, row.batched, clock)
         loss.backward()
         clock.tick("backward")
         learn(clock)
@@ -162,9 +164,7 @@ def one_by_one(task: DetectionTask, raw: Tensor, targets: Targets) -> Assignment
 def update(task: DetectionTask) -> Callable[[Clock], None]:
     """Clip, optimizer and averaging, as in a run."""
     optimizer = task.configure_optimizers()["optimizer"]
-    average = torch.optim.swa_utils.AveragedModel(
-        task, **Averaging(task.plan.average or 0.999)._kwargs, use_buffers=True
-    )
+    average = Averages(task, task.device, task.plan.average or 0.999)
 
     def learn(clock: Clock) -> None:
         torch.nn.utils.clip_grad_norm_(task.parameters(), task.recipe.train.clip)

@@ -16,7 +16,8 @@ from nanogfl.model.detector import Detector
 from nanogfl.recipe import Recipe, to_dict
 from nanogfl.training.cores import Cores, parts_for
 from nanogfl.training.finite import Watch
-from nanogfl.training.objective import LossWeights, Share, Targets, assign, head_loss, split
+from nanogfl.training.graphs import Graphs
+from nanogfl.training.objective import WHOLE, LossWeights, Share, Targets, assign, head_loss, split
 from nanogfl.training.schedule import Plan, learning_rate
 from nanogfl.training.teacher import Teacher, teaching_loss
 from nanogfl.view import MEAN, STD
@@ -56,6 +57,7 @@ class DetectionTask(pl.LightningModule):
         super().__init__()
         self.detector, self.guidance, self.teacher = detector, guidance, teacher
         self.cores: Cores | None = None
+        self.graphs: Graphs | None = None
         self.store: Store | None = None  # pictures, where they lie on the device
         self.card, self.recipe, self.plan = card, recipe, plan
         loss = recipe.loss
@@ -87,7 +89,9 @@ class DetectionTask(pl.LightningModule):
         return loss
 
     def spread(self, batch: Batch, share: Share) -> dict[str, Tensor]:
-        """The loss' parts of a batch, which the cores share where there are several."""
+        """The loss' parts of a batch, which the cores share where there are several, and which a GPU replays."""
+        if self.graphs is not None:
+            return self.graphs.losses(batch, self._late())
         if self.cores is None:
             return self.losses(self, batch, share)
         return self.cores.losses(batch.cut(len(self.cores.replicas)), self.losses, share)
@@ -158,10 +162,17 @@ class DetectionTask(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_fit_start(self) -> None:
-        """The teacher goes where the detector is; a CPU's cores share the batch."""
+        """The teacher goes where the detector is; a CPU's cores share the batch, a GPU records its steps."""
         if self.teacher is not None:
             self.teacher.to(self.device)
         self.use_cores()
+        if self.trainer.world_size == 1 and self.recipe.train.cuda_graphs:
+            self.use_graphs()
+
+    def use_graphs(self) -> None:
+        """From now on a GPU replays its steps. Not in fp16, whose losses are scaled before the gradients."""
+        if self.device.type == "cuda" and not self.recipe.train.fp16:
+            self.graphs = Graphs(Networks(self.detector, self.guidance), lambda batch: self.losses(self, batch, WHOLE))
 
     def use_cores(self) -> None:
         """From now on a CPU's cores share the batch, where there are several and it is large enough."""

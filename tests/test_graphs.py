@@ -1,0 +1,144 @@
+"""nanogfl.training.graphs: nothing in a step waits for the device, padding changes no loss; a GPU replays steps."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from nanogfl.data.batch import Batch
+from nanogfl.recipe import load_recipe
+from nanogfl.training.graphs import Graphs, room
+from nanogfl.training.objective import WHOLE
+from nanogfl.training.schedule import plan
+from nanogfl.training.start import start
+from nanogfl.training.task import DetectionTask
+from nanogfl.training.teacher import Teacher
+
+ROWS = {
+    "default": [],
+    "focal, dirac": ["loss.classes=focal", "model.sides=dirac"],
+    "top 4": ["model.quality=top4"],
+    "moments": ["model.quality=moments"],
+    "atss, sides apart": ["loss.assign=atss", "model.separate_sides=true"],
+    "light guidance": ["model.guidance=light"],
+    "full guidance": ["model.guidance=full"],
+    "resnet": ["model.family=resnet", "model.size=s"],
+    "first": ["model.family=first"],
+}
+WAITS = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "equal", "unique")
+
+
+class Waiting(TorchDispatchMode):
+    """Notes the operators that make a CPU wait for a GPU, or that a graph cannot hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        masks = name.startswith("index") and any(
+            t is not None and t.dtype == torch.bool for a in args if isinstance(a, list) for t in a
+        )
+        if name.startswith(WAITS) or masks:
+            self.seen.add(name)
+        return func(*args, **(kwargs or {}))
+
+
+def made(settings: list[str], taught: bool = False) -> DetectionTask:
+    torch.manual_seed(0)
+    options = {"input__size": "64", "train__batch": 3, "init": "none"}
+    recipe = load_recipe(None, ["model.size=s", *settings], **options)
+    begin = start(recipe, ("a", "b", "c"))
+    teacher = Teacher(start(recipe, ("a", "b", "c")).detector, [0, 1, 2]) if taught else None
+    return DetectionTask(begin.detector, begin.guidance, begin.card, recipe, plan(recipe.train, 9), teacher)
+
+
+def batch() -> Batch:
+    random = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8, generator=random)
+    boxes = torch.tensor([[[4.0, 4, 40, 30], [20, 10, 60, 62]], [[0, 0, 64, 64], [5, 5, 25, 25]], [[0, 0, 0, 0]] * 2])
+    labels = torch.tensor([[0, 1], [2, 0], [0, 0]])
+    valid = torch.tensor([[True, True], [True, False], [False, False]])
+    crowd = torch.tensor([[False, False], [False, True], [False, False]])
+    return Batch(images, boxes, labels, valid, crowd, ["a.jpg", "b.jpg", "c.jpg"])
+
+
+def learn(task: DetectionTask, given: Batch) -> dict[str, float]:
+    parts = task.losses(task, given, WHOLE)
+    torch.stack(list(parts.values())).sum().backward()
+    return {name: part.item() for name, part in parts.items()}
+
+
+@pytest.fixture(autouse=True)
+def early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks without a trainer are at the beginning."""
+    monkeypatch.setattr(DetectionTask, "_late", lambda self: False)
+
+
+@pytest.mark.parametrize("row", [*ROWS, "teacher"])
+def test_nothing_in_a_step_waits_for_the_device(row: str) -> None:
+    task = made(ROWS.get(row, []), row == "teacher")
+    with Waiting() as found:
+        parts = task.losses(task, batch(), WHOLE)
+        torch.stack(list(parts.values())).sum().backward()
+    assert not found.seen
+
+
+def test_waiting_would_be_seen() -> None:
+    with Waiting() as found:
+        x = torch.arange(4.0)
+        _ = float(x.sum()), x[x > 1]
+    assert {"_local_scalar_dense", "index"} <= found.seen
+
+
+def test_padding_changes_no_loss_and_no_gradient() -> None:
+    task, other = made([]), made([])
+    assert learn(task, batch()) == pytest.approx(learn(other, batch().with_room(8)))
+    for one, two in zip(task.parameters(), other.parameters(), strict=True):
+        assert one.grad is not None and two.grad is not None
+        assert torch.allclose(one.grad, two.grad, atol=1e-6)
+
+
+def test_room_is_a_power_of_two() -> None:
+    assert [room(n) for n in (1, 8, 9, 16, 17, 100)] == [8, 8, 16, 16, 32, 128]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("row", [*ROWS, "teacher"])
+def test_a_replayed_step_is_the_step_itself(row: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    task = made(ROWS.get(row, []), row == "teacher").cuda().train()
+    if task.teacher is not None:
+        task.teacher.to(torch.device("cuda"))
+    other = copy.deepcopy(task)
+    graphs = Graphs(other, lambda given: other.losses(other, given, WHOLE))
+    for _ in range(2):  # the second is replayed only
+        expected = learn(task, batch().to(torch.device("cuda")))
+        parts = graphs.losses(batch().to(torch.device("cuda")), False)
+        torch.stack(list(parts.values())).sum().backward()
+        assert {name: part.item() for name, part in parts.items()} == pytest.approx(expected, rel=1e-5)
+    assert len(graphs.recorded) == 1
+    for one, two in zip(task.parameters(), other.parameters(), strict=True):
+        if one.grad is not None:
+            assert two.grad is not None and torch.allclose(one.grad, two.grad, rtol=1e-3, atol=1e-5)
+    for one, two in zip(task.buffers(), other.buffers(), strict=True):
+        assert torch.allclose(one, two, rtol=1e-5), "batch statistics count the warm-up"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("graphs", [True, False])
+def test_a_run_on_a_gpu_finds_what_was_drawn(graphs: bool, tmp_path: Path) -> None:
+    import nanogfl
+    from nanogfl.data.synthetic import draw_set
+
+    data = draw_set(tmp_path / "set", train=200, val=40, test=0, size=128)
+    settings = [f"train.cuda_graphs={graphs}", "train.lr=2e-3"]
+    summary = nanogfl.train(data, out=tmp_path / "run", size="s", input=128, init="none", epochs=15, set=settings)
+    assert summary["best"]["AP50"] > 0.2
