@@ -15,7 +15,7 @@ from nanogfl.errors import UsageError
 from nanogfl.view import View
 
 Array = NDArray[np.float32]
-BLOCK = 512  # candidates whose overlaps are asked for at once
+BLOCK = 128  # candidates whose overlaps are asked for at once
 
 
 @dataclass(frozen=True)

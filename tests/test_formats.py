@@ -26,14 +26,20 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("formats") / "best.ckpt", input_size=(64, 64))
 
 
-@pytest.mark.parametrize("name", [r.name for r in RUNTIMES if r.suffix and r.takes == "core"])
+@pytest.mark.parametrize("name", [r.name for r in RUNTIMES if r.suffix])
 def test_a_format(name: str, checkpoint: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
     if runtime(name).missing:
         pytest.skip(runtime(name).missing or "")
     said = command("export", checkpoint, "--out", tmp_path / "phone", "--format", name)
     assert said.code == 0, said.err
     assert "equal to the checkpoint" in said.out
-    suffixes = {"ncnn": [".bin", ".json", ".param"], "openvino": [".bin", ".json", ".xml"], "mnn": [".json", ".mnn"]}
+    suffixes = {
+        "ncnn": [".bin", ".json", ".param"],
+        "openvino": [".bin", ".json", ".xml"],
+        "mnn": [".json", ".mnn"],
+        "executorch": [".json", ".pte"],
+        "litert": [".json", ".tflite"],
+    }
     assert sorted(p.name for p in (tmp_path / "phone").iterdir()) == [f"model{s}" for s in suffixes[name]]
     about = json.loads((tmp_path / "phone/model.json").read_text())
     assert about["nanogfl.input_size"] == "64,64" and json.loads(about["nanogfl.parity"])["boxes"] > 0

@@ -21,7 +21,7 @@ from nanogfl.deploy.build import Form, build
 from nanogfl.deploy.match import Kept
 from nanogfl.deploy.probe import Probe
 from nanogfl.deploy.run import verify
-from nanogfl.deploy.verify import Parity, _take, compare, drawn_pictures, match, odd_pictures
+from nanogfl.deploy.verify import Parity, compare, drawn_pictures, match, odd_pictures, take
 from nanogfl.detections import Detections
 from nanogfl.errors import ExportError, UsageError
 from nanogfl.predictor import TorchDetector
@@ -217,7 +217,7 @@ def test_ties_do_not_count_where_raw_outputs_differ(folder: Path) -> None:
     assert seen.view == view
     for other, raw in ((seen, 0.0), (moved, 0.0), (off, 0.03)):
         parity = Parity()
-        _take(parity, "a picture", seen, other, Probe(detector, False), Thresholds(score=0.05), True)
+        take(parity, "a picture", seen, other, detector.layout, Thresholds(score=0.05))
         assert parity.holds is (other is seen) and parity.ties == 0 and parity.raw == pytest.approx(raw, abs=1e-6)
 
 

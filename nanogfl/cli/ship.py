@@ -36,7 +36,7 @@ def export(
     data: Annotated[str | None, typer.Option("--data", help="Prove the file on this set's pictures.")] = None,
     config: Config = None,
     format_: Annotated[
-        str, typer.Option("--format", help="onnx | openvino | ncnn | mnn: others hold the core.")
+        str, typer.Option("--format", help="onnx | openvino | ncnn | mnn | executorch | litert: others hold the core.")
     ] = "onnx",
 ) -> None:
     """Make one ONNX file that takes a frame and returns boxes, kept only if it equals the checkpoint."""

@@ -9,16 +9,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from nanogfl.data.readers import read_table
-from nanogfl.deploy.agreement import add_boxes, add_raw
 from nanogfl.deploy.build import Form, build
+from nanogfl.deploy.probe import seen
 from nanogfl.deploy.runtimes import RUNTIMES, Runtime, files_of, runtime
 from nanogfl.deploy.runtimes.detector import network_image, open_detector
-from nanogfl.deploy.verify import LIMITS, Parity, drawn_pictures, given_pictures
+from nanogfl.deploy.verify import LIMITS, Parity, drawn_pictures, given_pictures, take
 from nanogfl.deploy.worker import LOCAL, Worker
 from nanogfl.errors import ExportError, ModelError, UsageError
 from nanogfl.predictor import TorchDetector, load
 from nanogfl.runtime.card import FileCard, read_card
-from nanogfl.view import View, normalise
 from nanogfl.wholefile import whole_file, write_json
 
 
@@ -101,10 +100,12 @@ def _prove(
     made, parity = open_detector(name, file, 1, card, outputs), Parity()
     pictures = drawn_pictures() if data is None else given_pictures([e.path for e in read_table(data).examples[:400]])
     for title, picture in pictures:
-        view = View(picture.shape[:2], card.input_size, card.resize)
-        add_boxes(parity, title, detector.predict(picture, LIMITS.score), made.predict(picture, LIMITS.score))
-        raw = detector.raw(normalise(view.apply(picture))[None])[0]
-        add_raw(parity, raw, made.raw(network_image(picture, view)), len(card.names))
+        view, image = detector.see(picture)
+        raws = detector.raw(image[None])[0], made.raw(network_image(picture, view))
+        if raws[0].shape != raws[1].shape:
+            raise ExportError(f"{name} gives raw outputs of {raws[1].shape} instead of {raws[0].shape}")
+        ours, its = (seen(raw, detector.layout, view, detector.names, LIMITS) for raw in raws)
+        take(parity, title, ours, its, detector.layout, LIMITS)
     if not parity.holds:
         why = parity.worst[0] if parity.worst else f"raw outputs differ by {parity.raw:.2g}"
         raise ExportError(f"{name} does not give what the checkpoint gives, nothing was kept: {why}")

@@ -42,9 +42,10 @@ class Seen:
     view: View
 
     def difference(self, other: Seen) -> float:
-        """Largest difference of any score, or of any side logit over ten."""
+        """Largest difference of any score, or of any side logit over ten; infinite where one is no number."""
         sides = np.abs(self.sides - other.sides).max(initial=0) / 10
-        return float(max(np.abs(self.scores - other.scores).max(initial=0), sides))
+        found = float(np.maximum(np.abs(self.scores - other.scores).max(initial=0), sides))
+        return found if np.isfinite(found) else float("inf")
 
     def kept(self, layout: Layout) -> Kept:
         """Where the boxes come from: by their scores, and by their places where several scores are the same."""
@@ -59,6 +60,12 @@ class Seen:
             same = np.flatnonzero(distance <= distance.min() + 1e-7)
             rows[i] = same[np.abs(moved[same] - box).max(axis=1).argmin()]
         return Kept(rows, boxes[rows])
+
+
+def seen(raw: Array, layout: Layout, view: View, names: Sequence[str], limits: Thresholds) -> Seen:
+    """What a raw output [P, C + 4 * (R + 1)] says."""
+    scores, sides = sigmoid(raw[:, : len(names)]), raw[:, len(names) :]
+    return Seen(decode(raw, layout, view, names, limits), scores, sides, view)
 
 
 class Probe:
@@ -85,18 +92,16 @@ class Probe:
         if isinstance(self.model, TorchDetector):
             return [self._torch(self.model, picture, limits) for picture in pictures]
         assert isinstance(self.model, OnnxDetector)
-        seen: list[Seen] = []
+        made: list[Seen] = []
         for start in range(0, len(pictures), self.batch):
-            seen += self._onnx(self.model, pictures[start : start + self.batch], limits)
-        return seen
+            made += self._onnx(self.model, pictures[start : start + self.batch], limits)
+        return made
 
     def _torch(self, model: TorchDetector, picture: Picture, limits: Thresholds) -> Seen:
         view = View(picture.shape[:2], model.input_size, model.card.resize)
         image = view.apply(picture)
         raw = model.raw(normalise(np.rint(image) if self.rounds else image)[None])[0]
-        classes = len(model.names)
-        found = decode(raw, model.layout, view, model.names, limits)
-        return Seen(found, sigmoid(raw[:, :classes]), raw[:, classes:], view)
+        return seen(raw, model.layout, view, model.names, limits)
 
     def _onnx(self, model: OnnxDetector, pictures: Sequence[Picture], limits: Thresholds) -> list[Seen]:
         image = model.prepare(pictures)

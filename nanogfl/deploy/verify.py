@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from nanogfl.decode import Thresholds
+from nanogfl.decode import Layout, Thresholds
 from nanogfl.deploy.match import SCORE, Kept, alike, equal, explained, partners
 from nanogfl.deploy.probe import Probe, Seen, card_of
 from nanogfl.detections import Detections
@@ -115,15 +115,17 @@ def compare(a: Predictor, b: Predictor, pictures: Iterable[tuple[str, Picture]],
         names, views = zip(*some, strict=True)
         both = (probe.see(views, limits) for probe in probes)
         for name, first, second in zip(names, *both, strict=True):
-            _take(parity, name, first, second, probes[0], limits, one_view)
+            take(parity, name, first, second, probes[0].layout, limits, one_view)
     return parity
 
 
-def _take(parity: Parity, name: str, a: Seen, b: Seen, probe: Probe, limits: Thresholds, one_view: bool) -> None:
+def take(
+    parity: Parity, name: str, a: Seen, b: Seen, layout: Layout, limits: Thresholds, one_view: bool = True
+) -> None:
     """One picture into the comparison. Near ties only count where the raw outputs are equal."""
     raw = a.difference(b) if one_view else None
     equal_raw = raw is not None and raw <= parity.bar.raw
-    kept = (a.kept(probe.layout), b.kept(probe.layout)) if equal_raw else None
+    kept = (a.kept(layout), b.kept(layout)) if equal_raw else None
     sides = zip(a.view.picture, a.view.input, strict=True)
     zoom = max(1.0, *(own / seen for own, seen in sides)) if parity.bar.of_input else 1.0
     parity.pictures += 1

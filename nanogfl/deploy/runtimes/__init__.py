@@ -16,7 +16,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from nanogfl.deploy.runtimes import mnn, ncnn, onnxruntime, opencv, openvino, torch
+from nanogfl.deploy.runtimes import executorch, litert, mnn, ncnn, onnxruntime, opencv, openvino, torch
 from nanogfl.errors import UsageError, nearest
 
 Network = Callable[[NDArray[Any]], dict[str, NDArray[Any]]]
@@ -60,12 +60,29 @@ class Runtime:
             return None
 
 
-PACKAGES = {"cv2": "opencv-python"}
+PACKAGES = {"cv2": "opencv-python", "ai_edge_litert": "ai-edge-litert", "litert_torch": "litert-torch"}
 RUNTIMES = (
     Runtime("onnxruntime", ("onnxruntime",), onnxruntime.open_network),
     Runtime("openvino", ("openvino",), openvino.open_network, suffix=".xml", convert=openvino.convert),
     Runtime("ncnn", ("ncnn",), ncnn.open_network, suffix=".param", converter=("pnnx",), convert=ncnn.convert),
     Runtime("mnn", ("MNN",), mnn.open_network, suffix=".mnn", convert=mnn.convert),
+    Runtime(
+        "executorch",
+        ("executorch",),
+        executorch.open_network,
+        takes="checkpoint",
+        suffix=".pte",
+        convert=executorch.convert,
+    ),
+    Runtime(
+        "litert",
+        ("ai_edge_litert",),
+        litert.open_network,
+        takes="checkpoint",
+        suffix=".tflite",
+        converter=("litert_torch",),
+        convert=litert.convert,
+    ),
     Runtime("opencv", ("cv2",), opencv.open_network),
     Runtime("torch", ("torch",), torch.open_network, takes="checkpoint"),
 )

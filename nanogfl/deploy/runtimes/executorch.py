@@ -1,0 +1,38 @@
+"""ExecuTorch: PyTorch's own runtime for phones, with XNNPACK's kernels."""
+
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportArgumentType=false
+# Checked where it is installed or not: an extra that the environment of the checks does not have.
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nanogfl.deploy.runtimes.torch import example, ready
+
+
+def convert(checkpoint: Path, out: Path) -> None:
+    """Checkpoint to ``out`` (.pte), float32: one image [1, 3, H, W] 0 to 255 to one raw output."""
+    import torch
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    with torch.no_grad():
+        program = torch.export.export(ready(checkpoint), example(checkpoint))
+    made = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
+    out.write_bytes(made.buffer)
+
+
+def open_network(path: Path, threads: int, _names: list[str]) -> Any:
+    """On the CPU."""
+    import torch
+    from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
+    from executorch.runtime import Runtime
+
+    _unsafe_reset_threadpool(threads)  # nothing runs in it yet
+    method = Runtime.get().load_program(path).load_method("forward")
+
+    def run(image: Any) -> dict[str, Any]:
+        return {"raw": method.execute([torch.from_numpy(image)])[0][0].numpy()}
+
+    return run
