@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from nanogfl.data.ahead import in_order
 from nanogfl.data.augment import Sample, augment, decide
 from nanogfl.data.batch import collate, collate_undrawn
 from nanogfl.data.device import Store
@@ -87,11 +88,11 @@ class TrainingSet(Dataset[Any]):
         """All pictures in order, decoded on all cores, a few ahead."""
         said = time.monotonic()
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for first in range(0, len(self), AHEAD):
-                yield from pool.map(self._picture, range(first, min(first + AHEAD, len(self))))
+            for count, picture in enumerate(in_order(pool, self._picture, range(len(self)), AHEAD), 1):
+                yield picture
                 if time.monotonic() > said + SILENCE_S:
                     said = time.monotonic()
-                    log.info("%d of %d pictures decoded", min(first + AHEAD, len(self)), len(self))
+                    log.info("%d of %d pictures decoded", count, len(self))
 
     def _suits(self, device: torch.device) -> bool:
         if self.cache == "auto" and device.type == "cuda":

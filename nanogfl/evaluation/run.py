@@ -5,17 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from nanogfl.data.ahead import in_order
 from nanogfl.data.outputs import spare_the_set
 from nanogfl.data.readers import read_table
 from nanogfl.data.splits import evaluation_split, select
@@ -32,8 +31,6 @@ from nanogfl.wholefile import write_json
 log = logging.getLogger(__name__)
 CPU_BATCH, GPU_BATCH = 8, 64
 AHEAD = 8  # pictures read before they are asked for
-Item = TypeVar("Item")
-Made = TypeVar("Made")
 Raw = NDArray[np.float32]
 EVALUATION = Thresholds(score=0.05, iou=0.6, max_boxes=100)  # NanoDet's own
 
@@ -149,16 +146,3 @@ def _in_batches(
             yield from zip(detector.raw(images), (view for view, _ in batch), strict=False)
 
     return in_order(pool, lambda made: detector.decode(made[0], made[1], limits), raws(), size)
-
-
-def in_order(
-    pool: ThreadPoolExecutor, function: Callable[[Item], Made], items: Iterable[Item], ahead: int
-) -> Iterator[Made]:
-    """What threads make of each item, in order, so many ahead of what is asked for."""
-    waiting: deque[Future[Made]] = deque()
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) > ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()

@@ -66,8 +66,7 @@ class Cores:
         def part(index: int, piece: Any) -> tuple[Parts, Sequence[Tensor | None]]:
             with meeting, torch.autocast("cpu", *autocast):
                 losses = loss(self.replicas[index], piece, Share(partial(meeting.mean, index), count))
-            total = torch.stack(list(losses.values())).sum()
-            return losses, torch.autograd.grad(total, self.parameters, allow_unused=True)
+            return losses, gradients_of(losses, self.parameters)
 
         futures = [self.pool.submit(part, *item) for item in enumerate(pieces)]
         made = results(futures)
@@ -97,6 +96,12 @@ class Meeting:
 
     def _settle(self) -> None:
         self.result = self.over_processes(torch.stack([v for v in self.values if v is not None]).mean(dim=0))
+
+
+def gradients_of(parts: Parts, parameters: list[nn.Parameter]) -> Gradients:
+    """Of the parts' sum; None for what takes no part in it."""
+    total = torch.stack(list(parts.values())).sum()
+    return list(torch.autograd.grad(total, parameters, allow_unused=True))
 
 
 def given(parts: Parts, gradients: Gradients, parameters: list[nn.Parameter]) -> Parts:

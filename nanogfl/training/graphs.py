@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from nanogfl.data.batch import Batch
-from nanogfl.training.cores import Gradients, given
+from nanogfl.training.cores import Gradients, given, gradients_of
 from nanogfl.training.objective import Parts
 
 WARM = 2  # passes before recording, in which libraries choose their kernels
@@ -55,9 +55,7 @@ class Graphs:
         kind, enabled = torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda")
         with torch.autocast("cuda", kind, enabled, cache_enabled=False):  # a cast must not outlive its graph
             parts = self.make(batch)
-        total = torch.stack(list(parts.values())).sum()
-        gradients = torch.autograd.grad(total, self.parameters, allow_unused=True)
-        return {name: part.detach() for name, part in parts.items()}, list(gradients)
+        return {name: part.detach() for name, part in parts.items()}, gradients_of(parts, self.parameters)
 
 
 class Recording:
