@@ -97,10 +97,21 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
         (None, NAMES, student(reg_max=16), [], r"8 bins, not 17; set model.reg_max=7 or loss.teach_sides=0"),
         (None, NAMES, student(reg_max=16), ["loss.teach_sides=0"], None),
         (None, NAMES, student(reg_max=0), [], "no distribution to learn; set loss.teach_sides=0"),
-        (Architecture("s", 3, family="first"), NAMES, student(), [], "family is first, not plus"),
+        (Architecture("s", 3, family="first"), NAMES, student(), [], "priors are not those of plus; take another"),
+        (None, NAMES, student(family="resnet"), [], "priors are not those of resnet; take another"),
         (Architecture("m", 3, quality="top4"), NAMES, student(), [], None),
+        (Architecture("s", 3, family="resnet"), NAMES, student(), [], None),
     ],
-    ids=["a class too many", "other bins", "other bins, classes only", "Dirac", "other priors", "a larger one"],
+    ids=[
+        "a class too many",
+        "other bins",
+        "other bins, classes only",
+        "Dirac",
+        "other priors",
+        "a level too few",
+        "a larger one",
+        "the paper's heavy one",
+    ],
 )
 def test_who_may_teach(
     tmp_path: Path,
@@ -119,8 +130,23 @@ def test_who_may_teach(
             read_teacher(recipe, card)
 
 
+def test_a_heavy_detector_teaches_on_the_levels_of_both() -> None:
+    """Its fifth level, of stride 128, has no counterpart; the others lie at the same places."""
+    heavy, light = Architecture("s", 3, family="resnet"), Architecture("s", 3)
+    network = random_detector(heavy)
+    teacher = Teacher(network, [0, 1, 2], light.strides)
+    images = torch.randn(1, 3, 96, 160, generator=torch.Generator().manual_seed(0))
+    priors, sizes = random_detector(light).priors(96, 160)
+    assert torch.equal(network.priors(96, 160)[0][: len(priors)], priors)
+    logits, sides = teacher.predict(images)
+    with torch.no_grad():
+        raw = network(images)
+    assert logits.shape[1] == sides.shape[1] == sum(sizes) == 321 and raw.shape[1] == 321 + 2
+    assert torch.equal(torch.cat([logits, sides], dim=-1), raw[:, :321])
+
+
 def test_copies_of_a_task_share_the_teacher() -> None:
-    teacher = Teacher(random_detector(Architecture("s", 3)), [0, 1, 2])
+    teacher = Teacher(random_detector(Architecture("s", 3)), [0, 1, 2], (8, 16, 32, 64))
     assert copy.deepcopy([teacher])[0] is teacher
 
 
@@ -140,7 +166,7 @@ def test_a_run_with_a_teacher(tiny_set: Path, tiny_run: Path, tmp_path: Path, ti
 def test_a_teacher_of_its_own_weights_says_nothing_at_first(tiny_run: Path) -> None:
     detector = nanogfl.load(tiny_run / "best.ckpt").network
     assert detector is not None
-    teacher = Teacher(copy.deepcopy(detector), list(range(6)))  # type: ignore[arg-type]
+    teacher = Teacher(copy.deepcopy(detector), list(range(6)), (8, 16, 32, 64))  # type: ignore[arg-type]
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     parts = teaching_loss(*split(detector(images), 7), teacher.predict(images), LossRecipe())
     assert sum(part.item() for part in parts.values()) < 1e-6

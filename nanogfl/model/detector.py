@@ -61,6 +61,16 @@ class Architecture:
         """Rows of ``head.predict``: classes, then four sides of R + 1 bins where they have no branch of their own."""
         return self.classes + (0 if self.separate_sides else 4 * (self.reg_max + 1))
 
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Of the levels, in px."""
+        return STRIDES[: {"first": 3, "plus": 4, "resnet": 5}[self.family]]
+
+    @property
+    def centred(self) -> bool:
+        """Priors lie at their cells' centres, not at the upper left corners."""
+        return self.family == "first"
+
 
 class Detector(nn.Module):
     """Pictures in, logits out; decode is no part of it."""
@@ -68,8 +78,7 @@ class Detector(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         a = self.architecture = architecture
-        self.strides = STRIDES[: {"first": 3, "plus": 4, "resnet": 5}[a.family]]
-        self.centred = a.family == "first"
+        self.strides, self.centred = a.strides, a.centred
         quality = None if a.quality == "none" else QualityPredictor(a.reg_max, a.quality)
         if a.family == "resnet":
             self.backbone = ResNet(a.size)

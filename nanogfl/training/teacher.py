@@ -26,9 +26,11 @@ class Teacher:
     Args:
         network: the detector.
         columns: the teacher's class column of each of the student's classes.
+        strides: the student's; a heavier detector's further levels are left out.
     """
 
-    def __init__(self, network: Detector, columns: list[int]) -> None:
+    def __init__(self, network: Detector, columns: list[int], strides: tuple[int, ...]) -> None:
+        self.strides = strides
         self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.columns = torch.tensor(columns)
 
@@ -44,7 +46,9 @@ class Teacher:
     @torch.no_grad()
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """[B, 3, H, W] normalised -> logits of the student's classes [B, P, C], side logits [B, P, 4 * (R + 1)]."""
-        logits, sides = split(self.network(images).float(), self.network.architecture.reg_max)
+        height, width = images.shape[2:]
+        priors = sum(-(-height // stride) * -(-width // stride) for stride in self.strides)
+        logits, sides = split(self.network(images)[:, :priors].float(), self.network.architecture.reg_max)
         return logits[..., self.columns], sides
 
 
@@ -69,12 +73,12 @@ def read_teacher(recipe: Recipe, student: Card) -> Teacher | None:
     network = Detector(card.architecture)
     load_state(network, weights.state, path)
     log.info("teacher %s: family %s, size %s", source, card.architecture.family, card.architecture.size)
-    return Teacher(network, [card.names.index(name) for name in student.names])
+    return Teacher(network, [card.names.index(name) for name in student.names], student.architecture.strides)
 
 
 def _fault(teacher: Architecture, student: Architecture, loss: LossRecipe) -> str | None:
-    if teacher.family != student.family:
-        return f"its family is {teacher.family}, not {student.family}, so that its priors differ; take another teacher"
+    if (teacher.centred, teacher.strides[: len(student.strides)]) != (student.centred, student.strides):
+        return f"its family is {teacher.family}, whose priors are not those of {student.family}; take another teacher"
     if not loss.teach_sides:
         return None
     if 0 in (teacher.reg_max, student.reg_max):
