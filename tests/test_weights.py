@@ -559,8 +559,12 @@ def test_odd_tensors_are_refused(
         key = f"detector.{key}"
     else:
         path = nanodet_file(tmp_path, small)
-        key = next(k for k in torch.load(path)["state_dict"] if k.endswith(key.replace("head.predict", "gfl_cls")))
-    content = torch.load(path)
+        key = next(
+            k
+            for k in torch.load(path, weights_only=True)["state_dict"]
+            if k.endswith(key.replace("head.predict", "gfl_cls"))
+        )
+    content = torch.load(path, weights_only=True)
     content["state_dict"][key] = change(content["state_dict"][key])
     torch.save(content, path)
     refused(lambda: nanogfl.load(path), message)

@@ -23,28 +23,32 @@ from nanogfl.view import View
 log = logging.getLogger(__name__)
 ort.set_default_logger_severity(3)  # errors only: they come as exceptions
 Arrays = dict[str, NDArray[Any]]
+ELSEWHERE = b"\x0a\x08location\x12"  # ONNX: the first bytes of where a weight's own file lies
 
 
 def open_session(model: Path | bytes, threads: int | None = None) -> ort.InferenceSession:
     """An onnxruntime CPU session of a file or of its bytes.
 
     Raises:
-        ModelError: missing, damaged, or using what this onnxruntime does not know.
+        ModelError: missing, damaged, using what this onnxruntime does not know, or weights from further files, which
+            onnxruntime before 1.24 reads wherever they lie.
     """
     if isinstance(model, Path) and not model.is_file():
         raise ModelError(f"there is no file {model}; check the path")
+    name = model if isinstance(model, Path) else "the model"
     options = ort.SessionOptions()
     if threads:
         options.intra_op_num_threads = threads
     try:
-        source = str(model) if isinstance(model, Path) else model
-        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        content = model.read_bytes() if isinstance(model, Path) else model
+        if ELSEWHERE not in content:
+            return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has no common class of its errors
-        name = model if isinstance(model, Path) else "the model"
         raise ModelError(
             f"{name} is no ONNX model that onnxruntime {ort.__version__} can run ({type(error).__name__}); "
             "export it again"
         ) from error
+    raise ModelError(f"{name} keeps weights in a file of its own; one of ours is whole: export it again")
 
 
 class OnnxDetector:
