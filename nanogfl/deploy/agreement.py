@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanogfl.decode import sigmoid
+from nanogfl.deploy.match import raw_difference
 from nanogfl.deploy.verify import LIMITS, Parity, match
 from nanogfl.detections import Detections
 from nanogfl.pictures import Picture
@@ -35,11 +36,9 @@ def add_boxes(parity: Parity, name: str, a: Detections, b: Detections) -> None:
 
 
 def add_raw(parity: Parity, a: NDArray[np.float32], b: NDArray[np.float32], classes: int) -> None:
-    """Add one picture's raw outputs [P, C + 4 * (R + 1)]: scores, and side logits at a tenth."""
+    """Add one picture's raw outputs [P, C + 4 * (R + 1)]."""
     if a.shape != b.shape:
         parity.worst.append(f"raw outputs of {b.shape} instead of {a.shape}")
         return
-    scores = np.abs(sigmoid(a[:, :classes]) - sigmoid(b[:, :classes])).max(initial=0)
-    sides = np.abs(a[:, classes:] - b[:, classes:]).max(initial=0) / 10
-    found = float(max(scores, sides)) if np.isfinite(b).all() else float("inf")
-    parity.raw = max(parity.raw or 0.0, found)
+    first, second = ((sigmoid(raw[:, :classes]), raw[:, classes:]) for raw in (a, b))
+    parity.raw = max(parity.raw or 0.0, raw_difference(first, second))

@@ -14,6 +14,7 @@ from nanogfl.detections import Detections
 SCORE = 1e-3  # equal scores, and scores at a threshold
 OVERLAP = 2e-3  # overlaps at the threshold of NMS
 Box = tuple[int, int]  # side (0 or 1) and index there
+Raw = tuple[NDArray[np.float32], NDArray[np.float32]]  # final scores of every prior, and side logits
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,13 @@ class Kept:
 
     priors: NDArray[np.intp]
     boxes: NDArray[np.float32]
+
+
+def raw_difference(a: Raw, b: Raw) -> float:
+    """Largest difference of any score, or of any side logit over ten; infinite where one is no number."""
+    scores, sides = (float(np.abs(x - y).max(initial=0)) for x, y in zip(a, b, strict=True))
+    found = float(np.maximum(scores, sides / 10))
+    return found if np.isfinite(found) else float("inf")
 
 
 def partners(a: Detections, b: Detections, same: NDArray[np.bool_]) -> NDArray[np.intp]:

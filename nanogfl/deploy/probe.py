@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from nanogfl import boxes as box_math
 from nanogfl.decode import Layout, Thresholds, decode, side_geometry, sigmoid
-from nanogfl.deploy.match import Kept
+from nanogfl.deploy.match import Kept, raw_difference
 from nanogfl.detections import Detections
 from nanogfl.errors import ModelError, UsageError
 from nanogfl.pictures import Picture
@@ -42,10 +42,8 @@ class Seen:
     view: View
 
     def difference(self, other: Seen) -> float:
-        """Largest difference of any score, or of any side logit over ten; infinite where one is no number."""
-        sides = np.abs(self.sides - other.sides).max(initial=0) / 10
-        found = float(np.maximum(np.abs(self.scores - other.scores).max(initial=0), sides))
-        return found if np.isfinite(found) else float("inf")
+        """Of the raw outputs."""
+        return raw_difference((self.scores, self.sides), (other.scores, other.sides))
 
     def kept(self, layout: Layout) -> Kept:
         """Where the boxes come from: by their scores, and by their places where several scores are the same."""
