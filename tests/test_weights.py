@@ -534,7 +534,7 @@ def test_a_head_without_classes_is_refused(tmp_path: Path, small: Detector, colu
 
 ODD: list[tuple[str, Callable[[Tensor], object], str]] = [
     ("a number without axes", lambda t: torch.tensor(1.0), r"\.ckpt"),
-    ("sparse", lambda t: t.to_sparse(), "no plain tensor"),
+    ("sparse", lambda t: t.to_sparse(), "no plain tensor|is damaged or no checkpoint"),  # torch 2.15 reads none
     ("complex", lambda t: t.to(torch.complex64), "no plain tensor"),
     ("one value repeated without end", lambda t: torch.zeros(1).expand(10**12), "no plain tensor"),
     ("another shape", lambda t: t[:1], r"\.ckpt"),
