@@ -114,11 +114,14 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def picture(done: Sequence[Record], path: Path) -> None:
-    """Each run as a dot, each mean as a bar, one panel a set and start."""
+    """Each run as a dot, each mean as a bar, one panel a set and start, two beside each other."""
     found = groups(done)
-    figure = Figure((6.2 * len(found), 0.42 * len(ROWS) + 1.6), layout="constrained")
+    columns = min(2, len(found))
+    lines = -(-len(found) // columns)
+    figure = Figure((1.8 + 4.8 * columns, (0.36 * len(ROWS) + 1.2) * lines), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
+    grid = figure.subplots(lines, columns, sharey=True, squeeze=False)
+    panels = grid.flat[: len(found)]
     names = [row for row in [*ROWS, TEACHER] if any(row in rows for rows in found.values())]
     for panel, ((data, init), rows) in zip(panels, found.items(), strict=True):
         for place, row in enumerate(names):
@@ -133,6 +136,8 @@ def picture(done: Sequence[Record], path: Path) -> None:
         panel.set_xlabel("AP on the test split: seeds, and their mean")
         panel.grid(axis="x", alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
+    for panel in grid.flat[len(found) :]:
+        panel.set_visible(False)
     panels[0].set_yticks(range(len(names)), names)
     panels[0].invert_yaxis()
     with whole_file(path) as partial:
