@@ -142,7 +142,7 @@ def test_without_change_the_picture_is_the_views_up_to_opencvs_rounding(rule: st
     inner = np.s_[y + 4 : y + height - 4, x + 4 : x + width - 4]  # the edge mixes with grey, the view's does not
     error = np.abs(made.picture[inner].astype(float) - view.apply(picture)[inner])
     assert error.max() <= 6, "1/32 px of the steepest edge"
-    assert error.mean() < 1.5
+    assert error.mean() < (1.5 if cv2.__version__ < "5" else 1), "OpenCV 4 rounds more coarsely"
 
 
 def test_a_generator_in_the_same_state_makes_the_same_sample() -> None:

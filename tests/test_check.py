@@ -26,6 +26,7 @@ from nanogfl.errors import UsageError
 from nanogfl.evaluation.run import evaluate
 from nanogfl.pictures import read_picture
 
+AVIF = "avif" in features.modules and features.check("avif")  # Pillow before 11.3 has not heard of it
 EVIL = "<script>alert(1)</script><svg onload=alert(2)>\"'"
 
 
@@ -316,7 +317,7 @@ def dressed_up(root: Path, forms: tuple[str, ...], **options: Any) -> Path:
 
 
 def test_forms_that_are_read_become_png_in_the_copy(tmp_path: Path) -> None:
-    forms = ("GIF", "PPM", "JPEG2000", *(["AVIF"] if "avif" in features.modules and features.check("avif") else []))
+    forms = ("GIF", "PPM", "JPEG2000", *(["AVIF"] if AVIF else []))
     found = check(dressed_up(tmp_path / "set", forms))
     assert found.counts == {"picture-suffix": len(forms)}
     write_copy(found, tmp_path / "copy")
@@ -355,7 +356,7 @@ def test_a_heic_is_called_one(tmp_path: Path) -> None:
     assert "it is a HEIC, as phones write it; convert it" in problem.detail
 
 
-@pytest.mark.skipif(not ("avif" in features.modules and features.check("avif")), reason="Pillow without AVIF")
+@pytest.mark.skipif(not AVIF, reason="Pillow without AVIF")
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
 def test_an_avif_has_the_size_that_decoding_gives(tmp_path: Path, orientation: int) -> None:
     root = dressed_up(tmp_path / "set", ())

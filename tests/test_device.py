@@ -130,4 +130,4 @@ def test_a_run_on_the_device_trains_as_on_the_cpu(tiny_set: Path, tiny_train: Tr
         settings = (f"train.cache={cache}", "augment.mosaic=0.5", "train.lr=1e-9", "train.lr_end=1e-9")
         tiny_train(tiny_set, tmp_path / cache, *settings, epochs=2)  # weights that stay say what the inputs are
         rows.append([[float(row[part]) for part in ("qfl", "giou", "dfl")] for row in read_rows(tmp_path / cache)])
-    assert np.allclose(*rows, rtol=0.05)
+    assert np.allclose(*rows, rtol=0.05 if cv2.__version__ < "5" else 0.03)  # OpenCV 4 rounds more coarsely

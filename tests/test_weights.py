@@ -532,9 +532,10 @@ def test_a_head_without_classes_is_refused(tmp_path: Path, small: Detector, colu
     refused(lambda: read_card(read_weights(path)), "outputs")
 
 
+READS_NO_SPARSE = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 15)
 ODD: list[tuple[str, Callable[[Tensor], object], str]] = [
     ("a number without axes", lambda t: torch.tensor(1.0), r"\.ckpt"),
-    ("sparse", lambda t: t.to_sparse(), "no plain tensor|is damaged or no checkpoint"),  # torch 2.15 reads none
+    ("sparse", lambda t: t.to_sparse(), "is damaged or no checkpoint" if READS_NO_SPARSE else "no plain tensor"),
     ("complex", lambda t: t.to(torch.complex64), "no plain tensor"),
     ("one value repeated without end", lambda t: torch.zeros(1).expand(10**12), "no plain tensor"),
     ("another shape", lambda t: t[:1], r"\.ckpt"),
@@ -554,17 +555,12 @@ ODD: list[tuple[str, Callable[[Tensor], object], str]] = [
 def test_odd_tensors_are_refused(
     tmp_path: Path, small: Detector, layout: str, key: str, change: Callable[[Tensor], object], message: str
 ) -> None:
+    path = (own_file if layout == "ours" else nanodet_file)(tmp_path, small)
+    content = torch.load(path, weights_only=True)
     if layout == "ours":
-        path = own_file(tmp_path, small)
         key = f"detector.{key}"
     else:
-        path = nanodet_file(tmp_path, small)
-        key = next(
-            k
-            for k in torch.load(path, weights_only=True)["state_dict"]
-            if k.endswith(key.replace("head.predict", "gfl_cls"))
-        )
-    content = torch.load(path, weights_only=True)
+        key = next(k for k in content["state_dict"] if k.endswith(key.replace("head.predict", "gfl_cls")))
     content["state_dict"][key] = change(content["state_dict"][key])
     torch.save(content, path)
     refused(lambda: nanogfl.load(path), message)
