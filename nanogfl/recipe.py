@@ -47,34 +47,34 @@ def _refuse_count(name: str, value: int | None, least: int, most: int) -> None:
 
 @dataclass(frozen=True)
 class ModelRecipe:
-    """The network.
+    """The network. None: the init checkpoint's, else the default.
 
     Attributes:
-        size: s | m | l; m is NanoDet-Plus-m, l is NanoDet-Plus-m-1.5x; None: the init checkpoint's, else m.
-        family: plus (NanoDet-Plus), first (the first NanoDet), resnet (the paper's heavy detector: ResNet-18, -34
-            or -50 for s, m, l, FPN, towers); None: the init checkpoint's, else plus.
-        share_levels: one head branch for all levels instead of one each.
-        separate_sides: a head branch of their own for the sides.
-        sides: distribution, or dirac (one value a side).
-        reg_max: R of the distribution; None: the init checkpoint's, else 7, and 16 for resnet.
-        quality: distribution-guided quality predictor: none, top4 (the paper's), moments (no TopK operator).
+        size: s | m | l; m (the default) is NanoDet-Plus-m, l is NanoDet-Plus-m-1.5x.
+        family: plus (NanoDet-Plus, the default), first (the first NanoDet), resnet (the paper's heavy detector:
+            ResNet-18, -34 or -50 for s, m, l, FPN, towers).
+        share_levels: one head branch for all levels instead of one each (the default).
+        separate_sides: a head branch of their own for the sides; by default they share that of the classes.
+        sides: distribution (the default), or dirac (one value a side).
+        reg_max: R of the distribution, by default 7, and 16 for resnet.
+        quality: distribution-guided quality predictor: none (the default), top4 (the paper's), moments (no TopK).
         guidance: which module assigns in training: full (NanoDet-Plus' own), light, none (the head itself).
     """
 
     __pydantic_config__ = CLOSED
     size: Literal["s", "m", "l"] | None = None
     family: Literal["plus", "first", "resnet"] | None = None
-    share_levels: bool = False
-    separate_sides: bool = False
-    sides: Literal["distribution", "dirac"] = "distribution"
+    share_levels: bool | None = None
+    separate_sides: bool | None = None
+    sides: Literal["distribution", "dirac"] | None = None
     reg_max: int | None = None
-    quality: Literal["none", "top4", "moments"] = "none"
+    quality: Literal["none", "top4", "moments"] | None = None
     guidance: Literal["full", "light", "none"] = "none"
 
     def __post_init__(self) -> None:
         if self.reg_max is not None and not 3 <= self.reg_max <= 64:
             raise ValueError(f"model.reg_max must be from 3 to 64, not {self.reg_max}")
-        if self.sides == "dirac" and (self.quality != "none" or self.reg_max is not None):
+        if self.sides == "dirac" and (self.quality not in (None, "none") or self.reg_max is not None):
             raise ValueError(
                 "model.sides=dirac has no distribution; leave model.quality at none and model.reg_max away"
             )
@@ -150,21 +150,21 @@ class TrainRecipe:
     Attributes:
         epochs: passes over the training pictures.
         batch: pictures a step and process.
-        accumulate: steps whose gradients are added up.
+        accumulate: batches whose gradients are averaged to one step.
         lr: highest learning rate, of AdamW; None: .001 from a trained detector, .002 from other weights or none.
         lr_end: learning rate at the end of the cosine.
-        backbone_lr: factor on lr for the backbone, where it starts from trained weights.
+        backbone_lr: factor on lr for the backbone.
         weight_decay: of AdamW; not for norms and biases.
         warmup: steps until lr is reached.
         clip: largest gradient norm.
         average: decay of the averaged weights that are evaluated and exported; 0 switches averaging off.
-        plain_epochs: last epochs without mosaic and with half the zoom.
+        plain_epochs: last epochs without mosaic and with half the zoom, stretch and shift.
         detach_guidance: part of the run after which guidance no longer trains the detector.
         freeze: ``backbone`` keeps the backbone as it was loaded.
         teacher: a checkpoint or published name of a detector whose predictions are learnt as well; none.
         precision: auto | 32 | bf16 | 16.
         patience: validations without a better AP after which to stop; 0: never.
-        validate_every: epochs between validations.
+        validate_every: epochs between validations; the last epoch always has one.
         save_every: steps after which the state is written within an epoch.
         seed: of everything random.
         workers: loader processes.
@@ -231,7 +231,7 @@ class LossRecipe:
 
     Attributes:
         qfl, giou, dfl: weights; qfl that of the class loss, whichever it is.
-        beta: exponent of the modulating factor of the class loss.
+        beta: exponent of the modulating factor of the class loss: 0, or at least 1 (else its slope at 0 is infinite).
         classes: qfl, or focal (the score learns 1 where there is a box, not the IoU).
         assign: dsl (dynamic soft labels) or atss.
         topk: candidates a box (dsl 13), or a level (atss 9).
@@ -257,6 +257,8 @@ class LossRecipe:
     def __post_init__(self) -> None:
         numbers = ("qfl", "giou", "dfl", "beta", "teach_classes", "teach_sides")
         _refuse_outside("loss", self, dict.fromkeys(numbers, math.inf))
+        if 0 < self.beta < 1:
+            raise ValueError(f"loss.beta must be 0 or at least 1, not {self.beta}")
         _refuse_none("loss.anchor", self.anchor)
         _refuse_none("loss.temperature", self.temperature)
         _refuse_count("loss.topk", self.topk, 1, MANY)
@@ -358,7 +360,9 @@ def _read(source: str) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise RecipeError(f"--recipe {source}: holds a {type(content).__name__}, not keys and values")
+        raise RecipeError(
+            f"--recipe {source}: holds a {type(content).__name__}, not keys and values; see {folder() / 'bccd.yaml'}"
+        )
     return content
 
 

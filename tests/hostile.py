@@ -83,7 +83,7 @@ def recipe_holds(file: Path, data: bytes) -> None:
     assert from_dict(json.loads(json.dumps(to_dict(recipe), allow_nan=False)), "written") == recipe
     made = plan(recipe.train, 200)
     assert made.epochs >= 1 and made.steps_per_epoch >= 1 and 0 <= made.average < 1
-    assert made.epochs % made.validate_every == 0
+    assert made.validate_every >= 1
     rates = [learning_rate(step, made, recipe.train) for step in (0, made.warmup, made.steps // 2, made.steps)]
     assert all(math.isfinite(rate) and rate >= 0 for rate in rates)
 

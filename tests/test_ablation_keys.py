@@ -21,7 +21,7 @@ from nanogfl.model.detector import Architecture, Detector
 from nanogfl.model.weights import read_weights
 from nanogfl.predictor import TorchDetector
 from nanogfl.recipe import LossRecipe, load_recipe
-from nanogfl.training.objective import LossWeights, Targets, assign, head_loss
+from nanogfl.training.objective import Targets, assign, head_loss
 from nanogfl.training.resume import going_on
 from nanogfl.training.start import start
 
@@ -146,7 +146,7 @@ def test_the_box_of_a_prior_is_learnt_from_where_it_stands(architecture: Archite
     recipe = LossRecipe(assign="atss")
     for _ in range(200):
         given = assign(recipe, raw, priors, levels, targets, architecture.reg_max)
-        parts = head_loss(raw, priors, targets, given, LossWeights(), reg_max=architecture.reg_max)
+        parts = head_loss(raw, priors, targets, given, LossRecipe(), reg_max=architecture.reg_max)
         optimizer.zero_grad()
         torch.stack(list(parts.values())).sum().backward()
         optimizer.step()

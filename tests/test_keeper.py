@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def test_counters_are_not_averaged() -> None:
         module.running_mean.fill_(count)
         averaged.update_parameters(module)
     assert int(averaged.module.num_batches_tracked) == 8
-    assert averaged.module.running_mean.tolist() == pytest.approx([4 * 2 / 11 + 8 * 9 / 11] * 2)
+    assert averaged.module.running_mean.tolist() == pytest.approx([8 - 4 * 0.9 * (1 - math.exp(-0.5))] * 2)
 
 
 def test_averaging_follows_its_recurrence() -> None:
@@ -153,10 +154,17 @@ def test_averaging_follows_its_recurrence() -> None:
         if expected is None:
             expected = value  # the first update copies
         else:
-            keep = min(0.9, (1 + update) / (10 + update))
+            keep = 0.9 * (1 - math.exp(-(update + 1) / 4))
             assert averaging_decay(0.9, update) == pytest.approx(keep)
             expected = keep * expected + (1 - keep) * value
         assert averaged.module.weight.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_last_epoch_is_always_validated(blocks: Path, tmp_path: Path) -> None:
+    quick(blocks, tmp_path / "run", epochs=3, set=["train.validate_every=2"])
+    assert [bool(row["AP"]) for row in read_rows(tmp_path / "run")] == [False, True, True]
+    quick(blocks, tmp_path / "run", epochs=5, resume=True)
+    assert [bool(row["AP"]) for row in read_rows(tmp_path / "run")] == [False, True, True, True, True]
 
 
 def test_what_is_kept_is_the_average(tiny_run: Path) -> None:

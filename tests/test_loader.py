@@ -300,3 +300,11 @@ def test_views_are_shared_out_and_plain(table: Table, processes: int, workers: i
                 np.testing.assert_array_equal(image, plain)
                 seen.append(index)
     assert sorted(seen) == list(range(9)), "each picture once, over all processes"
+
+
+def test_no_process_is_without_a_view(table: Table) -> None:
+    """Where Lightning has nothing to validate, the others would wait for that process; seen twice, it counts once."""
+    few = table.examples[:2]
+    seen = [[i for indices, _, _ in view_loader(few, SIZE, "stretch", 2, 0, r, 3) for i in indices] for r in range(3)]
+    assert seen == [[0], [1], [0]]
+    assert len(view_loader([], SIZE, "stretch", 2, 0, 0, 1)) == 0

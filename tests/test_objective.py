@@ -21,7 +21,6 @@ from nanogfl.recipe import LossRecipe
 from nanogfl.training.objective import (
     WHOLE,
     Assignment,
-    LossWeights,
     Share,
     Targets,
     assign,
@@ -68,12 +67,12 @@ THREE = [[3.0, 3.0, 20.0, 20.0], [40.0, 5.0, 95.0, 60.0], [10.0, 30.0, 33.0, 61.
 
 
 def losses(raw: Tensor, to: Targets, recipe: LossRecipe = DSL, **weights: float) -> dict[str, Tensor]:
-    return head_loss(raw, PRIORS, to, assign(recipe, raw, PRIORS, LEVELS, to), LossWeights(**weights))
+    return head_loss(raw, PRIORS, to, assign(recipe, raw, PRIORS, LEVELS, to), LossRecipe(**weights))
 
 
 def gradient(raw: Tensor, to: Targets, *parts: str, given: Assignment | None = None) -> Tensor:
     raw = raw.clone().requires_grad_()
-    found = head_loss(raw, PRIORS, to, given or assign(DSL, raw, PRIORS, LEVELS, to), LossWeights())
+    found = head_loss(raw, PRIORS, to, given or assign(DSL, raw, PRIORS, LEVELS, to), LossRecipe())
     torch.stack([found[part] for part in parts or found]).sum().backward()
     assert raw.grad is not None
     return raw.grad
@@ -108,8 +107,8 @@ def test_golden_training_loss_and_gradients(shared: Path) -> None:
     raw, guide = detector.head(pyramid), guidance(features, pyramid)
     priors, levels = detector.priors(320, 416)
     assignment = assign(DSL, guide, priors, levels, to)
-    own = head_loss(raw, priors, to, assignment, LossWeights())
-    aux = head_loss(guide, priors, to, assignment, LossWeights())
+    own = head_loss(raw, priors, to, assignment, LossRecipe())
+    aux = head_loss(guide, priors, to, assignment, LossRecipe())
     for name, golden in (("qfl", "loss_qfl"), ("giou", "loss_bbox"), ("dfl", "loss_dfl")):
         assert own[name].item() == pytest.approx(float(expected[golden]), rel=1e-5)
         assert aux[name].item() == pytest.approx(float(expected[f"aux_{golden}"]), rel=1e-5)
@@ -131,7 +130,7 @@ def test_equals_the_oracle(method: Method) -> None:
     raw = logits(3)
     to = targets(TWO, [], THREE, crowd=((2, 1),))
     assignment = assign(LossRecipe(assign=method), raw, PRIORS, LEVELS, to)
-    got = head_loss(raw, PRIORS, to, assignment, LossWeights())
+    got = head_loss(raw, PRIORS, to, assignment, LossRecipe())
 
     rows = [[r.tolist() for r in picture] for picture in raw]
     index, quality, ignored = [], [], []
@@ -237,14 +236,14 @@ def test_sums_over_processes_divide_every_part() -> None:
     raw, to = logits(2), targets(TWO, THREE)
     raw[..., :CLASSES] += 3  # the sum of weights is above its least value of 1
     assignment = assign(DSL, raw, PRIORS, LEVELS, to)
-    one = head_loss(raw, PRIORS, to, assignment, LossWeights())
+    one = head_loss(raw, PRIORS, to, assignment, LossRecipe())
     asked: list[float] = []
 
     def mean(total: Tensor) -> Tensor:
         asked.append(total.item())
         return total * 2
 
-    two = head_loss(raw, PRIORS, to, assignment, LossWeights(), Share(mean, 2))
+    two = head_loss(raw, PRIORS, to, assignment, LossRecipe(), Share(mean, 2))
     positive = assignment.gt_index >= 0
     best = raw[..., :CLASSES].sigmoid().amax(-1)
     assert asked == [positive.sum().item(), pytest.approx(best[positive].sum().item(), rel=1e-5)]
@@ -271,7 +270,7 @@ def test_hand_values_of_one_prior() -> None:
     assert predicted_boxes(split(raw, 7)[1], prior).tolist() == [[[4.0, 4.0, 60.0, 60.0]]]
     assignment = assign(DSL, raw, prior, [1], to)
     assert assignment.gt_index.tolist() == [[0]] and assignment.quality.tolist() == [[1.0]]
-    found = head_loss(raw, prior, to, assignment, LossWeights())
+    found = head_loss(raw, prior, to, assignment, LossRecipe())
     ln2, ln8 = float(np.log(2)), float(np.log(8))
     assert found["qfl"].item() == pytest.approx(3 * 0.25 * ln2)  # each class is one half away
     assert found["giou"].item() == pytest.approx(0, abs=1e-6)
@@ -353,7 +352,7 @@ def test_another_heads_assignment_is_taken_as_it_is() -> None:
     guide, raw, to = logits(1, seed=1), logits(1, seed=2), targets(TWO)
     given = assign(DSL, guide, PRIORS, LEVELS, to)
     halved = replace(given, quality=given.quality / 2)
-    first = head_loss(raw, PRIORS, to, given, LossWeights())
-    second = head_loss(raw, PRIORS, to, halved, LossWeights())
+    first = head_loss(raw, PRIORS, to, given, LossRecipe())
+    second = head_loss(raw, PRIORS, to, halved, LossRecipe())
     assert second["qfl"] != first["qfl"]
     assert second["giou"] == first["giou"] and second["dfl"] == first["dfl"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -22,6 +23,7 @@ from runs import (
     different,
     left,
     main,
+    quick,
     read_rows,
     run_command,
     timeless,
@@ -30,10 +32,11 @@ from runs import (
 
 import nanogfl
 from nanogfl.errors import NanogflError, RecipeError, TrainingError, UsageError
-from nanogfl.recipe import load_recipe
-from nanogfl.training.folder import WITHIN, Folder
+from nanogfl.recipe import Recipe, load_recipe
+from nanogfl.training.folder import WITHIN, Folder, write_config
 from nanogfl.training.keeper import Keeper
-from nanogfl.training.resume import former_state
+from nanogfl.training.resume import former_state, interrupted, shifted
+from nanogfl.training.schedule import Plan
 from nanogfl.training.task import DetectionTask
 
 # --- resume
@@ -265,6 +268,56 @@ def test_resume_with_more_epochs_goes_on(whole: Path, tiny_set: Path, tmp_path: 
     assert [r["epoch"] for r in read_rows(out)] == list("012345")
     assert timeless(out)[:4] == timeless(whole)
     assert load_recipe(str(out / "config.yaml")).train.epochs == 6
+
+
+def test_with_another_batch_the_rate_goes_on_where_it_was(whole: Path, tiny_set: Path, tmp_path: Path) -> None:
+    """Half the batch makes twice the steps an epoch; the cosine goes by epochs."""
+    rates = []
+    for batch in (8, 4):
+        out = shutil.copytree(whole, tmp_path / f"batch {batch}")
+        nanogfl.train(tiny_set, out=out, resume=True, epochs=6, batch=batch)
+        rates.append([float(row["lr"]) for row in read_rows(out)[4:]])
+    assert rates[1] == pytest.approx(rates[0], rel=0.05)
+    assert rates[1][-1] == pytest.approx(5e-5)
+
+
+@pytest.mark.parametrize(("an_epoch", "shift"), [(3, 0), (6, 12), (2, -4)])
+def test_epochs_of_other_length_shift_the_plan(an_epoch: int, shift: int, whole: Path) -> None:
+    made = Plan(6, an_epoch, 1e-3, 1, 0.9, 1, 6)
+    assert shifted(made, whole / "last.ckpt", 1).shift == shift  # four epochs of three steps are done
+
+
+def test_fewer_epochs_than_are_done_are_refused(whole: Path, tiny_set: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(whole, tmp_path / "run")
+    (out / "summary.json").unlink()
+    with pytest.raises(UsageError, match=r"--resume: 4 epochs are done, asked for are 2; give --epochs 4 or more"):
+        nanogfl.train(tiny_set, out=out, resume=True, epochs=2)
+
+
+def test_without_validation_pictures_the_last_weights_are_the_best(tmp_path: Path) -> None:
+    data = write_coco(tmp_path / "set", {"": [block_picture(np.random.default_rng(0))]})
+    for epochs in (1, 2):
+        done = quick(data, tmp_path / "run", input=128, epochs=epochs, resume=epochs > 1)
+        assert done["best"] == {"epoch": epochs - 1, "AP": None, "AP50": None}
+        best = checkpoint(tmp_path / "run" / "best.ckpt")
+        assert best["epoch"] == epochs and best["nanogfl"]["validation"] is None
+
+
+@pytest.mark.parametrize(
+    ("overwrite", "begun", "said"),
+    [
+        (True, False, "nothing was trained"),  # the old run's config.yaml still lies there
+        (True, True, "epoch 1 was not finished: go on with --resume"),
+        (False, True, "epoch 1 was not finished: go on with --resume"),
+    ],
+)
+def test_what_an_interrupted_run_says(overwrite: bool, begun: bool, said: str, tmp_path: Path) -> None:
+    write_config(tmp_path / "config.yaml", Recipe())
+    os.utime(tmp_path / "config.yaml", (1, 1))
+    folder = Folder(tmp_path, resume=False, overwrite=overwrite)
+    if begun:
+        write_config(tmp_path / "config.yaml", Recipe())
+    assert said in interrupted(folder, 0)
 
 
 def test_resume_with_another_learning_rate_takes_it(whole: Path, tiny_set: Path, tmp_path: Path) -> None:

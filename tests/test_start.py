@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from models import write_checkpoint
 from oracles.layouts import to_nanodet, torchvision_state
 from runs import Drawn, block_picture, checkpoint, quick, weights, write_coco
 
 import nanogfl
 from nanogfl.errors import ModelError, NanogflError, UsageError
-from nanogfl.model.detector import WIDTHS
+from nanogfl.model.detector import WIDTHS, Architecture
 from nanogfl.model.guidance import FullGuidance, LightGuidance
 from nanogfl.model.weights import read_weights
 from nanogfl.recipe import Recipe, load_recipe
-from nanogfl.training.start import start
+from nanogfl.training.start import filled, start
 
 MIXED = ("green", "yellow", "red")  # two of red, green, blue, in another order and place
 
@@ -130,6 +132,46 @@ def test_guidance_is_carried_on_from_a_last_checkpoint(tiny_run: Path) -> None:
     assert begin.guidance is not None
     old = weights(tiny_run / "last.ckpt")
     assert all(torch.equal(v, old[f"guidance.{k}"]) for k, v in begin.guidance.state_dict().items())
+
+
+PARTS = [
+    Architecture("s", 3, quality="top4", separate_sides=True),
+    Architecture("s", 3, reg_max=0, share_levels=True),
+    Architecture("s", 3, reg_max=16, quality="moments"),
+]
+
+
+@pytest.mark.parametrize("made", PARTS)
+def test_a_checkpoint_brings_all_its_parts(made: Architecture, tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "c.ckpt", made)
+    begin = start(recipe(init=path), ("red", "green", "blue"))
+    assert begin.card.architecture == made
+    old = weights(path)
+    assert {f"detector.{k}" for k in begin.detector.state_dict()} == set(old)
+    assert all(torch.equal(v, old[f"detector.{k}"]) for k, v in begin.detector.state_dict().items())
+    written = filled(recipe(init=path).model, made)
+    assert (written.sides, written.quality) == ("distribution" if made.reg_max else "dirac", made.quality)
+
+
+def test_what_is_asked_for_is_more_than_what_a_checkpoint_has(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "c.ckpt", PARTS[0])
+    for assignments, expected in [
+        (["model.quality=none"], replace(PARTS[0], quality="none")),
+        (["model.separate_sides=false", "model.share_levels=true"], Architecture("s", 3, 7, True, "top4")),
+        (["model.sides=dirac"], Architecture("s", 3, 0, separate_sides=True)),
+    ]:
+        assert start(recipe(*assignments, init=path), ("a", "b", "c")).card.architecture == expected
+    dirac = write_checkpoint(tmp_path / "d.ckpt", PARTS[1])
+    begin = start(recipe("model.sides=distribution", init=dirac), ("a", "b", "c"))
+    assert begin.card.architecture == Architecture("s", 3, 7, True)
+
+
+def test_a_frozen_random_backbone_is_warned_of(learnt: Path, caplog: pytest.LogCaptureFixture) -> None:
+    freeze, warned = "train.freeze=backbone", "--freeze backbone keeps random weights"
+    for init, resumed, said in [("none", False, True), ("none", True, False), (learnt / "best.ckpt", False, False)]:
+        caplog.clear()
+        start(recipe(freeze, init=init), ("red",), resumed)
+        assert (warned in caplog.text) == said
 
 
 # --- from NanoDet's files

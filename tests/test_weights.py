@@ -378,6 +378,15 @@ def test_class_names_where_nobody_says_them(tmp_path: Path, classes: int, expect
     assert read_card(read_weights(path)).names == expected
 
 
+def test_cocos_names_as_nanodet_writes_them_are_cocos(tmp_path: Path) -> None:
+    path = nanodet_file(tmp_path, Detector(Architecture("s", 80)))
+    listed = [name.replace(" ", "_") for name in COCO_NAMES]
+    yml(path.with_suffix(".yml"), names=str(listed))
+    assert read_card(read_weights(path)).names == COCO_NAMES  # stop sign, as sets have it
+    yml(path.with_suffix(".yml"), names=str([*listed[:-1], "tooth_brush"]))
+    assert read_card(read_weights(path)).names == (*listed[:-1], "tooth_brush"), "one's own names stay as they are"
+
+
 def test_coco_has_eighty_different_names_in_the_order_of_its_ids() -> None:
     assert len(set(COCO_NAMES)) == len(COCO_NAMES) == 80
     assert [COCO_NAMES[i] for i in (0, 2, 11, 16, 79)] == ["person", "car", "stop sign", "dog", "toothbrush"]

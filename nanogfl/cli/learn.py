@@ -62,9 +62,10 @@ def train(
     if scores is not None:
         say(f"validation, epoch {best['epoch'] + 1}:\n{scores.to_table()}\n")
     say(f"epochs {summary['epochs']}, {summary['seconds']:.0f} s, {summary['images_per_second']:.1f} pictures/s")
-    say(
-        f"best validation AP {best['AP']:.3f}, AP50 {best['AP50']:.3f} (epoch {best['epoch'] + 1}): {out / 'best.ckpt'}"
-    )
+    found = "no validation pictures, the last weights"
+    if scores is not None:
+        found = f"best validation AP {best['AP']:.3f}, AP50 {best['AP50']:.3f} (epoch {best['epoch'] + 1})"
+    say(f"{found}: {out / 'best.ckpt'}")
     say(f"next: nanogfl export {out / 'best.ckpt'} --out {out / 'model.onnx'}")
 
 

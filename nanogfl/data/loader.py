@@ -216,8 +216,9 @@ def view_loader(
     rank: int = 0,
     processes: int = 1,
 ) -> DataLoader:
-    """Batches of plain views; with several processes each reads its own share."""
-    mine, views = range(rank, len(examples), processes), ViewSet(examples, size, rule)
+    """Batches of plain views; with several processes each reads its own share, of too few the first one again."""
+    mine = range(rank, len(examples), processes) or range(min(1, len(examples)))
+    views = ViewSet(examples, size, rule)
     return DataLoader(
         views,
         batch_size=batch,

@@ -116,10 +116,16 @@ def _own_card(weights: Weights) -> Card:
             f"{weights.source} has size {result.architecture.size}, input {result.input_size}; upgrade nanogfl"
         )
     if result.resize not in RULES or len(result.names) != result.architecture.classes:
-        raise ModelError(f"{weights.source} contradicts itself (resize {result.resize}, {len(result.names)} names)")
+        raise ModelError(
+            f"{weights.source} contradicts itself (resize {result.resize}, {len(result.names)} names); "
+            "give the checkpoint as it was written"
+        )
     rows, bias = result.architecture.outputs, weights.state.get("head.predict.0.bias")
     if bias is not None and tuple(bias.shape) != (rows,):
-        raise ModelError(f"{weights.source} contradicts itself (a head of {list(bias.shape)} rows, not {rows})")
+        raise ModelError(
+            f"{weights.source} contradicts itself (a head of {list(bias.shape)} rows, not {rows}); "
+            "give the checkpoint as it was written"
+        )
     return result
 
 
@@ -167,6 +173,8 @@ def _nanodet_config(checkpoint: Path, config: Path | None) -> _NanoDetConfig:
         width, height = (int(v) for v in val["input_size"])  # NanoDet writes [w, h]
         names = content.get("class_names")
         listed = _listed(names) if names else None
+        if listed and tuple(name.replace("_", " ") for name in listed) == COCO_NAMES:
+            listed = COCO_NAMES  # NanoDet writes traffic_light
         return _NanoDetConfig(path, (height, width), listed, bool(val.get("keep_ratio", False)))
     except OSError as error:
         raise RecipeError(f"--config {path}: {error.strerror}; check the path") from error

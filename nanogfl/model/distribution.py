@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nanogfl.decode import all_priors
+
 REG_MAX = 7
 
 
@@ -22,30 +24,20 @@ def bins(reg_max: int, like: Tensor) -> Tensor:
     return torch.arange(reg_max + 1, dtype=like.dtype, device=like.device)
 
 
-def integral(logits: Tensor, reg_max: int | None = None) -> Tensor:
+def integral(logits: Tensor) -> Tensor:
     """Expected distance of each side in strides, the paper's equation of the estimated regression value.
 
     Args:
         logits: [..., 4 * (R + 1)].
-        reg_max: R; read from the last dimension where not given.
 
     Returns:
         [..., 4].
     """
-    reg_max = logits.shape[-1] // 4 - 1 if reg_max is None else reg_max
+    reg_max = logits.shape[-1] // 4 - 1
     if reg_max == 0:
         return F.softplus(logits)
     probabilities = side_probabilities(logits, reg_max)
     return probabilities @ bins(reg_max, probabilities)
-
-
-def side_deviation(logits: Tensor) -> Tensor:
-    """Standard deviation of each side in strides: [..., 4 * (R + 1)] -> [..., 4]; 0 for a Dirac delta."""
-    reg_max = logits.shape[-1] // 4 - 1
-    probabilities = side_probabilities(logits, reg_max)
-    values = bins(reg_max, probabilities)
-    mean = probabilities @ values
-    return (probabilities @ values.square() - mean.square()).clamp(min=0).sqrt()
 
 
 def distances_to_boxes(distances: Tensor, priors: Tensor) -> Tensor:
@@ -60,10 +52,5 @@ def make_priors(height: int, width: int, strides: tuple[int, ...], centred: bool
     Returns:
         [P, 3] (x, y, stride in px), and the level sizes.
     """
-    levels = []
-    for stride in strides:
-        rows, columns = -(-height // stride), -(-width // stride)
-        y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-        xy = (torch.stack([x, y], dim=-1).reshape(-1, 2) + 0.5 * centred) * stride
-        levels.append(torch.cat([xy, torch.full_like(xy[:, :1], stride)], dim=1).float())
-    return torch.cat(levels), [len(level) for level in levels]
+    priors = torch.from_numpy(all_priors((height, width), strides, centred).copy())  # that one is cached
+    return priors, [-(-height // stride) * -(-width // stride) for stride in strides]

@@ -79,7 +79,9 @@ def read_tensors_only(path: Path) -> dict[str, Any]:
             f"{path} is damaged or no checkpoint; fetch it again, or give a file written by nanogfl or NanoDet"
         ) from error
     if not isinstance(content, dict):
-        raise ModelError(f"{path} is no checkpoint (it holds a {type(content).__name__})")
+        raise ModelError(
+            f"{path} is no checkpoint (it holds a {type(content).__name__}); give a file written by nanogfl or NanoDet"
+        )
     return content
 
 
@@ -103,7 +105,9 @@ def _plain(tensors: Mapping[Any, Any], path: Path) -> State:
     for key, value in state.items():
         odd = value.layout != torch.strided or value.is_quantized or value.is_complex() or value.is_meta
         if odd or value.numel() > MOST_VALUES:
-            raise ModelError(f"{path} holds {key}, which is no plain tensor (sparse, quantized, huge, ...)")
+            raise ModelError(
+                f"{path} holds {key}, which is no plain tensor (sparse, quantized, huge, ...); give dense float weights"
+            )
     return state
 
 
@@ -115,7 +119,8 @@ def recognise(state: State, path: Path) -> Architecture:
     family: Family = "first" if "neck.lateral.0.weight" in state else "plus"
     if size is None or not predict or (family == "plus" and "neck.extra_in.0.weight" not in state):
         raise ModelError(
-            f"{path} is no NanoDet-Plus detector, nor the first (widths {list(widths)}, {len(predict)} head levels)"
+            f"{path} is no NanoDet-Plus detector, nor the first (widths {list(widths)}, {len(predict)} head levels); "
+            "only ShuffleNetV2 with these necks and heads can be read"
         )
     separate = "head.side_towers.0.0.0.weight" in state
     outputs, measure = _rows(state[predict[0]]), state.get("head.measure.0.weight")

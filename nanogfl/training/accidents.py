@@ -16,7 +16,9 @@ def explain(error: BaseException, folder: Path) -> TrainingError:
         advice = "lower --batch (and raise train.accumulate) or --input, or set train.cache=none; go on with --resume"
         return TrainingError(f"out of memory; {advice}")
     if "more than 1 value per channel" in text:
-        return TrainingError("one picture a step is too little for batch norm at this input; raise --batch or --input")
+        return TrainingError(
+            "one picture a step is too little for batch norm at this input; raise --batch or --input, or add pictures"
+        )
     if "DataLoader worker" in text:
         return TrainingError(
             f"a loader process died ({text.splitlines()[0]}); go on with --resume, or set train.workers=0"

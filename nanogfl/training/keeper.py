@@ -87,8 +87,11 @@ class Keeper(Callback):
             self.since_best = 0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the epoch's clock."""
+        """Start the epoch's clock; the last epoch is always validated."""
         self._started, self._seen, self._pending = time.monotonic(), 0, {}
+        assert isinstance(pl_module, DetectionTask)
+        last = trainer.current_epoch + 1 == trainer.max_epochs
+        trainer.check_val_every_n_epoch = 1 if last else pl_module.plan.validate_every
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -142,7 +145,7 @@ class Keeper(Callback):
         row = {
             "epoch": trainer.current_epoch,
             "step": trainer.global_step,
-            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "lr": highest_rate(trainer),
             "seconds": time.monotonic() - self._started,
             **self._pending,
             **measured,
@@ -150,6 +153,11 @@ class Keeper(Callback):
         append_row(self.out / "metrics.csv", row)
         said = " ".join(f"{k} {v:.4g}" for k, v in row.items() if k not in ("epoch", "step"))
         log.info("epoch %d/%s: %s", trainer.current_epoch + 1, trainer.max_epochs, said)
+
+
+def highest_rate(trainer: pl.Trainer) -> float:
+    """The learning rate of all but a backbone that has a lower one of its own."""
+    return max(group["lr"] for group in trainer.optimizers[0].param_groups)
 
 
 def decode_all(predictions: list[Any], task: DetectionTask, table: Table) -> list[Detections]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -32,17 +31,6 @@ class Targets:
     labels: Tensor
     valid: Tensor
     crowd: Tensor
-
-
-@dataclass(frozen=True)
-class LossWeights:
-    """How much each part counts, as in NanoDet-Plus, and which class loss it is."""
-
-    qfl: float = 1.0
-    giou: float = 2.0
-    dfl: float = 0.25
-    beta: float = 2.0
-    classes: Literal["qfl", "focal"] = "qfl"
 
 
 @dataclass(frozen=True)
@@ -96,7 +84,7 @@ def head_loss(
     priors: Tensor,
     targets: Targets,
     assignment: Assignment,
-    weights: LossWeights,
+    recipe: LossRecipe,
     share: Share = WHOLE,
     reg_max: int = REG_MAX,
 ) -> Parts:
@@ -118,10 +106,10 @@ def head_loss(
         labels = torch.full_like(own, classes)
 
     flat, label = logits.reshape(-1, classes), labels.reshape(-1)
-    if weights.classes == "focal":
-        qfl = focal_loss(flat, label, weights.beta).view_as(own)
+    if recipe.classes == "focal":
+        qfl = focal_loss(flat, label, recipe.beta).view_as(own)
     else:
-        qfl = quality_focal_loss(flat, label, assignment.quality.reshape(-1), weights.beta).view_as(own)
+        qfl = quality_focal_loss(flat, label, assignment.quality.reshape(-1), recipe.beta).view_as(own)
     positives = share.normaliser(positive.sum().float())
     weight = logits.detach().sigmoid().amax(dim=-1) * positive
     total = share.normaliser(weight.sum())
@@ -129,14 +117,14 @@ def head_loss(
     boxes = predicted_boxes(sides, priors)
     giou = giou_loss(boxes.reshape(-1, 4), gt_boxes.reshape(-1, 4)).view_as(weight)
     parts = {
-        weights.classes: weights.qfl * (qfl * ~assignment.ignored).sum() / positives,
-        "giou": weights.giou * (giou * weight).sum() / total,
+        recipe.classes: recipe.qfl * (qfl * ~assignment.ignored).sum() / positives,
+        "giou": recipe.giou * (giou * weight).sum() / total,
     }
     if reg_max:
         target = side_targets(gt_boxes, priors, reg_max)
         bins = sides.unflatten(-1, (4, -1)).flatten(0, 2)
         dfl = distribution_focal_loss(bins, target.flatten()).view_as(target).sum(dim=-1)
-        parts["dfl"] = weights.dfl * (dfl * weight).sum() / (4 * total)
+        parts["dfl"] = recipe.dfl * (dfl * weight).sum() / (4 * total)
     return parts
 
 

@@ -11,7 +11,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from tqdm import tqdm
 
-from nanogfl.training.keeper import Keeper
+from nanogfl.training.keeper import Keeper, highest_rate
+from nanogfl.training.task import DetectionTask
 
 log = logging.getLogger(__name__)
 SILENCE_S = 30  # longer than this, a log says that the run lives
@@ -30,7 +31,8 @@ class Progress(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the bar."""
         if trainer.is_global_zero and sys.stderr.isatty():
-            total = int(trainer.estimated_stepping_batches)
+            assert isinstance(pl_module, DetectionTask)
+            total = int(trainer.estimated_stepping_batches) - pl_module.plan.shift
             self.bar = tqdm(
                 total=total, initial=trainer.global_step, bar_format=FORM, dynamic_ncols=True, smoothing=0.05
             )
@@ -54,7 +56,7 @@ class Progress(Callback):
         self.silent_since = time.monotonic()
 
     def _numbers(self, trainer: pl.Trainer) -> str:
-        lr, speed = trainer.optimizers[0].param_groups[0]["lr"], self.keeper.images_per_second
+        lr, speed = highest_rate(trainer), self.keeper.images_per_second
         losses = [
             f"{k.removesuffix('_step')} {float(v):.2f}"
             for k, v in trainer.progress_bar_metrics.items()

@@ -15,10 +15,11 @@ from pytorch_lightning.callbacks import Callback
 
 from nanogfl.errors import ModelError, TrainingError, UsageError
 from nanogfl.model.checkpoint import read_card
-from nanogfl.model.detector import Architecture
 from nanogfl.model.weights import read_tensors_only, read_weights
-from nanogfl.recipe import ModelRecipe, Recipe, from_dict
+from nanogfl.recipe import Recipe, from_dict
 from nanogfl.training.folder import WITHIN, Folder
+from nanogfl.training.schedule import Plan
+from nanogfl.training.start import filled
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ def going_on(recipe: Recipe, last: Path, names: tuple[str, ...]) -> Recipe:
     """
     weights = read_weights(last)
     card, was = read_card(weights), from_dict(weights.card.get("recipe", {}), str(last))
-    model, former_model = (_written_out(m, card.architecture) for m in (recipe.model, was.model))
+    model, former_model = (filled(m, card.architecture) for m in (recipe.model, was.model))
     for key, asked, former in [
         *((f"model.{key}", value, getattr(former_model, key)) for key, value in vars(model).items()),
         ("train.freeze", recipe.train.freeze, was.train.freeze),
@@ -118,15 +119,23 @@ def going_on(recipe: Recipe, last: Path, names: tuple[str, ...]) -> Recipe:
     return replace(recipe, model=model, input=seen, train=train)
 
 
-def _written_out(model: ModelRecipe, was: Architecture) -> ModelRecipe:
-    """What a recipe leaves to the checkpoint."""
-    reg_max = model.reg_max or was.reg_max or None
-    return replace(
-        model,
-        size=model.size or was.size,
-        family=model.family or was.family,
-        reg_max=None if model.sides == "dirac" else reg_max,
-    )
+def shifted(made: Plan, last: Path, accumulate: int) -> Plan:
+    """The plan of a resumed run, whose rate goes on from where it was, also where epochs have more steps now, or fewer.
+
+    Raises:
+        UsageError: more epochs are done than the plan has.
+    """
+    state = _loaded(last)
+    epochs, steps = state["epoch"], state["global_step"]
+    if last.name == WITHIN:
+        steps -= state["loops"]["fit_loop"]["state_dict"]["combined_loader"][0]["taken"] // accumulate
+    else:
+        epochs += 1
+    if made.epochs < epochs:
+        raise UsageError(
+            f"--resume: {epochs} epochs are done, asked for are {made.epochs}; give --epochs {epochs} or more"
+        )
+    return replace(made, shift=epochs * made.steps_per_epoch - steps)
 
 
 def _refuse_change(last: Path, what: str, asked: Any, former: Any) -> None:
@@ -146,6 +155,7 @@ def was_interrupted(error: BaseException | None) -> bool:
 
 def interrupted(folder: Folder, epoch: int) -> str:
     """The line that says how to go on after Ctrl-C."""
-    if not (folder / "config.yaml").is_file():
+    config = folder / "config.yaml"
+    if not (config.is_file() and (folder.resume or config.stat().st_mtime >= folder.opened)):
         return "interrupted; nothing was trained or written yet: give the command again"
     return f"interrupted; epoch {epoch + 1} was not finished: go on with --resume --out {folder.path}"

@@ -29,9 +29,9 @@ from nanogfl.training.averaging import Averaging
 from nanogfl.training.folder import TENSORBOARD, Folder, finished, open_folder
 from nanogfl.training.keeper import Keeper, WholeCheckpoints, save_detector
 from nanogfl.training.progress import Progress
-from nanogfl.training.resume import LongEpochs, Signals, former_state, going_on, interrupted, was_interrupted
+from nanogfl.training.resume import LongEpochs, Signals, former_state, going_on, interrupted, shifted, was_interrupted
 from nanogfl.training.schedule import Plan, plan, with_plan
-from nanogfl.training.start import Start, start
+from nanogfl.training.start import Start, filled, start
 from nanogfl.training.task import DetectionTask
 from nanogfl.training.teacher import read_teacher
 from nanogfl.wholefile import write_json
@@ -69,8 +69,9 @@ def train(
     folder = open_folder(Path(out), resume, overwrite)
     made = resolve(folder, recipe, set, options)
     if folder.resume and finished(folder, made):
-        log.info("%s is finished (%d epochs); give more --epochs to go on", folder.path, made.train.epochs)
-        return json.loads((folder / "summary.json").read_text())
+        summary = json.loads((folder / "summary.json").read_text())
+        log.info("%s is finished (%d epochs); give more --epochs to go on", folder.path, summary["epochs"])
+        return summary
     training, validation = for_training(read_table(data))
     return fit(made, training, validation, folder)
 
@@ -84,8 +85,10 @@ def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> d
     last = former_state(folder, EvenBatches(order, recipe.train.batch, 0, processes).cut())
     if last is not None:
         recipe = going_on(recipe, last, training.names)
-    begin = start(recipe if last is None else replace(recipe, init="none"), training.names)
+    begin = start(recipe, training.names, resumed=last is not None)
     made = plan(recipe.train, len(training), processes, begin.trained)
+    if last is not None:
+        made = shifted(made, last, recipe.train.accumulate)
     recipe = written_out(recipe, begin, made)
     log.info("%d training and %d validation pictures", len(training), len(validation))
     log.info("%d epochs, %d steps, input %dx%d", made.epochs, made.steps, *begin.card.input_size)
@@ -113,10 +116,7 @@ def written_out(recipe: Recipe, begin: Start, made: Plan) -> Recipe:
     """The recipe with everything that followed from data and weights written out."""
     size = "x".join(map(str, begin.card.input_size))
     seen = replace(recipe.input, size=size, resize=begin.card.resize)
-    made_of = begin.card.architecture
-    shape = {"size": made_of.size, "family": made_of.family, "reg_max": made_of.reg_max or None}
-    model = replace(recipe.model, **shape)
-    return with_plan(replace(recipe, input=seen, model=model), made)
+    return with_plan(replace(recipe, input=seen, model=filled(recipe.model, begin.card.architecture)), made)
 
 
 def make_trainer(recipe: Recipe, made: Plan, keeper: Keeper, hardware: dict[str, Any]) -> pl.Trainer:
@@ -129,6 +129,7 @@ def make_trainer(recipe: Recipe, made: Plan, keeper: Keeper, hardware: dict[str,
         logger=tensorboard(keeper.out.path),
         enable_checkpointing=False,
         check_val_every_n_epoch=made.validate_every,
+        limit_val_batches=1.0 if len(keeper.table) else 0,
         accumulate_grad_batches=recipe.train.accumulate,
         num_sanity_val_steps=0,
         log_every_n_steps=min(10, made.steps_per_epoch),
@@ -237,7 +238,8 @@ def write_summary(
         "best": dict(vars(keeper.best)),
     }
     if trainer.is_global_zero:
-        if not (folder / "best.ckpt").exists():  # nothing to validate on: the last weights are the best
+        if keeper.best.epoch < 0:  # nothing to validate on: the last weights are the best
+            summary["best"] = {"epoch": trainer.current_epoch - 1, "AP": None, "AP50": None}
             save_detector(task, folder / "best.ckpt", None)
         write_json(folder / "summary.json", summary)
     return summary

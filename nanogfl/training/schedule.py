@@ -23,8 +23,9 @@ class Plan:
         lr: highest learning rate.
         warmup: steps until the highest learning rate.
         average: decay of the averaged weights, 0 for none.
-        validate_every: epochs between validations; a divisor of ``epochs``.
+        validate_every: epochs between validations; the last epoch always has one.
         plain_from: epoch from which pictures vary less.
+        shift: steps that the epochs before a resume would have more by now, of smaller batches; else 0.
     """
 
     epochs: int
@@ -34,6 +35,7 @@ class Plan:
     average: float
     validate_every: int
     plain_from: int
+    shift: int = 0
 
     @property
     def steps(self) -> int:
@@ -50,7 +52,7 @@ def plan(recipe: TrainRecipe, pictures: int, processes: int = 1, trained: bool =
     average = recipe.average if recipe.average is not None else default_average(steps)
     warmup = recipe.warmup if recipe.warmup is not None else min(500, max(1, steps // 15))
     plain = recipe.plain_epochs if recipe.plain_epochs is not None else epochs // 10
-    every = _divisor(epochs, recipe.validate_every or math.ceil(epochs / 25))
+    every = recipe.validate_every or math.ceil(epochs / 25)
     lr = recipe.lr if recipe.lr is not None else default_rate(trained)
     return Plan(epochs, steps_per_epoch, lr, warmup, average, every, epochs - plain)
 
@@ -77,16 +79,20 @@ def default_average(steps: int) -> float:
 
 
 def averaging_decay(decay: float, updates: int) -> float:
-    """The decay after so many updates: young averages forget their random start quickly."""
-    return min(decay, (1 + updates) / (10 + updates))
+    """The decay after so many updates: young averages forget their random start quickly.
+
+    ``decay * (1 - exp(-(updates + 1) / t))`` with t = .4 / (1 - decay), which is NanoDet-Plus' 2000 at its .9998.
+    """
+    return -decay * math.expm1(-(updates + 1) * (1 - decay) / 0.4)
 
 
 def learning_rate(step: int, plan: Plan, recipe: TrainRecipe) -> float:
     """Factor on the highest rate at a step: linear warm-up, then a cosine down to ``lr_end``."""
+    step += plan.shift
     if step < plan.warmup:
         return (step + 1) / plan.warmup
     part = (step - plan.warmup) / max(1, plan.steps - plan.warmup)
-    low = recipe.lr_end / plan.lr
+    low = min(1.0, recipe.lr_end / plan.lr)
     return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, part)))
 
 
@@ -102,8 +108,3 @@ def with_plan(recipe: Recipe, made: Plan) -> Recipe:
         plain_epochs=made.epochs - made.plain_from,
     )
     return replace(recipe, train=train)
-
-
-def _divisor(number: int, near: int) -> int:
-    """The largest divisor of a number that is at most ``near``."""
-    return next(d for d in range(min(near, number), 0, -1) if number % d == 0)

@@ -143,7 +143,7 @@ def staged(task: DetectionTask, batch: Batch, batched: bool, clock: Clock) -> Te
     else:
         assignment = one_by_one(task, heads[-1], targets)
     clock.tick("assignment")
-    found = [head_loss(h, task.priors, targets, assignment, task.weights, WHOLE, reg_max) for h in heads]
+    found = [head_loss(h, task.priors, targets, assignment, loss, WHOLE, reg_max) for h in heads]
     total = torch.stack([part for parts in found for part in parts.values()]).sum()
     clock.tick("loss")
     return total

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -16,7 +16,7 @@ from nanogfl.model.distribution import REG_MAX
 from nanogfl.model.resnet import NAMES
 from nanogfl.model.weights import Weights, backbone_size, read_weights, transplant
 from nanogfl.predictor import parse_input
-from nanogfl.recipe import Recipe
+from nanogfl.recipe import ModelRecipe, Recipe
 
 log = logging.getLogger(__name__)
 DEFAULT_INPUT = 320
@@ -33,9 +33,18 @@ class Start:
     trained: bool
 
 
-def start(recipe: Recipe, names: tuple[str, ...]) -> Start:
-    """Build detector and guidance for these classes and load what ``recipe.init`` says."""
-    weights = None if recipe.init == "none" else read_weights(_init_file(recipe))
+def start(recipe: Recipe, names: tuple[str, ...], resumed: bool = False) -> Start:
+    """Build detector and guidance for these classes and load what ``recipe.init`` says.
+
+    Args:
+        recipe: of the run.
+        names: of its classes.
+        resumed: weights come from the run's own checkpoint, later.
+    """
+    fresh = resumed or recipe.init == "none"
+    if fresh and not resumed and recipe.train.freeze == "backbone":
+        log.warning("--freeze backbone keeps random weights, from which little can be learnt; give --init too")
+    weights = None if fresh else read_weights(_init_file(recipe))
     former = None if weights is None or weights.kind == "imagenet" else read_card(weights)
     architecture = _architecture(recipe, weights, former, len(names))
     detector, guidance = Detector(architecture), make_guidance(recipe.model.guidance, architecture)
@@ -59,16 +68,32 @@ def _init_file(recipe: Recipe) -> Path:
 
 def _architecture(recipe: Recipe, weights: Weights | None, former: Card | None, classes: int) -> Architecture:
     """The network that recipe and first weights ask for together."""
-    model, family = recipe.model, _family(recipe, weights, former)
-    reg_max = model.reg_max or (former.architecture.reg_max if former else 0) or (16 if family == "resnet" else REG_MAX)
+    size, family = _size(recipe, weights, former), _family(recipe, weights, former)
+    model = recipe.model if former is None else filled(recipe.model, former.architecture)
     return Architecture(
-        _size(recipe, weights, former),  # type: ignore[arg-type]
+        size,  # type: ignore[arg-type]
         classes,
-        0 if model.sides == "dirac" else reg_max,
-        model.share_levels,
-        model.quality,
+        0 if model.sides == "dirac" else model.reg_max or (16 if family == "resnet" else REG_MAX),
+        bool(model.share_levels),
+        model.quality or "none",
         family,
-        model.separate_sides,
+        bool(model.separate_sides),
+    )
+
+
+def filled(model: ModelRecipe, was: Architecture) -> ModelRecipe:
+    """The recipe, with all that it leaves open as a detector has it."""
+    sides = model.sides or ("distribution" if model.reg_max or was.reg_max else "dirac")
+    dirac = sides == "dirac"
+    return replace(
+        model,
+        size=model.size or was.size,
+        family=model.family or was.family,
+        share_levels=was.share_levels if model.share_levels is None else model.share_levels,
+        separate_sides=was.separate_sides if model.separate_sides is None else model.separate_sides,
+        sides=sides,
+        reg_max=None if dirac else model.reg_max or was.reg_max or None,
+        quality=model.quality or ("none" if dirac else was.quality),
     )
 
 

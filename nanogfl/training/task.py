@@ -17,7 +17,7 @@ from nanogfl.recipe import Recipe, to_dict
 from nanogfl.training.cores import Cores, parts_for
 from nanogfl.training.finite import Watch
 from nanogfl.training.graphs import Graphs
-from nanogfl.training.objective import WHOLE, LossWeights, Share, Targets, assign, head_loss, split
+from nanogfl.training.objective import WHOLE, Share, Targets, assign, head_loss, split
 from nanogfl.training.schedule import Plan, learning_rate
 from nanogfl.training.teacher import Teacher, teaching_loss
 from nanogfl.view import MEAN, STD
@@ -60,8 +60,6 @@ class DetectionTask(pl.LightningModule):
         self.graphs: Graphs | None = None
         self.store: Store | None = None  # pictures, where they lie on the device
         self.card, self.recipe, self.plan = card, recipe, plan
-        loss = recipe.loss
-        self.weights = LossWeights(loss.qfl, loss.giou, loss.dfl, loss.beta, loss.classes)
         priors, self.levels = detector.priors(*card.input_size)
         self.register_buffer("priors", priors, persistent=False)
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
@@ -119,9 +117,9 @@ class DetectionTask(pl.LightningModule):
         with torch.autocast(self.device.type, enabled=False):
             best = raw if guide is None else guide
             assignment = assign(self.recipe.loss, best, self.priors, self.levels, targets, reg_max)
-            parts = head_loss(raw, self.priors, targets, assignment, self.weights, share, reg_max)
+            parts = head_loss(raw, self.priors, targets, assignment, self.recipe.loss, share, reg_max)
             if guide is not None:
-                again = head_loss(guide, self.priors, targets, assignment, self.weights, share, reg_max)
+                again = head_loss(guide, self.priors, targets, assignment, self.recipe.loss, share, reg_max)
                 parts |= {f"guide_{name}": part for name, part in again.items()}
             if taught is not None:
                 parts |= teaching_loss(*split(raw.float(), reg_max), taught, self.recipe.loss, share)
