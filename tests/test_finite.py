@@ -34,7 +34,7 @@ def number(mean: Tensor, event: Event | None = None, name: str = "a.jpg") -> _Nu
 def test_a_cpu_stops_at_once_and_names_the_batch() -> None:
     watch = Watch()
     watch.see(GOOD, GOOD, "loss", 0, ["a.jpg"])
-    with pytest.raises(TrainingError, match=r"the gradient became nan at epoch 7 in the batch of b\.jpg, c\.jpg; "):
+    with pytest.raises(TrainingError, match=r"the gradient became nan at epoch 8 in the batch of b\.jpg, c\.jpg; "):
         watch.see(BAD, BAD, "gradient", 7, ["b.jpg", "c.jpg"])
 
 
@@ -75,7 +75,7 @@ def test_late_news_reach_the_run_before_anything_is_written(
 
     monkeypatch.setattr(Watch, "see", late)
     monkeypatch.setattr(DetectionTask, "losses", spoilt)
-    with pytest.raises(TrainingError, match="the loss became nan at epoch 1 in the batch of"):
+    with pytest.raises(TrainingError, match="the loss became nan at epoch 2 in the batch of"):
         tiny_train(tiny_set, tmp_path / "run", f"train.validate_every={every}", epochs=4)
     assert [row["epoch"] for row in read_rows(tmp_path / "run")] == ["0"]
     last = checkpoint(tmp_path / "run" / "last.ckpt")

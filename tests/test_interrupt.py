@@ -199,5 +199,5 @@ def test_a_loss_of_nan_in_one_of_two_processes_is_said_once(tiny_set: Path, tmp_
     command = Command(tmp_path, "train", tiny_set, "--out", tmp_path / "run", *SMALL, *two, before=poison)
     assert command.process.wait(PATIENCE_S) == 1
     error = only_error(command.said.read_text())  # names the batches of both, which share the losses' normalisers
-    assert "became nan at epoch 2 in the batch of images/train/" in error and error.count("train/0") == 8
+    assert "became nan at epoch 3 in the batch of images/train/" in error and error.count("train/0") == 8
     assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["epoch"] == 1

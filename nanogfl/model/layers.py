@@ -6,7 +6,7 @@ from torch import nn
 
 
 def activation() -> nn.Module:
-    """LeakyReLU(0.1), everywhere in the network."""
+    """LeakyReLU(0.1), everywhere but in the ResNet."""
     return nn.LeakyReLU(0.1, inplace=True)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from nanogfl.training.objective import Parts, Share
 
-LEAST = 8  # pictures a part: batch norm wants company
+LEAST = 8  # pictures a part of a full batch: batch norm wants company
 Modules = TypeVar("Modules", bound=nn.Module)
 Gradients = list[Tensor | None]
 

@@ -84,7 +84,7 @@ def _stop(number: _Number) -> None:
         log.warning("the batch: %s", ", ".join(names))
     files = ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
     raise TrainingError(
-        f"the {number.what} became {float(number.mean)} in epoch {number.epoch + 1} in the batch of {files}; "
+        f"the {number.what} became {float(number.mean)} at epoch {number.epoch + 1} in the batch of {files}; "
         "the last good checkpoint is untouched: check these pictures, or lower train.lr and --resume"
     )
 
