@@ -112,6 +112,12 @@ def assert_same(a: Detections, b: Detections, box_px: float = 1e-2, score: float
 
 def write_models(folder: Path, input_size: tuple[int, int]) -> None:
     """best.ckpt, and model.onnx made of it without the proof."""
-    detector = nanogfl.load(write_checkpoint(folder / "best.ckpt", input_size=input_size))
+    write_onnx(write_checkpoint(folder / "best.ckpt", input_size=input_size), folder / "model.onnx")
+
+
+def write_onnx(checkpoint: Path, path: Path, form: Form | None = None) -> Path:
+    """A checkpoint's ONNX, without the proof."""
+    detector = nanogfl.load(checkpoint)
     assert isinstance(detector, TorchDetector)
-    (folder / "model.onnx").write_bytes(build(detector, Form()).SerializeToString())
+    path.write_bytes(build(detector, form or Form()).SerializeToString())
+    return path

@@ -11,19 +11,24 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from models import scene, write_models
+from models import scene, write_checkpoint, write_models, write_onnx
 from runs import block_picture, write_coco
 
 import nanogfl
+from nanogfl.decode import Thresholds
 from nanogfl.deploy import bench as bench_module
 from nanogfl.deploy.bench import bench
 from nanogfl.deploy.bench_card import COLUMNS, BenchCard
+from nanogfl.deploy.bench_models import prepare
 from nanogfl.deploy.bench_rows import _ratio
+from nanogfl.deploy.build import Form
 from nanogfl.deploy.cut import cut_core
+from nanogfl.deploy.device_runner import FrameFile
 from nanogfl.deploy.runtimes import RUNTIMES, runtime
 from nanogfl.deploy.runtimes.detector import RuntimeDetector, open_detector, rows
 from nanogfl.deploy.worker import LOCAL, Worker, WorkerError
 from nanogfl.errors import ModelError, UsageError
+from nanogfl.model.detector import Architecture
 from nanogfl.runtime.session import OnnxDetector
 
 SIZE = (64, 64)
@@ -157,6 +162,25 @@ def test_rows_puts_levels_and_quality_together() -> None:
     assert raw[:4, 2:].tolist() == [[8] * 3] * 4 and raw[4].tolist() == [1, 1, 16, 16, 16]
     quality = {f"quality_{s}": np.full((1, 1, n, n), 0.5, np.float32) for s, n in ((8, 2), (16, 1))}
     assert rows(maps | quality)[0, 0] == pytest.approx(np.log(0.25 / 0.75))  # half of a score of one half
+
+
+def test_the_runner_multiplies_the_quality_in(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "q.ckpt", Architecture("s", 3, quality="top4"), input_size=SIZE)
+    for form in ("frame", "core"):
+        write_onnx(tmp_path / "q.ckpt", tmp_path / f"{form}.onnx", Form(form))
+    file, image = FrameFile(str(tmp_path / "frame.onnx"), 1), scene(*SIZE).transpose(2, 0, 1)[None].astype(np.float32)
+    file.add_network(str(tmp_path / "core.onnx"), 1)
+    core = OnnxDetector(tmp_path / "core.onnx")
+    expected = core.rows(core.run(image, Thresholds()))[0]
+    np.testing.assert_allclose(file.raw(image), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("options", "benched"), [({}, True), ({"batch": 2}, False), ({"uint8": True}, False)])
+def test_which_tensor_files_are_benched(options: dict[str, Any], benched: bool, folder: Path, tmp_path: Path) -> None:
+    file = write_onnx(folder / "best.ckpt", tmp_path / "t.onnx", Form("tensor", **options))
+    made = prepare(str(file), "t.onnx", tmp_path / "m", [scene()])
+    assert (made.core is not None) == benched
+    assert benched or "bytes that are resized already, or several pictures at once" in made.why_not
 
 
 # --- other runtimes, where they are installed ---

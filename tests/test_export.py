@@ -359,7 +359,7 @@ def test_a_file_that_differs_is_not_kept(
     checkpoint: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
 ) -> None:
     disturb(monkeypatch, which)
-    with pytest.raises(ExportError, match="the two models differ, nothing was kept"):
+    with pytest.raises(ExportError, match="the two models differ"):
         nanogfl.export(checkpoint, out=tmp_path / "new" / "m.onnx", data=pictures)
     assert not list((tmp_path / "new").glob("*"))
 

@@ -85,11 +85,30 @@ def test_kept_only_where_equal(
     assert not (tmp_path / "new").exists()
 
 
+def test_an_interrupt_leaves_no_file_without_the_others(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_old: Path, new: Path) -> None:
+        assert new.with_suffix(".json").exists(), "the graph comes last"
+        raise KeyboardInterrupt
+
+    stand_in = Runtime("mine", ("numpy",), open_network, suffix=".mine", convert=copied)
+    monkeypatch.setattr(formats, "Worker", Here)
+    monkeypatch.setattr(formats, "runtime", lambda _name, _option: stand_in)
+    monkeypatch.setattr("nanogfl.deploy.runtimes.detector.runtime", lambda _name: stand_in)
+    monkeypatch.setattr(formats, "_move", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export_format(checkpoint, out=tmp_path / "new/a.mine", format="mine")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ("--format tflite", "--format tflite: no such runtime"),
         ("--format opncv", "did you mean opencv?"),
+        ("--format mnn --int8 --calib set --opset 20", "network alone, in float32; leave out --int8, --calib, --opset"),
+        ("--format mnn --form tensor --max-drop 0.1", "leave out --form, --max-drop"),
         ("--format torch", "has no file of its own; give one of onnx, openvino, ncnn, mnn"),
     ],
 )

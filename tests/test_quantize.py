@@ -16,8 +16,8 @@ from runs import block_picture, write_coco
 import nanogfl
 from nanogfl.decode import Thresholds
 from nanogfl.deploy.build import Form, build
-from nanogfl.deploy.calibrate import METHODS, Statistics, correct_biases, equalise, observe
-from nanogfl.deploy.int8 import opened, spread, to_int8
+from nanogfl.deploy.calibrate import METHODS, Statistics, correct_biases, equalise, observe, spread
+from nanogfl.deploy.int8 import opened, to_int8
 from nanogfl.deploy.quantize import network_of, quantize, to_bytes, weight_scales
 from nanogfl.errors import DataError, ExportError, UsageError
 from nanogfl.model.detector import Architecture
@@ -179,6 +179,45 @@ def test_export_int8(learnt: Path, blocks: Path, tmp_path: Path, command: Callab
     found = nanogfl.evaluate(out, blocks, split="val").numbers["AP"]
     expected = nanogfl.evaluate(learnt / "best.ckpt", blocks, split="val").numbers["AP"]
     assert found is not None and expected is not None and abs(found - expected) < 0.05
+
+
+def test_what_the_float_model_does_not_find_judges_nothing(learnt: Path, tmp_path: Path) -> None:
+    empty = write_coco(tmp_path / "set", {"": [block_picture(np.random.default_rng(0))._replace(boxes=[], labels=[])]})
+    detector = nanogfl.load(learnt / "best.ckpt")
+    assert isinstance(detector, TorchDetector)
+    with pytest.raises(DataError, match=r"finds nothing that is labelled there \(AP 0\)"):
+        to_int8(build(detector, Form()), empty, 1.0)
+
+
+def test_a_heavy_network_is_refused(blocks: Path, tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "c.ckpt", Architecture("s", 3, family="resnet"), input_size=(64, 64))
+    detector = nanogfl.load(path)
+    assert isinstance(detector, TorchDetector)
+    with pytest.raises(UsageError, match=r"not model\.family=resnet"):
+        to_int8(build(detector, Form()), blocks, 1.0)
+
+
+def test_the_first_nanodet_is_quantized_on_all_levels(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "c.ckpt", Architecture("s", 3, family="first"), input_size=(64, 64))
+    detector = nanogfl.load(path)
+    assert isinstance(detector, TorchDetector)
+    network = network_of(build(detector, Form("core")))
+    convolutions = sum(n.op_type == "Conv" for n in build(detector, Form("core")).graph.node)
+    assert len(network.last) == 6 and sum(n.op_type == "Conv" for n in network.nodes) == convolutions - 6
+
+
+def test_a_bias_that_no_byte_of_its_channel_can_hold_stays(model: onnx.ModelProto, seen: Statistics) -> None:
+    """A dead channel has tiny weights and a bias all the same, which is counted in their scale."""
+    dead, changed = network_of(model).nodes[0], onnx.ModelProto()
+    changed.CopyFrom(model)
+    for tensor in changed.graph.initializer:
+        if tensor.name in dead.input[1:3]:
+            value = numpy_helper.to_array(tensor).copy()
+            value[0] = 2.0 if tensor.name == dead.input[2] else 1e-12
+            tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+    made = {t.name: numpy_helper.to_array(t) for t in quantize(changed, seen.ranges("minmax")).graph.initializer}
+    stored = [made[f"{dead.name}_bias_{part}"][0] for part in ("bytes", "scale")]
+    assert float(stored[0]) * float(stored[1]) == pytest.approx(2.0, rel=1e-6)
 
 
 def test_too_large_a_drop_is_refused(learnt: Path, blocks: Path) -> None:

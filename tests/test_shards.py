@@ -20,7 +20,7 @@ from nanogfl.data.order import OPEN, EpochOrder
 from nanogfl.data.readers import read_table
 from nanogfl.data.shards import Shards, shards_of
 from nanogfl.data.splits import select
-from nanogfl.deploy.int8 import calibration_table
+from nanogfl.deploy.calibrate import calibration_table
 from nanogfl.errors import DataError
 from nanogfl.pictures import read_picture, write_picture
 from nanogfl.recipe import AugmentRecipe

@@ -133,7 +133,13 @@ def test_adb_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("text", "where"),
-    [("ssh://pi", ["--", "pi"]), ("ssh://u@pi", ["--", "u@pi"]), ("ssh://u@pi:22/", ["-p", "22", "--", "u@pi"])],
+    [
+        ("ssh://pi", ["--", "pi"]),
+        ("ssh://u@pi", ["--", "u@pi"]),
+        ("ssh://u@pi:22/", ["-p", "22", "--", "u@pi"]),
+        ("ssh://MyPi", ["--", "MyPi"]),
+        ("ssh://u@[::1]:22", ["-p", "22", "--", "u@::1"]),
+    ],
 )
 def test_addresses(text: str, where: list[str]) -> None:
     if not shutil.which("ssh"):

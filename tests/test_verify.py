@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from models import NAMES, scene, write_checkpoint
+from models import NAMES, scene, write_checkpoint, write_onnx
 from onnx import numpy_helper
 from runs import block_picture, write_coco
 
@@ -24,6 +24,7 @@ from nanogfl.deploy.run import verify
 from nanogfl.deploy.verify import Parity, compare, drawn_pictures, match, odd_pictures, take
 from nanogfl.detections import Detections
 from nanogfl.errors import ExportError, UsageError
+from nanogfl.model.detector import Architecture
 from nanogfl.predictor import TorchDetector
 from nanogfl.view import View
 
@@ -76,8 +77,36 @@ def test_different_pairs_fail_with_numbers(folder: Path, command: Callable[..., 
     said = command("verify", folder / a, folder / b, "--data", folder / "set")
     assert said.code == 1 and said.out == ""
     (line,) = said.err.splitlines()
-    assert line.startswith("error: the two models differ, nothing was kept: 00")
+    assert line.startswith("error: the two models differ: 00")
     assert " px, scores by " in line and "raw outputs " in line and line.count("boxes differ by") == 3
+
+
+def test_where_nothing_was_compared_nothing_is_equal(tmp_path: Path) -> None:
+    """Other sizes have no raw outputs to compare, and detectors that see background alone no boxes."""
+    sizes = ((64, 64), (64, 96))
+    files = [write_checkpoint(tmp_path / f"{w}.ckpt", input_size=(h, w), background=-30.0) for h, w in sizes]
+    for file in files:
+        write_onnx(file, file.with_suffix(".onnx"))
+    with pytest.raises(ExportError, match="nothing was compared; give --data"):
+        verify(tmp_path / "64.onnx", tmp_path / "96.onnx")
+
+
+@pytest.mark.parametrize(("centred", "family"), [(True, "first"), (False, "plus")])
+def test_a_files_priors_are_those_of_its_family(centred: bool, family: Any, tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "c.ckpt", Architecture("s", 3, family=family), input_size=SIZE)
+    write_onnx(path, tmp_path / "c.onnx")
+    layouts = [Probe(nanogfl.load(tmp_path / name), rounds=False).layout for name in ("c.ckpt", "c.onnx")]
+    assert layouts[0].centred == layouts[1].centred == centred and layouts[0].strides == layouts[1].strides
+
+
+def test_nanodets_checkpoint_is_compared_as_its_yml_says(shared: Path, tmp_path: Path) -> None:
+    checkpoint, config = shared / "reference" / "nanodet_plus_m_10cls.ckpt", tmp_path / "n.yml"
+    names = [f"kind {i}" for i in range(10)]
+    config.write_text(f"class_names: {names}\ndata: {{val: {{input_size: [96, 64], keep_ratio: false}}}}\n")
+    nanogfl.export(checkpoint, out=tmp_path / "n.onnx", config=config)
+    assert verify(checkpoint, tmp_path / "n.onnx", config=config).holds
+    with pytest.raises(UsageError, match="different classes"):
+        verify(checkpoint, tmp_path / "n.onnx")
 
 
 def test_without_data_drawn_pictures_are_compared(folder: Path, command: Callable[..., Any]) -> None:

@@ -26,7 +26,9 @@ def export(
     uint8: Annotated[
         bool, typer.Option("--uint8", help="Tensor and core take bytes that are already resized.")
     ] = False,
-    fp16: Annotated[bool, typer.Option("--fp16", help="Weights and network in float16: half the size.")] = False,
+    fp16: Annotated[
+        bool, typer.Option("--fp16", help="Weights and network in float16: half the size, slower on most CPUs.")
+    ] = False,
     int8: Annotated[bool, typer.Option("--int8", help="Quantize; needs --calib, judged by AP.")] = False,
     calib: Annotated[
         str | None, typer.Option("--calib", help="Set to calibrate int8 on, best the training set.")
@@ -43,6 +45,10 @@ def export(
     if format_.lower() != "onnx":
         from nanogfl.deploy.formats import export_format
 
+        _refuse_beside(
+            format_, form=form not in ("frame", "core"), sigma=sigma, fixed=fixed, batch=batch != 1, uint8=uint8,
+            fp16=fp16, int8=int8, calib=calib, max_drop=max_drop != 0.02, opset=opset != 18,
+        )  # fmt: skip
         converted = export_format(checkpoint, out=out, format=format_, input=input, config=config, data=data)
         say(f"{', '.join(map(str, converted.files))}\nequal to the checkpoint: {converted.parity.to_text()}")
         return
@@ -69,6 +75,13 @@ def export(
         say(f"before int8 equal to the checkpoint: {made.parity.to_text()}\n{made.int8.to_text()}")
 
 
+def _refuse_beside(format_: str, **given: object) -> None:
+    """Options that an ONNX file has, and other formats do not."""
+    asked = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
+    if asked:
+        raise UsageError(f"--format {format_} holds the network alone, in float32; leave out {', '.join(asked)}")
+
+
 @app.command(epilog="Example: nanogfl verify best.ckpt model.onnx --data pictures/")
 def verify(
     a: Model,
@@ -76,11 +89,12 @@ def verify(
     data: Annotated[
         str | None, typer.Option("--data", help="Compare on this set's pictures; drawn ones by default.")
     ] = None,
+    config: Config = None,
 ) -> None:
     """Check that two models find the same boxes."""
     from nanogfl.deploy.run import verify as run
 
-    say(f"equal: {run(a, b, data).to_text()}")
+    say(f"equal: {run(a, b, data, config).to_text()}")
 
 
 @app.command(epilog="Example: nanogfl info model.onnx")

@@ -27,8 +27,9 @@ COLUMNS = {
 }
 NOTE = (
     "Network: one image of the network's input. Frame: a 640 x 480 frame to boxes; where the runtime is not "
-    "onnxruntime with the frame form, resize and decode are numpy's. Peak: of the whole process, Python with it. "
-    "Ratio: the network's time over the first row's, median of interleaved rounds."
+    "onnxruntime with the frame form, resize and decode are numpy's. Load: the Python package imported and the file "
+    "opened. Peak: of the whole process, Python with it. Ratio: the network's time over the first row's (the frame's "
+    "where there is no network alone), median of interleaved rounds."
 )
 
 
@@ -98,7 +99,7 @@ class BenchCard:
             partial.write_text(self.to_markdown() + "\n", encoding="utf-8")
 
     def write_plot(self, path: Path) -> None:
-        """Write a PNG: AP against the network's median latency, one mark a row; frame latency where there is no AP."""
+        """Write a PNG: AP against the network's median latency (where there is none, the frame's), one mark a row."""
         from nanogfl.deploy.bench_plot import plot
 
         path.parent.mkdir(parents=True, exist_ok=True)

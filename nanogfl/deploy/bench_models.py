@@ -82,12 +82,15 @@ def prepare(source: str, name: str, folder: Path, frames: Sequence[Picture]) -> 
         shutil.copy(source, file)
     whole = OnnxDetector(file)
     card = whole.card
+    takes_floats = not whole.rounds and whole.batch == 1
     core, why_not, outputs = folder / f"{folder.name}_core.onnx", "", []
     try:
+        if not takes_floats:
+            raise ModelError(f"{name} takes bytes that are resized already, or several pictures at once")
         network = _core_of(detector) if isinstance(detector, TorchDetector) else cut_core(file, card)
         core.write_bytes(network.SerializeToString())
         outputs = [output.name for output in network.graph.output]
-        _check_cut(network, whole, core, outputs, frames)
+        _check_cut(whole, core, outputs, frames)
     except NanogflError as error:
         core, why_not = None, str(error)
         log.warning("%s: only onnxruntime runs it as it is: %s", name, error)
@@ -104,13 +107,8 @@ def _core_of(detector: TorchDetector) -> onnx.ModelProto:
     return build(detector, Form("core"))
 
 
-def _check_cut(
-    network: onnx.ModelProto, whole: OnnxDetector, core: Path, outputs: list[str], frames: Sequence[Picture]
-) -> None:
+def _check_cut(whole: OnnxDetector, core: Path, outputs: list[str], frames: Sequence[Picture]) -> None:
     """The network with View and decode around it must find what the file finds."""
-    kind = network.graph.input[0].type.tensor_type
-    if kind.elem_type != onnx.TensorProto.FLOAT or kind.shape.dim[0].dim_value != 1:
-        raise ModelError(f"{whole.path} takes bytes or several pictures at once; export it with neither")
     parity = agree(open_detector("onnxruntime", core, 1, whole.card, outputs), whole, frames)
     if not parity.holds:
         raise ModelError(f"{whole.path}: its network alone finds other boxes ({parity.worst[0]})")

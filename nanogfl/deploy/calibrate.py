@@ -3,22 +3,44 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, numpy_helper
 
+from nanogfl.data.readers import read_table
+from nanogfl.data.table import Table
 from nanogfl.deploy.quantize import Network, Range, activations, network_of, to_bytes, weight_scales
+from nanogfl.errors import DataError
+from nanogfl.members import is_file
 from nanogfl.pictures import Picture
 from nanogfl.runtime.session import OnnxDetector, open_session
 
 METHODS = ("minmax", "percentile", "mse")
+JUDGED = 160  # pictures for AP
 SAMPLES = 500  # values of each tensor and picture
 TAILS = (0.01, 99.99)  # percentiles
 SHARES = (1.0, 0.85, 0.7, 0.55, 0.4, 0.25, 0.1)  # of the extremes, tried for the least square error
+
+
+def calibration_table(calib: str | Path) -> Table:
+    """The training pictures of a set, or all where it has no parts; at most JUDGED, spread over it."""
+    table = read_table(calib)
+    train = [e for e in table.examples if e.split == "train"] or list(table.examples)
+    there = [e for e in train if is_file(e.path)]
+    if not there:
+        raise DataError(f"--calib {calib} holds no pictures; give a set with pictures like those to come")
+    return replace(table, examples=tuple(spread(there, JUDGED)))
+
+
+def spread(examples: Sequence[Any], most: int) -> list[Any]:
+    """At most so many, evenly over the whole."""
+    return list(examples[:: -(-len(examples) // most)])
 
 
 @dataclass

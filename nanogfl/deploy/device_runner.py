@@ -55,11 +55,8 @@ class FrameFile:
         return self.core.run(None, {"image": image})
 
     def raw(self, image: Any) -> Any:
-        """The same maps, class maps first, as [P, C + 4 * (R + 1)]."""
-        maps = self.network(image)
-        flat = [m.reshape(m.shape[1], -1) for m in maps]
-        halves = flat[: len(flat) // 2], flat[len(flat) // 2 :]
-        return np.concatenate([np.concatenate(half, axis=1) for half in halves]).T
+        """The same maps as [P, C + 4 * (R + 1)]."""
+        return rows(dict(zip([o.name for o in self.core.get_outputs()], self.network(image), strict=True)))
 
     def frame(self, frame: Any, score: float, iou: float = 0.6, max_boxes: int = 100) -> tuple[Any, Any, Any]:
         """Boxes, scores and labels of one frame uint8 [H, W, 3]."""
@@ -68,6 +65,24 @@ class FrameFile:
         boxes, scores, labels = self.session.run(["boxes", "scores", "labels"], {"image": frame, **feeds})
         keep = scores > score
         return boxes[keep], scores[keep], labels[keep]
+
+
+def rows(outputs: dict[str, Any]) -> Any:
+    """Outputs by name -> [P, C + 4 * (R + 1)]: ``raw`` as it is, or maps of each level [1, K, h, w] put together.
+
+    Class columns are logits of the final score, the quality predictor's product included.
+    """
+    if "raw" in outputs:
+        return np.asarray(outputs["raw"], np.float32)
+    kinds: dict[str, list[Any]] = {}
+    for name, level in outputs.items():
+        kinds.setdefault(name.partition("_")[0], []).append(level.reshape(level.shape[1], -1))
+    maps = {kind: np.concatenate(levels, axis=1) for kind, levels in kinds.items()}
+    classes = maps["classes"]
+    if "quality" in maps:
+        score = np.clip(maps["quality"] / (1 + np.exp(-classes)), 1e-6, 1 - 1e-6)
+        classes = np.log(score / (1 - score))
+    return np.concatenate([classes, maps["sides"]]).T.astype(np.float32)
 
 
 def _session(path: str, threads: int) -> Any:

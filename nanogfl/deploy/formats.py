@@ -54,7 +54,7 @@ def export_format(
         ExportError: the converter failed, or its file gives something else; nothing is left.
         UsageError: no such format, or its converter is not installed.
     """
-    chosen, path = _asked(format, Path(out), input is not None)
+    chosen, path = _asked(format, Path(out), {"--input": input, "--config": config})
     detector = load(checkpoint, input=input, config=config)
     if not isinstance(detector, TorchDetector):
         raise ModelError(f"{checkpoint} is an ONNX already; export takes a checkpoint")
@@ -70,14 +70,19 @@ def export_format(
         parity = _prove(detector, chosen.name, made, card, [o.name for o in core.graph.output], data)
         path.parent.mkdir(parents=True, exist_ok=True)
         files = [path.with_suffix(file.suffix) for file in files_of(made)]
-        for old, new in zip(files_of(made), files, strict=True):
-            _move(old, new)
-    about = path.with_suffix(".json")
-    write_json(about, card.to_metadata() | {"nanogfl.parity": json.dumps(parity.to_json())})
+        about = path.with_suffix(".json")
+        try:
+            write_json(about, card.to_metadata() | {"nanogfl.parity": json.dumps(parity.to_json())})
+            for old, new in reversed(list(zip(files_of(made), files, strict=True))):
+                _move(old, new)  # the graph last: where it lies all are whole
+        except BaseException:
+            for left in (*files, about):
+                left.unlink(missing_ok=True)
+            raise
     return Converted([*files, about], parity)
 
 
-def _asked(name: str, out: Path, resized: bool) -> tuple[Runtime, Path]:
+def _asked(name: str, out: Path, changed: dict[str, object]) -> tuple[Runtime, Path]:
     """The runtime and the file; UsageError where it cannot be had."""
     chosen = runtime(name, "--format")
     if chosen.suffix is None:
@@ -85,8 +90,9 @@ def _asked(name: str, out: Path, resized: bool) -> tuple[Runtime, Path]:
         raise UsageError(f"--format {name}: {chosen.name} has no file of its own; give one of {known}")
     if chosen.missing:
         raise UsageError(f"--format {name}: {chosen.missing}")
-    if resized and chosen.takes == "checkpoint":
-        raise UsageError(f"--input: {chosen.name} is made of the checkpoint as it is; leave --input out")
+    for option, value in changed.items():
+        if value is not None and chosen.takes == "checkpoint":
+            raise UsageError(f"{option}: {chosen.name} is made of the checkpoint as it is; leave {option} out")
     path = out if out.suffix else out / f"model{chosen.suffix}"
     if path.suffix != chosen.suffix:
         raise UsageError(f"--out {path}: a file for {chosen.name} ends in {chosen.suffix}")
@@ -98,7 +104,7 @@ def _prove(
 ) -> Parity:
     """Boxes and raw outputs of the file and of the checkpoint, on each picture."""
     made, parity = open_detector(name, file, 1, card, outputs), Parity()
-    pictures = drawn_pictures() if data is None else given_pictures([e.path for e in read_table(data).examples[:400]])
+    pictures = drawn_pictures() if data is None else given_pictures([e.path for e in read_table(data).examples])
     for title, picture in pictures:
         view, image = detector.see(picture)
         raws = detector.raw(image[None])[0], made.raw(network_image(picture, view))

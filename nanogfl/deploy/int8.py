@@ -12,19 +12,17 @@ from typing import Any
 import numpy as np
 import onnx
 
-from nanogfl.data.readers import read_table
 from nanogfl.data.table import Table
 from nanogfl.decode import Thresholds
-from nanogfl.deploy.calibrate import METHODS, Statistics, correct_biases, equalise, observe
+from nanogfl.deploy.calibrate import METHODS, Statistics, calibration_table, correct_biases, equalise, observe, spread
 from nanogfl.deploy.quantize import network_of, quantize
-from nanogfl.errors import DataError, ExportError
+from nanogfl.errors import DataError, ExportError, UsageError
 from nanogfl.evaluation.run import evaluate
-from nanogfl.members import is_file
 from nanogfl.pictures import Picture, read_picture
 from nanogfl.runtime.session import OnnxDetector, open_session
 
 log = logging.getLogger(__name__)
-JUDGED, OBSERVED = 160, 48  # pictures for AP, for ranges
+OBSERVED, FEW = 48, 20  # pictures for ranges; fewer for AP are warned of
 GOOD = 0.005  # AP: no more is left float where no more than this is lost
 FIRST, BLOCKS = 13, 8  # convolutions of the first block (stem, first unit), and blocks of the rest, left float together
 SENSITIVE = 0.15  # of the square error: a block that causes more stays float at once
@@ -106,12 +104,23 @@ def to_int8(model: onnx.ModelProto, calib: str | Path, max_drop: float) -> tuple
     """The best int8 model of a float one that ``deploy.build`` made.
 
     Raises:
-        DataError: no pictures to calibrate with.
+        UsageError: a network that is not made of what can be quantized.
+        DataError: no pictures to calibrate with, or nothing is found on them.
         ExportError: more than ``max_drop`` of AP is lost.
     """
+    network = network_of(model)
+    if len(network.last) < 2 * len(opened(model).card.strides):
+        raise UsageError("--int8 quantizes mobile networks only, not model.family=resnet; leave it out, or use --fp16")
     table = calibration_table(calib)
     pictures = [read_picture(e.path) for e in spread(table.examples, OBSERVED)]
     float_ap = average_precision(model, table)
+    if not float_ap:
+        raise DataError(
+            f"--calib {calib}: the float model finds nothing that is labelled there (AP 0), so that int8 "
+            "cannot be judged; give labelled pictures of its classes"
+        )
+    if len(table) < FEW:
+        log.warning("--calib %s: %d pictures say little about AP; give %d or more", calib, len(table), FEW)
     plain = Candidate(model, observe(model, opened(model), pictures), "mse")
     blocks = examine(plain, pictures[:8])
     kept = [block for block in blocks if block.error >= SENSITIVE or block.time <= -SLOWER]
@@ -125,8 +134,9 @@ def to_int8(model: onnx.ModelProto, calib: str | Path, max_drop: float) -> tuple
     fp32_ms, int8_ms = latencies([model, made], pictures[0])
     fp32_mb, int8_mb = (len(m.SerializeToString()) / 1e6 for m in (model, made))
     convolutions = sum(node.op_type == "Conv" for node in model.graph.node)
-    last = len(network_of(model).last)
-    floats = f"{len(best.floats) + last} of {convolutions} convolutions float ({last} of them give classes and sides)"
+    last, inner = len(network.last), sum(node.op_type == "Conv" for node in network.nodes)
+    left = convolutions - inner + len(best.floats)
+    floats = f"{left} of {convolutions} convolutions float ({last} of them give classes and sides)"
     measured = Measured(len(table), float_ap, ap, fp32_ms, int8_ms, fp32_mb, int8_mb, str(best), floats)
     if float_ap - ap > max_drop:
         raise ExportError(
@@ -134,21 +144,6 @@ def to_int8(model: onnx.ModelProto, calib: str | Path, max_drop: float) -> tuple
             f"--max-drop {max_drop:g} below; nothing was kept: allow more, or calibrate on more and likelier pictures"
         )
     return made, measured
-
-
-def calibration_table(calib: str | Path) -> Table:
-    """The training pictures of a set, or all where it has no parts; at most JUDGED, spread over it."""
-    table = read_table(calib)
-    train = [e for e in table.examples if e.split == "train"] or list(table.examples)
-    there = [e for e in train if is_file(e.path)]
-    if not there:
-        raise DataError(f"--calib {calib} holds no pictures; give a set with pictures like those to come")
-    return replace(table, examples=tuple(spread(there, JUDGED)))
-
-
-def spread(examples: Sequence[Any], most: int) -> list[Any]:
-    """At most so many, evenly over the whole."""
-    return list(examples[:: -(-len(examples) // most)])
 
 
 def average_precision(model: onnx.ModelProto, table: Table) -> float:
@@ -242,4 +237,7 @@ def latencies(models: Sequence[onnx.ModelProto], picture: Picture, rounds: int =
             start = time.process_time()
             detector.run(image, Thresholds())
             taken.append(time.process_time() - start)
-    return [1e3 * float(np.percentile(taken[rounds // 5 :], 25)) for taken in times]
+    return [
+        1e3 * float(np.percentile(taken[rounds // 5 :], 25)) / detector.batch
+        for detector, taken in zip(detectors, times, strict=True)
+    ]

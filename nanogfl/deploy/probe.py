@@ -83,7 +83,7 @@ class Probe:
             self.layout = self.model.layout
         else:
             card = card_of(model)
-            self.layout = Layout(card.input_size, card.strides, card.reg_max)
+            self.layout = Layout(card.input_size, card.strides, card.reg_max, card.centred)
 
     def see(self, pictures: Sequence[Picture], limits: Thresholds) -> list[Seen]:
         """Run once; one answer a picture."""

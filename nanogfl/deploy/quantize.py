@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 PASSING = ("MaxPool", "Slice", "Resize")  # give what they read: one scale for both
-KINDS = ("Conv", "LeakyRelu", "Concat", "Add", *PASSING)
+KINDS = ("Conv", "LeakyRelu", "Concat", "Add", "AveragePool", *PASSING)
 Weights = dict[str, NDArray]
 Range = tuple[float, float]
 
@@ -149,8 +149,9 @@ class _Writer:
             self.nodes[-1].input[1] = name
             return
         image = self.pair(node.input[0])
-        scales = weight_scales(weight)
-        steps = (scales * np.float32(self.scales[node.input[0]][2])).astype(np.float32)
+        step = np.float32(self.scales[node.input[0]][2])
+        scales = np.maximum(weight_scales(weight), np.abs(bias) / step / 2**30).astype(np.float32)  # bias fits 32 bits
+        steps = scales * step
         inputs = [
             image,
             self.dequantized(f"{node.name}_weight", to_bytes(weight, scales), scales),

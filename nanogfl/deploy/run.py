@@ -67,8 +67,10 @@ def export(
         ModelError: the checkpoint cannot be used.
     """
     path = Path(out)
-    if path.suffix != ".onnx":
-        raise ExportError(f"--out {path}: the file must end in .onnx")
+    if path.suffix != ".onnx" or path.is_dir():
+        raise UsageError(f"--out {path}: give a file that ends in .onnx")
+    if isinstance(form, Form) and sigma and not form.sigma:
+        raise UsageError("sigma: say it in the Form that is given")
     asked = form if isinstance(form, Form) else Form(form, sigma=sigma)
     _check(asked, int8, calib, max_drop)
     detector = load(checkpoint, input=input, config=config)
@@ -106,24 +108,33 @@ def prove(a: Predictor, b: Predictor, data: str | Path | None) -> Parity:
     """
     pictures = drawn_pictures() if data is None else given_pictures([e.path for e in read_table(data).examples])
     parity = compare(a, b, pictures)
+    if parity.raw is None and not parity.boxes and parity.holds:
+        raise ExportError("no box was found and the inputs differ, so that nothing was compared; give --data")
     if not parity.holds:
         lines = "; ".join(parity.worst[:3]) or f"raw outputs differ by {parity.raw:.2g}"
         int8 = any(isinstance(m, OnnxDetector) and m.card.precision == "int8" for m in (a, b))
         hint = "; an int8 file never gives the same boxes: compare AP with nanogfl eval" if int8 else ""
-        raise ExportError(f"the two models differ, nothing was kept: {lines} ({parity.to_text()}){hint}")
+        raise ExportError(f"the two models differ: {lines} ({parity.to_text()}){hint}")
     return parity
 
 
-def verify(a: str | Path, b: str | Path, data: str | Path | None = None) -> Parity:
+def verify(a: str | Path, b: str | Path, data: str | Path | None = None, config: str | Path | None = None) -> Parity:
     """Run the same check on any pair of models.
+
+    Args:
+        a: a checkpoint or an exported file.
+        b: the other one.
+        data: a set whose pictures are compared; drawn ones where None.
+        config: a NanoDet ``.yml`` of NanoDet's checkpoints among them.
 
     Raises:
         ExportError: the two differ.
     """
-    first = load(a)
-    second = load(b, input=None if Path(b).suffix == ".onnx" else first.input_size)
-    if Path(a).suffix != ".onnx" and second.input_size != first.input_size:
-        first = load(a, input=second.input_size)
+    first, second = (load(m, config=None if Path(m).suffix == ".onnx" else config) for m in (a, b))
+    if isinstance(second, TorchDetector) and second.input_size != first.input_size:
+        second = load(b, input=first.input_size, config=config)
+    if isinstance(first, TorchDetector) and second.input_size != first.input_size:
+        first = load(a, input=second.input_size, config=config)
     return prove(first, second, data)
 
 

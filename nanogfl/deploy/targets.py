@@ -47,7 +47,7 @@ class Target:
     @contextmanager
     def folder(self, files: Sequence[Path]) -> Iterator[str]:
         """A new folder on the device that holds these files and the runner; gone afterwards."""
-        place = "/data/local/tmp" if self.push else "${TMPDIR:-/tmp}"
+        place = "/data/local/tmp" if self.push else '"${TMPDIR:-/tmp}"'
         folder = self.run(f"mktemp -d {place}/{PREFIX}XXXXXX").splitlines()[-1].strip()
         if PREFIX not in folder:
             raise ExportError(f"{self.name}: no folder could be made there ({folder[:100]}); check its free space")
@@ -91,7 +91,8 @@ def parse_target(text: str, python: str = "python3") -> Target:
     if url.scheme != "ssh" or not url.hostname or url.path.strip("/") or port == -1 or url.password:
         hint = nearest(text.partition(":")[0], ["ssh", "adb"])
         raise UsageError(f"--target {text}: give ssh://user@host, ssh://user@host:port, adb or adb:SERIAL{hint}")
-    where = f"{url.username}@{url.hostname}" if url.username else url.hostname
+    where = url.netloc if url.port is None else url.netloc.rpartition(":")[0]
+    where = where.replace("[", "").replace("]", "")  # an IPv6 address; the rest as written, for aliases have a case
     options = ["-o", "BatchMode=yes", "-o", "ConnectTimeout=10", *(["-p", str(port)] if port else [])]
     return Target(text, (_program("ssh"), *options, "--", where), None, python)
 
