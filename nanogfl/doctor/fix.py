@@ -8,8 +8,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from PIL import Image, ImageOps, JpegImagePlugin
+from PIL import Image, JpegImagePlugin
 
+from nanogfl.data.exif import upright
 from nanogfl.data.table import SPLITS, Example
 from nanogfl.doctor.boxes import same_boxes
 from nanogfl.doctor.check import Checkup
@@ -143,13 +144,13 @@ def _copy(source: Path, target: Path, look: Look) -> None:
     """Copy a picture; one that only EXIF turns upright is saved upright, one of an odd form as PNG."""
     if look.form not in SUFFIXES:
         write_picture(target, read_picture(source))
-    elif look.orientation not in range(2, 9):
+    elif look.orientation == 1:
         target.write_bytes(read_bytes(source))
     else:
-        _save_upright(source, target)
+        _save_upright(source, target, look.orientation)
 
 
-def _save_upright(source: Path, target: Path) -> None:
+def _save_upright(source: Path, target: Path, orientation: int) -> None:
     """Turn a picture as EXIF says; a JPEG keeps its own tables, a WebP is lossless where it was."""
     own: dict[str, Any] = {}
     content = read_bytes(source)
@@ -159,6 +160,7 @@ def _save_upright(source: Path, target: Path) -> None:
             own = {"qtables": picture.quantization, "subsampling": JpegImagePlugin.get_sampling(picture)}
         elif form == "WEBP":  # does not say its quality; at the usual one it would lose half of its bytes
             own = {"quality": 95, "lossless": b"VP8L" in content}
-        upright = ImageOps.exif_transpose(picture)
-        upright.info.pop("exif", None)
-        upright.save(target, form, **own)
+        turned = upright(picture, orientation)
+        for said in ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"):  # any may say that it lies
+            turned.info.pop(said, None)
+        turned.save(target, form, **own)

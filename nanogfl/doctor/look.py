@@ -14,9 +14,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile
 
-from nanogfl.data.headers import HUGE, KNOWN, ORIENTATION
+from nanogfl.data.exif import orientation_of, upright
+from nanogfl.data.headers import HUGE, KNOWN
 from nanogfl.doctor.jpeg import Stream, anatomy
 from nanogfl.errors import DataError
 from nanogfl.members import read_bytes
@@ -97,15 +98,13 @@ def look_at(path: Path) -> Look:
 def _look_inside(picture: ImageFile.ImageFile, content: bytes) -> Look:
     size, form = picture.size, picture.format or ""
     picture.draft("RGB", (GLANCE, GLANCE))
-    orientation = 1
+    orientation = orientation_of(picture)
     try:
-        orientation = int(picture.getexif().get(ORIENTATION, 1)) if form != "TIFF" else 1
         picture.load()
     except Exception as error:
         return Look(form, size, orientation, False, str(error) or type(error).__name__, content)
-    upright = ImageOps.exif_transpose(picture) if 1 < orientation < 9 else picture
     gray = _is_gray(picture)
-    bits, thumb = signature(np.asarray(upright.convert("L")))
+    bits, thumb = signature(np.asarray(upright(picture, orientation).convert("L")))
     return Look(form, size, orientation, gray, "", content, bits, thumb)
 
 
