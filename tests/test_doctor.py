@@ -18,6 +18,7 @@ from nanogfl.data.findings import KINDS
 from nanogfl.data.readers import read_table
 from nanogfl.doctor.check import Checkup, check
 from nanogfl.doctor.fix import write_copy
+from nanogfl.doctor.labels import spellings
 
 Spoil = Callable[[Path], object]
 CAT, DOG = BOXES.values()
@@ -360,3 +361,40 @@ def test_a_json_in_a_home_has_no_folders_looked_through(tmp_path: Path) -> None:
     for given in (root, tmp_path / "set/../set"):
         assert kinds(check(given)) == {"folder-unlisted": 1}
     assert kinds(check(root / "annotations/instances_train.json")) == {}
+
+
+@pytest.mark.parametrize(("split", "kind"), [("train", "picture-near-duplicate"), ("valid", "split-leak")])
+def test_a_sound_copy_of_a_damaged_picture_stays(tmp_path: Path, split: str, kind: str) -> None:
+    """Else both would be lost, and a leak be told of a picture that no split holds."""
+    root, copy = FORMS["yolo"](tmp_path / "set"), f"{split}/images/z.jpg"
+    save(root / A, scene("a", 400, 300), progressive=True)
+    copy_picture(A, copy, 60)(root)
+    assert kinds(check(root)) == {kind: 1}, "while both are whole"
+    data = (root / A).read_bytes()
+    (root / A).write_bytes(data[: data.rindex(b"\xff\xda")] + b"\xff\xd9")
+    found = check(root)
+    assert kinds(found) == {"picture-truncated": 1}
+    write_copy(found, tmp_path / "copy")
+    names = [Path(e.name).name for e in read_table(tmp_path / "copy").examples]
+    assert sorted(names) == ["b.jpg", "c.jpg", "d.jpg", "e.jpg", "z.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same", "reason"),
+    [
+        ("Hard-Hat", "hard hat", True, "case, - and a blank"),
+        ("hard_hat", "hardhat.", True, "a joint and a dot"),
+        ("caf\u00e9", "cafe\u0301", True, "an accent's two codings"),
+        ("type 1", "type1", True, "a blank before a number"),
+        ("1.5", "15", False, "a dot in a number"),
+        ("size 1.5", "size 15", False, "a dot in a number, with a word"),
+        ("size 1  5", "size 15", False, "two numbers"),
+        ("row 1 - 5", "row 15", False, "a range"),
+        ("-1", "1", False, "a sign"),
+        ("at -1", "at 1", False, "a sign, with a word"),
+        ("a", "A", False, "letters of a plate are classes of their own"),
+        ("\u00e9", "e\u0301", True, "but one letter in two codings is one"),
+    ],
+)
+def test_names_of_one_class_are_words_written_otherwise(one: str, other: str, same: bool, reason: str) -> None:
+    assert spellings([one, other], {one: 1, other: 2})[one] == (other if same else one), reason
