@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections import Counter
 from math import inf, nan
 from pathlib import Path
@@ -583,6 +584,30 @@ def test_voc_lists_are_the_splits(tmp_path: Path) -> None:
     assert kinds(table) == {"annotation-missing": 2, "picture-repeated": 1, "picture-unlisted": 1}
 
 
+@pytest.mark.parametrize(
+    ("train", "test", "expected", "told", "reason"),
+    [
+        ("camA/1", "camB/1", {"train": ["camA/1"], "test": ["camB/1"]}, 1, "the folders part them"),
+        ("JPEGImages/camA/1.jpg", "x\\camB\\1.xml", {"train": ["camA/1"], "test": ["camB/1"]}, 1, "however written"),
+        ("1", "2", {"test": ["camB/2"]}, 3, "1 may be two, 2 is one"),
+        ("camC/1", "camB/1\n2", {"test": ["camB/1", "camB/2"]}, 2, "a folder that has none"),
+    ],
+)
+def test_voc_lists_name_a_picture_with_its_folder(
+    tmp_path: Path, train: str, test: str, expected: dict[str, list[str]], told: int, reason: str
+) -> None:
+    for name in ("camA/1", "camB/1", "camB/2"):
+        draw(tmp_path / f"JPEGImages/{name}.jpg")
+        write(tmp_path / f"Annotations/{name}.xml", voc(("cat", 0, 0, 5, 5), size=(WIDTH, HEIGHT), file=""))
+    for split, lines in (("train", train), ("test", test)):
+        write(tmp_path / f"ImageSets/Main/{split}.txt", lines)
+    table = read_table(tmp_path)
+    named = {split: [n[11:-4] for n in names] for split, names in by_split(table).items()}
+    assert named == expected, reason
+    assert len(table.warnings) == told
+    assert set(kinds(table)) <= {"annotation-missing", "picture-unlisted"}
+
+
 def test_bad_voc_objects_are_left_out(tmp_path: Path) -> None:
     draw(tmp_path / "images/a.jpg")
     boxes = (
@@ -682,6 +707,28 @@ def test_yolo_yaml_splits(tmp_path: Path) -> None:
     assert by_split(table) == {"train": ["train/images/a.jpg"], "val": ["valid/images/b.jpg"]}
     assert kinds(table) == {"split-missing": 1, "picture-unlabelled": 1}, "a test set without labels judges nobody"
     assert len(select(table, "val").examples[0].boxes) == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links want rights there")
+def test_linked_folders_are_read(tmp_path: Path) -> None:
+    for name in ("set/images/a", "out/images/b", "set/images/c"):
+        draw(tmp_path / f"{name}.jpg")
+        write(tmp_path / f"{name}.txt".replace("images", "labels"), "0 .5 .5 .5 .5")
+        write(tmp_path / f"{name}.xml".replace("images", "Annotations"), voc(("cat", 0, 0, 5, 5)))
+    for folder in ("images", "labels", "Annotations"):
+        (tmp_path / f"set/{folder}/more").symlink_to(tmp_path / "out" / folder)
+    names = ["images/a.jpg", "images/c.jpg", "images/more/b.jpg"]
+    assert [e.name for e in read_table(tmp_path / "set").examples] == names
+    write(tmp_path / "set/data.yaml", "names: [cat]\ntrain: images\n")
+    assert [(e.name, len(e.boxes)) for e in read_table(tmp_path / "set").examples] == [(name, 1) for name in names]
+
+
+def test_what_macos_adds_to_an_archive_is_no_part_of_the_set(tmp_path: Path) -> None:
+    draw(tmp_path / "set/images/a.jpg")
+    for name in ("set/instances_train.json", "set/._instances_train.json", "set/._data.yaml"):
+        write(tmp_path / name, coco("a.jpg", boxes=([0, 0, 5, 5],)) if "._" not in name else "\0\5\x16\7\0\2")
+    write(tmp_path / "__MACOSX/set/._instances_train.json", "\0\5\x16\7\0\2")
+    assert only(read_table(tmp_path)).boxes.tolist() == [[0, 0, 5, 5]]
 
 
 def test_a_folder_that_is_train_and_val_is_train(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nanogfl.data.splits import evaluation_split, for_training, named, select, share, subfolders
+from nanogfl.data.splits import evaluation_split, for_training, named, select, share
 from nanogfl.data.table import Example, Table
 from nanogfl.errors import DataError, UsageError
 
@@ -132,11 +132,3 @@ def test_val_is_cut_from_train_never_from_test(train_count: int, caplog: pytest.
     assert len(train) >= 1
     assert 1 <= len(val) <= max(1, train_count * 0.15)
     assert f"{len(val)} of its {train_count} train pictures" in caplog.text
-
-
-def test_sub_folders_are_found_in_any_case(tmp_path: Path) -> None:
-    for name in ("Train", "annotations", ".git"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "file").write_text("")
-    assert subfolders(tmp_path) == {"train": tmp_path / "Train", "annotations": tmp_path / "annotations"}
-    assert subfolders(tmp_path / "file") == {}

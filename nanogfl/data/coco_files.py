@@ -11,6 +11,7 @@ from typing import Any
 
 from nanogfl.data import splits
 from nanogfl.data.findings import Findings
+from nanogfl.data.folders import is_hidden, subfolders
 from nanogfl.data.table import SPLITS
 from nanogfl.errors import DataError
 
@@ -42,18 +43,22 @@ def find(root: Path, notes: Findings) -> list[Source]:
 
     Where names speak of splits, the other jsons are no part of the set.
     """
-    folders = splits.subfolders(root)
-    files = [(p, splits.named(p.stem)) for p in sorted(root.glob("*.json"))]
+    folders = subfolders(root)
+    files = [(p, splits.named(p.stem)) for p in _jsons(root)]
     for name, folder in folders.items():
         split = splits.named(name)
         if split or name in ANNOTATION_FOLDERS:
-            files += [(p, splits.named(p.stem) or split) for p in sorted(folder.glob("*.json"))]
+            files += [(p, splits.named(p.stem) or split) for p in _jsons(folder)]
     chosen = [f for f in files if f[1]] or files
     sources = [s for split in (*SPLITS, None) for s in _of_split([p for p, of in chosen if of == split], split, notes)]
     if len(sources) > 1 and sources[0].split is None:
         names = ", ".join(s.path.name for s in sources[:5])
         raise DataError(f"{root} holds several COCO jsons ({names}) whose names say no split; give one of them")
     return sources
+
+
+def _jsons(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.glob("*.json") if not is_hidden(p.name))
 
 
 def _of_split(paths: list[Path], split: str | None, notes: Findings) -> Iterator[Source]:

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from nanogfl.data import splits
 from nanogfl.data.coco_files import ANNOTATION_FOLDERS, Source
+from nanogfl.data.folders import subfolders
 from nanogfl.members import is_file
 from nanogfl.pictures import SUFFIXES
 
@@ -88,8 +89,8 @@ def _all_pictures(root: Path) -> tuple[dict[str, list[Path]], dict[str, list[Pat
 
 def _picture_folders(root: Path, source: Source) -> list[Path]:
     """Where this json's pictures may lie, the likeliest first: its split's folders, beside it, the usual places."""
-    usual = [f for n, f in splits.subfolders(root).items() if n in PICTURE_FOLDERS]
-    inner = [f for place in (root, *usual) for f in splits.subfolders(place).values() if f not in usual]
+    usual = [f for n, f in subfolders(root).items() if n in PICTURE_FOLDERS]
+    inner = [f for place in (root, *usual) for f in subfolders(place).values() if f not in usual]
     own = [f for f in inner if source.split and splits.named(f.name) == source.split]
     exact = [f for f in own if source.path.stem.endswith(f.name)]
     others = [f for f in inner if not splits.named(f.name) and f.name.lower() not in ANNOTATION_FOLDERS]

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from nanogfl.data.folders import is_hidden
 from nanogfl.errors import DataError
 
 KEYS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -17,7 +18,8 @@ MOST_BYTES, DEEPEST = 1 << 20, 50  # ten thousand class names are a quarter of a
 
 def find_config(root: Path) -> Path | None:
     """Find the yaml that names classes and splits; data.yaml before others."""
-    files = sorted((*root.glob("*.yaml"), *root.glob("*.yml")), key=lambda p: (p.stem.lower() != "data", p))
+    found = (p for p in (*root.glob("*.yaml"), *root.glob("*.yml")) if not is_hidden(p.name))
+    files = sorted(found, key=lambda p: (p.stem.lower() != "data", p))
     for file in files:
         try:
             document = load(file)

@@ -13,6 +13,7 @@ import numpy as np
 from nanogfl.data import splits
 from nanogfl.data.data_yaml import CLASS_LIMIT, KEYS, class_names, load
 from nanogfl.data.findings import Findings, listed
+from nanogfl.data.folders import files_below, subfolders
 from nanogfl.data.table import SPLITS, Example, Table
 from nanogfl.data.text import read_text
 from nanogfl.errors import DataError
@@ -47,20 +48,20 @@ def read_config(file: Path, notes: Findings) -> Table:
     found.root = next(holding, None) or Path(os.path.commonpath([_plain(file.parent), *folders]))
     for split in SPLITS:
         for place in (p for s, p in places if s == split):
-            pictures = _pictures(place) if place.is_dir() else _list(place, found)
+            pictures = files_below(place, SUFFIXES) if place.is_dir() else _list(place, found)
             found.pictures += [(p, split) for p in pictures]
     return _table(found, names)
 
 
 def find_folders(root: Path) -> list[tuple[Path, str | None]]:
     """Find folders of pictures beside labels, by split: images/train, train/images, or images alone."""
-    folders = splits.subfolders(root)
+    folders = subfolders(root)
     if "images" in folders and "labels" in folders:
-        parts = [(f, splits.named(n)) for n, f in splits.subfolders(folders["images"]).items()]
+        parts = [(f, splits.named(n)) for n, f in subfolders(folders["images"]).items()]
         return [p for p in parts if p[1]] or [(folders["images"], None)]
     found = []
     for name, folder in folders.items():
-        inner = splits.subfolders(folder)
+        inner = subfolders(folder)
         if splits.named(name) and "images" in inner and "labels" in inner:
             found.append((inner["images"], splits.named(name)))
     return found
@@ -68,7 +69,9 @@ def find_folders(root: Path) -> list[tuple[Path, str | None]]:
 
 def read_folders(root: Path, folders: Sequence[tuple[Path, str | None]], notes: Findings) -> Table:
     """Read a set without a yaml, as ``read_config`` does; class names are classes.txt's, else class_0..."""
-    pictures = [(p, split) for s in (*SPLITS, None) for f, split in folders if split == s for p in _pictures(f)]
+    pictures = [
+        (p, split) for s in (*SPLITS, None) for f, split in folders if split == s for p in files_below(f, SUFFIXES)
+    ]
     lists = (root / "classes.txt", root / "labels" / "classes.txt")
     file = next((f for f in lists if f.is_file()), None)
     names = read_text(file).split("\n") if file else []
@@ -98,18 +101,13 @@ def _candidates(entry: str, bases: list[Path]) -> Iterator[Path]:
     tails = [parts[i:] for i in range(1, len(parts))]
     tails = [t for t in tails if not needs_word or any(splits.named(p) for p in t)]
     shorter = [base.joinpath(*t) for t in tails for base in bases]
-    deeper = [f.joinpath(*parts) for base in bases for f in splits.subfolders(base).values()]
+    deeper = [f.joinpath(*parts) for base in bases for f in subfolders(base).values()]
     return (p for p in (*inside, *written, *shorter, *deeper) if p.is_dir() or (p.suffix == ".txt" and p.is_file()))
 
 
 def _plain(path: Path) -> Path:
     """Write a path without ``..``; symbolic links stay, so that names are relative to what the user sees."""
     return Path(os.path.normpath(path.absolute()))
-
-
-def _pictures(folder: Path) -> list[Path]:
-    """All pictures under a folder."""
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
 
 
 def _list(file: Path, found: _Set) -> Iterator[Path]:

@@ -58,7 +58,7 @@ def spellings(names: Sequence[str], counts: dict[str, int]) -> dict[str, str]:
 
 
 def _folded(name: str) -> str:
-    """What names of one class have in common; a dot or - next to a digit, and what parts two digits, is of the number."""
+    """What names of one class have in common; a dot or - by a digit, and what parts two digits, is of the number."""
     if sum(map(str.isalpha, name)) < 2:
         return unicodedata.normalize("NFC", name)
     return BETWEEN_WORDS.sub("", unicodedata.normalize("NFKC", name).casefold())
