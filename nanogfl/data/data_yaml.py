@@ -57,6 +57,14 @@ def class_names(file: Path, document: dict[Any, Any]) -> dict[int, str]:
     return {int(k): str(n) for k, n in items}
 
 
+def points(document: dict[Any, Any]) -> int:
+    """How many numbers follow each box, of key points; 0 where the set is none of poses."""
+    match document.get("kpt_shape"):
+        case [int(count), int(numbers)] if count > 0 and numbers in (2, 3):
+            return count * numbers
+    return 0
+
+
 def _is_index(key: object) -> bool:
     if isinstance(key, str):
         return len(key) < 10 and key.isascii() and key.isdecimal()

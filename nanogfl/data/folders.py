@@ -12,6 +12,11 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
+def relative(file: Path, root: Path) -> str:
+    """What a finding calls a file: its path from the set's root, also where it lies outside."""
+    return Path(os.path.relpath(file, root)).as_posix()
+
+
 def subfolders(parent: Path) -> dict[str, Path]:
     """List sub-folders by lower-case name, in that order; nothing where the parent is no folder."""
     if not parent.is_dir():

@@ -84,8 +84,8 @@ def look_at(path: Path) -> Look:
                 return _look_as_training(data, content, picture.format or "")
             if picture.format not in ("JPEG", "MPO"):
                 look = _look_inside(picture, content)
-                lost = picture.format == "TIFF" and not look.flaw and _look_as_training(data, content).flaw
-                return replace(look, flaw="no TIFF that OpenCV can decode, as training does") if lost else look
+                deep = picture.mode.startswith(("I", "F"))  # of which Pillow makes 8 bits by cutting off what is bright
+                return _looked_again(look, data) if not look.flaw and (deep or look.form == "TIFF") else look
         parts = anatomy(data)
         stream = Stream(data, parts)
         with Image.open(stream) as picture:
@@ -106,6 +106,13 @@ def _look_inside(picture: ImageFile.ImageFile, content: bytes) -> Look:
     gray = _is_gray(picture)
     bits, thumb = signature(np.asarray(upright(picture, orientation).convert("L")))
     return Look(form, size, orientation, gray, "", content, bits, thumb)
+
+
+def _looked_again(look: Look, data: bytes) -> Look:
+    """The look at a picture that training may see otherwise, or not at all."""
+    seen = _look_as_training(data, look.content)
+    flaw = f"no {look.form} that OpenCV can decode, as training does" if seen.flaw else ""
+    return replace(look, flaw=flaw, bits=seen.bits, thumb=seen.thumb)
 
 
 def _is_gray(picture: Image.Image) -> bool:
