@@ -54,8 +54,13 @@ def for_training(table: Table) -> tuple[Table, Table]:
 
     A set with splits but without val gives a tenth of its train, never of its test.
     """
-    train = select(table, "train")
     membership = _membership(table)
+    if "train" not in membership.values():
+        raise DataError(
+            f"{table.root} has no split train; it has {_present(table)}; "
+            "name what teaches train, or give pictures without splits, which are cut"
+        )
+    train = select(table, "train")
     if "val" in membership.values():
         return train, select(table, "val")
     members = _tenth({e.name for e in train.examples})

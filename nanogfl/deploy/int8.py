@@ -20,7 +20,7 @@ from nanogfl.deploy.quantize import network_of, quantize
 from nanogfl.errors import DataError, ExportError
 from nanogfl.evaluation.run import evaluate
 from nanogfl.members import is_file
-from nanogfl.pictures import Picture, read_picture
+from nanogfl.pictures import Picture
 from nanogfl.runtime.session import OnnxDetector, open_session
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ def to_int8(model: onnx.ModelProto, calib: str | Path, max_drop: float) -> tuple
         ExportError: more than ``max_drop`` of AP is lost.
     """
     table = calibration_table(calib)
-    pictures = [read_picture(e.path) for e in spread(table.examples, OBSERVED)]
+    pictures = [e.picture() for e in spread(table.examples, OBSERVED)]
     float_ap = average_precision(model, table)
     plain = Candidate(model, observe(model, opened(model), pictures), "mse")
     blocks = examine(plain, pictures[:8])
