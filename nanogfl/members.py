@@ -86,12 +86,15 @@ class _Part(io.RawIOBase):
 def members(tar: Path) -> dict[str, tuple[int, int]]:
     """Where each file in a tar begins, and its bytes. Raises DataError where the tar is damaged."""
     stat = tar.stat()
-    return _members(tar, stat.st_mtime_ns, stat.st_size)
+    found = _members(tar, stat.st_mtime_ns, stat.st_size)
+    if isinstance(found, str):
+        raise DataError(found)
+    return found
 
 
 @cache
-def _members(tar: Path, _: int, size: int) -> dict[str, tuple[int, int]]:
-    """As ``members``; read again where the file has changed."""
+def _members(tar: Path, _: int, size: int) -> dict[str, tuple[int, int]] | str:
+    """As ``members``, or what is wrong, for it is asked of each picture; read again where the file has changed."""
     found: dict[str, tuple[int, int]] = {}
     last = -1
     try:
@@ -106,7 +109,7 @@ def _members(tar: Path, _: int, size: int) -> dict[str, tuple[int, int]]:
                 elif member.islnk() and (other := member.linkname.removeprefix("./")) in found:
                     found[name] = found[other]
     except (tarfile.TarError, ValueError, OverflowError) as error:
-        raise DataError(f"cannot read {tar}: {error}; it must be a whole tar without compression") from error
+        return f"cannot read {tar}: {error}; it must be a whole tar without compression"
     return found
 
 

@@ -22,7 +22,7 @@ from nanogfl.doctor.check import check
 from nanogfl.doctor.fix import write_copy
 from nanogfl.doctor.names import plain_name
 from nanogfl.doctor.report import write_report
-from nanogfl.errors import UsageError
+from nanogfl.errors import DataError, UsageError
 from nanogfl.evaluation.run import evaluate
 from nanogfl.pictures import read_picture
 
@@ -90,6 +90,35 @@ def test_refusals_are_one_line(
     assert said.err.startswith("error: ")
     assert message in said.err
     assert len(said.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--fix", "full"], 1, "is there already"),
+        (["--fix", "set/copy"], 1, "lies inside the set"),
+        (["--report", "full"], 2, "full is a folder; name a file"),
+        (["--json", "full"], 2, "full is a folder; name a file"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_the_pictures_are_looked_at(
+    command: Callable[..., Any],
+    tmp_path: Path,
+    options: list[str],
+    code: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def too_early(*_: object) -> None:
+        raise AssertionError("a look takes long")
+
+    yolo(tmp_path / "set")
+    write(tmp_path / "full/mine.txt", "x")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("nanogfl.doctor.check.look_at_all", too_early)
+    said = command("check", "set", *options)
+    assert (said.code, said.out, len(said.err.splitlines())) == (code, "", 1)
+    assert message in said.err
 
 
 @pytest.mark.parametrize("place", ["ds.partial", "ds.partial/inner"])
@@ -314,6 +343,20 @@ def dressed_up(root: Path, forms: tuple[str, ...], **options: Any) -> Path:
         save(root / f"train/images/{form}.jpg", scene(form), format=form, **options)
         write(root / f"train/labels/{form}.txt", "0 .5 .5 .4 .4")
     return root
+
+
+def test_a_cut_picture_is_named_with_what_finds_all_of_them(tmp_path: Path) -> None:
+    """Its head is sound, so that the readers keep it; training and evaluation meet it when they decode it."""
+    root = yolo(tmp_path / "set")
+    picture = root / "train/images/a.jpg"
+    data = picture.read_bytes()
+    picture.write_bytes(data[: data.index(b"\xff\xda") + 14])  # the tables and no pixel
+    (cut,) = (e for e in read_table(root).examples if e.path == picture)
+    with pytest.raises(DataError, match=r"a\.jpg: it is damaged .*; 'nanogfl check DATA --fix OUT' writes a copy"):
+        cut.picture()
+    write_copy(check(root), tmp_path / "copy")
+    copied = read_table(tmp_path / "copy").examples
+    assert [e.picture().shape for e in copied] == [(HEIGHT, WIDTH, 3)] * 4
 
 
 def test_forms_that_are_read_become_png_in_the_copy(tmp_path: Path) -> None:

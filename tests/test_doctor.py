@@ -18,12 +18,15 @@ from nanogfl.data.findings import KINDS
 from nanogfl.data.readers import read_table
 from nanogfl.doctor.check import Checkup, check
 from nanogfl.doctor.fix import write_copy
+from nanogfl.doctor.labels import spellings
+from nanogfl.doctor.look import look_at
+from nanogfl.doctor.report import write_report
 
 Spoil = Callable[[Path], object]
 CAT, DOG = BOXES.values()
 FIRST = "train/labels/a.txt"
 A, H = "train/images/a.jpg", "train/images/h.jpg"
-JSON = "instances_train.json"
+JSON = "annotations/instances_train.json"
 NAMES = "names: [cat, dog]\n"
 
 
@@ -112,6 +115,10 @@ def many_cats(root: Path) -> None:
     boxes = [(4 + 3 * i, 4, 30 + 3 * i, 30 + i) for i in range(20)]
     for stem in "abc":
         write(root / f"train/labels/{stem}.txt", "".join(yolo_line(0, box) for box in boxes) + yolo_line(1, DOG))
+
+
+def add_picture(document: dict[str, Any]) -> None:
+    document["images"].append({"id": 9, "file_name": "z.jpg", "width": WIDTH, "height": HEIGHT})
 
 
 def an_entry_each(document: dict[str, Any]) -> None:
@@ -209,6 +216,13 @@ DIRT: list[tuple[str, Spoil, dict[str, int], str, str]] = [
     ),
     (
         "coco",
+        lambda r: [save(r / f"{f}/z.jpg", scene(f)) for f in "xy"] and in_json(add_picture)(r),
+        {"picture-ambiguous": 1, "folder-unlisted": 2},
+        JSON,
+        "image 9",
+    ),
+    (
+        "coco",
         in_both(lambda d: d["categories"].append({"id": 3, "name": "dog"})),
         {"class-repeated": 1},
         JSON,
@@ -219,7 +233,7 @@ DIRT: list[tuple[str, Spoil, dict[str, int], str, str]] = [
         "coco",
         in_json(lambda d: d["categories"][0].update(name="Cat"), "val"),
         {"class-renumbered": 1, "class-variant": 1},
-        "instances_val.json",
+        "annotations/instances_val.json",
         "categories",
     ),
     ("voc", xml_of(xml("a.jpg", [("Cat", CAT), ("dog", DOG)])), {"class-variant": 1}, "JPEGImages/a.jpg", ""),
@@ -360,3 +374,86 @@ def test_a_json_in_a_home_has_no_folders_looked_through(tmp_path: Path) -> None:
     for given in (root, tmp_path / "set/../set"):
         assert kinds(check(given)) == {"folder-unlisted": 1}
     assert kinds(check(root / "annotations/instances_train.json")) == {}
+
+
+@pytest.mark.parametrize(("split", "kind"), [("train", "picture-near-duplicate"), ("valid", "split-leak")])
+def test_a_sound_copy_of_a_damaged_picture_stays(tmp_path: Path, split: str, kind: str) -> None:
+    """Else both would be lost, and a leak be told of a picture that no split holds."""
+    root, copy = FORMS["yolo"](tmp_path / "set"), f"{split}/images/z.jpg"
+    save(root / A, scene("a", 400, 300), progressive=True)
+    copy_picture(A, copy, 60)(root)
+    assert kinds(check(root)) == {kind: 1}, "while both are whole"
+    data = (root / A).read_bytes()
+    (root / A).write_bytes(data[: data.rindex(b"\xff\xda")] + b"\xff\xd9")
+    found = check(root)
+    assert kinds(found) == {"picture-truncated": 1}
+    write_copy(found, tmp_path / "copy")
+    names = [Path(e.name).name for e in read_table(tmp_path / "copy").examples]
+    assert sorted(names) == ["b.jpg", "c.jpg", "d.jpg", "e.jpg", "z.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same", "reason"),
+    [
+        ("Hard-Hat", "hard hat", True, "case, - and a blank"),
+        ("hard_hat", "hardhat.", True, "a joint and a dot"),
+        ("caf\u00e9", "cafe\u0301", True, "an accent's two codings"),
+        ("type 1", "type1", True, "a blank before a number"),
+        ("1.5", "15", False, "a dot in a number"),
+        ("size 1.5", "size 15", False, "a dot in a number, with a word"),
+        ("size 1  5", "size 15", False, "two numbers"),
+        ("row 1 - 5", "row 15", False, "a range"),
+        ("-1", "1", False, "a sign"),
+        ("at -1", "at 1", False, "a sign, with a word"),
+        ("a", "A", False, "letters of a plate are classes of their own"),
+        ("\u00e9", "e\u0301", True, "but one letter in two codings is one"),
+    ],
+)
+def test_names_of_one_class_are_words_written_otherwise(one: str, other: str, same: bool, reason: str) -> None:
+    assert spellings([one, other], {one: 1, other: 2})[one] == (other if same else one), reason
+
+
+@pytest.mark.parametrize(
+    ("lines", "told", "kept", "reason"),
+    [
+        ([0] * 5, {"box-duplicate": ["line 1"] * 4}, 1, "each spare one once, with the first"),
+        ([0, 1, 1], {"box-contradicted": ["line 1"], "box-duplicate": ["line 2"]}, 2, "the first of its class"),
+        ([0, 1, 0], {"box-contradicted": ["line 1"], "box-duplicate": ["line 1"]}, 2, "which stands before another"),
+    ],
+)
+def test_equal_boxes_are_told_once(
+    tmp_path: Path, lines: list[int], told: dict[str, list[str]], kept: int, reason: str
+) -> None:
+    root = FORMS["yolo"](tmp_path / "set")
+    write(root / FIRST, "".join(yolo_line(label, CAT) for label in lines))
+    found = check(root)
+    said = {
+        kind: [p.detail.split(" of ")[-1].split(" in ")[-1] for p in found.problems if p.kind == kind] for kind in told
+    }
+    assert said == told, reason
+    assert len(found.problems) == len(lines) - 1
+    write_copy(found, tmp_path / "copy")
+    assert len(read_table(tmp_path / "copy").examples[0].boxes) == kept
+
+
+def test_the_page_shows_the_picture_of_the_label_file(tmp_path: Path) -> None:
+    """Both splits have a picture of that stem; one has the bad line."""
+    root = FORMS["yolo"](tmp_path / "set")
+    copy_picture("train/images/b.jpg", "valid/images/a.jpg", 60)(root)
+    write(root / FIRST, "no box\n")
+    write_report(check(root), tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert "train/images/a.jpg (train): line 1" in page
+    assert "valid/images/a.jpg (val): line 1" not in page
+
+
+def test_a_deep_picture_is_recognised_by_what_training_sees(tmp_path: Path) -> None:
+    """16 bits cut to 8 are white all over, and every such picture like any other."""
+    bright = scene("a", 400, 300)[..., 0].astype(np.uint16) * 200 + 9_000
+    for name, pixels in (("deep", bright), ("other", bright[::-1]), ("plain", (bright >> 8).astype(np.uint8))):
+        Image.fromarray(np.ascontiguousarray(pixels)).save(tmp_path / f"{name}.png")
+    deep, other, plain = (look_at(tmp_path / f"{name}.png") for name in ("deep", "other", "plain"))
+    assert deep.bits is not None and plain.bits is not None and other.bits is not None
+    assert (deep.form, deep.gray, deep.flaw) == ("PNG", True, "")
+    assert (deep.bits != plain.bits).sum() <= 2
+    assert (deep.bits != other.bits).sum() > 22

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections import Counter
 from math import inf, nan
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -247,23 +249,43 @@ def test_coco_names_that_mislead_mean_the_only_file_of_that_name(tmp_path: Path,
 
 
 @pytest.mark.parametrize(
-    ("files", "there", "found", "reason"),
+    ("files", "there", "kind", "reason"),
     [
-        (["cam1/1.jpg", "cam2/1.jpg"], ["cam1/1.jpg"], ["cam1/1.jpg"], "that is another entry's"),
-        (["x/1.jpg", "y/1.jpg", "a.jpg"], ["z/1.jpg", "a.jpg"], ["a.jpg"], "two may be meant"),
-        (["x/1.jpg", "a.jpg"], ["y/1.jpg", "z/1.jpg", "a.jpg"], ["a.jpg"], "it may mean two"),
-        (["x/1.jpg", "a.jpg"], ["y/1.png", "z/1.bmp", "a.jpg"], ["a.jpg"], "it may mean two by stem"),
-        (["x/1.jpg", "a.jpg"], ["y/1.txt", ".z/1.jpg", "a.jpg"], ["a.jpg"], "no picture, and hidden"),
+        (["cam1/1.jpg", "cam2/1.jpg"], ["cam1/1.jpg"], "missing", "that is another entry's"),
+        (["a.jpg", "x/1.jpg", "y/1.jpg"], ["a.jpg", "z/1.jpg"], "missing", "two may be meant"),
+        (["a.jpg", "x/1.jpg"], ["a.jpg", "y/1.jpg", "z/1.jpg"], "ambiguous", "it may mean two"),
+        (["a.jpg", "1.jpg"], ["a.jpg", "cam1/1.jpg", "cam2/1.jpg"], "ambiguous", "no folder comes before another"),
+        (["a.jpg", "1.jpg"], ["a.jpg", "images/x/1.jpg", "images/y/1.jpg"], "ambiguous", "nor in images"),
+        (["a.jpg", "x/1.jpg"], ["a.jpg", "y/1.png", "z/1.bmp"], "ambiguous", "it may mean two by stem"),
+        (["a.jpg", "x/1.jpg"], ["a.jpg", "y/1.txt", ".z/1.jpg"], "missing", "no picture, and hidden"),
     ],
 )
 def test_coco_names_are_no_guesswork(
-    tmp_path: Path, files: list[str], there: list[str], found: list[str], reason: str
+    tmp_path: Path, files: list[str], there: list[str], kind: str, reason: str
 ) -> None:
     for name in there:
         draw(tmp_path / name) if Path(name).suffix != ".txt" else write(tmp_path / name, "")
     table = read_table(write(tmp_path / "x.json", coco(*files)))
-    assert [e.name for e in table.examples] == found, reason
-    assert set(kinds(table)) == {"picture-missing"}
+    assert [e.name for e in table.examples] == there[:1], reason
+    assert set(kinds(table)) == {f"picture-{kind}"}
+
+
+@pytest.mark.parametrize("coding", ["NFC", "NFD"])
+@pytest.mark.parametrize("written", ["NFC", "NFD"])
+@pytest.mark.parametrize("file", ["caf\u00e9.jpg", "x/caf\u00e9.jpg"])
+def test_an_accent_has_two_codings(tmp_path: Path, file: str, written: str, coding: str) -> None:
+    """A json keeps the one of the disk that it was written on; the same name lies in each split's folder."""
+    name = normalize(coding, "caf\u00e9.jpg")
+    for split in ("train", "val"):
+        draw(tmp_path / split / name)
+    draw(tmp_path / "b" / name)
+    write(tmp_path / f"{'train' if '/' not in file else 'only'}.json", coco(normalize(written, file)))
+    if "/" in file:
+        for split in ("train", "val"):
+            (tmp_path / split / name).unlink()
+    table = read_table(tmp_path)
+    assert only(table).name == ("train/" if "/" not in file else "b/") + name
+    assert {f.kind for f in table.findings if f.kind[:2] != "id"} == ({"path-misleading"} if "/" in file else set())
 
 
 def test_a_test_json_without_annotations_is_no_split(tmp_path: Path) -> None:
@@ -343,7 +365,8 @@ def test_bad_coco_annotations_are_left_out_with_a_word(
 
 def test_boxes_over_the_edge_are_cut_and_keep_their_area(tmp_path: Path) -> None:
     draw(tmp_path / "a.jpg")
-    boxes = ({"bbox": [-5, 10, 10, 30], "area": 123.0}, {"bbox": [30.5, 0, 10, 5], "area": nan}, [0, 0, 40, 20])
+    odd = {"bbox": [0, 0, 40, 20], "area": 10**400}  # json's integers have no end
+    boxes = ({"bbox": [-5, 10, 10, 30], "area": 123.0}, {"bbox": [30.5, 0, 10, 5], "area": nan}, odd)
     table = read_table(write(tmp_path / "x.json", coco("a.jpg", boxes=boxes)))
     assert only(table).boxes.tolist() == [[0, 10, 5, 20], [30.5, 0, 40, 5], [0, 0, 40, 20]]
     assert only(table).areas.tolist() == [123.0, 9.5 * 5, 800.0]
@@ -583,6 +606,30 @@ def test_voc_lists_are_the_splits(tmp_path: Path) -> None:
     assert kinds(table) == {"annotation-missing": 2, "picture-repeated": 1, "picture-unlisted": 1}
 
 
+@pytest.mark.parametrize(
+    ("train", "test", "expected", "told", "reason"),
+    [
+        ("camA/1", "camB/1", {"train": ["camA/1"], "test": ["camB/1"]}, 1, "the folders part them"),
+        ("JPEGImages/camA/1.jpg", "x\\camB\\1.xml", {"train": ["camA/1"], "test": ["camB/1"]}, 1, "however written"),
+        ("1", "2", {"test": ["camB/2"]}, 3, "1 may be two, 2 is one"),
+        ("camC/1", "camB/1\n2", {"test": ["camB/1", "camB/2"]}, 2, "a folder that has none"),
+    ],
+)
+def test_voc_lists_name_a_picture_with_its_folder(
+    tmp_path: Path, train: str, test: str, expected: dict[str, list[str]], told: int, reason: str
+) -> None:
+    for name in ("camA/1", "camB/1", "camB/2"):
+        draw(tmp_path / f"JPEGImages/{name}.jpg")
+        write(tmp_path / f"Annotations/{name}.xml", voc(("cat", 0, 0, 5, 5), size=(WIDTH, HEIGHT), file=""))
+    for split, lines in (("train", train), ("test", test)):
+        write(tmp_path / f"ImageSets/Main/{split}.txt", lines)
+    table = read_table(tmp_path)
+    named = {split: [n[11:-4] for n in names] for split, names in by_split(table).items()}
+    assert named == expected, reason
+    assert len(table.warnings) == told
+    assert set(kinds(table)) <= {"annotation-missing", "picture-unlisted"}
+
+
 def test_bad_voc_objects_are_left_out(tmp_path: Path) -> None:
     draw(tmp_path / "images/a.jpg")
     boxes = (
@@ -684,6 +731,28 @@ def test_yolo_yaml_splits(tmp_path: Path) -> None:
     assert len(select(table, "val").examples[0].boxes) == 0
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links want rights there")
+def test_linked_folders_are_read(tmp_path: Path) -> None:
+    for name in ("set/images/a", "out/images/b", "set/images/c"):
+        draw(tmp_path / f"{name}.jpg")
+        write(tmp_path / f"{name}.txt".replace("images", "labels"), "0 .5 .5 .5 .5")
+        write(tmp_path / f"{name}.xml".replace("images", "Annotations"), voc(("cat", 0, 0, 5, 5)))
+    for folder in ("images", "labels", "Annotations"):
+        (tmp_path / f"set/{folder}/more").symlink_to(tmp_path / "out" / folder)
+    names = ["images/a.jpg", "images/c.jpg", "images/more/b.jpg"]
+    assert [e.name for e in read_table(tmp_path / "set").examples] == names
+    write(tmp_path / "set/data.yaml", "names: [cat]\ntrain: images\n")
+    assert [(e.name, len(e.boxes)) for e in read_table(tmp_path / "set").examples] == [(name, 1) for name in names]
+
+
+def test_what_macos_adds_to_an_archive_is_no_part_of_the_set(tmp_path: Path) -> None:
+    draw(tmp_path / "set/images/a.jpg")
+    for name in ("set/instances_train.json", "set/._instances_train.json", "set/._data.yaml"):
+        write(tmp_path / name, coco("a.jpg", boxes=([0, 0, 5, 5],)) if "._" not in name else "\0\5\x16\7\0\2")
+    write(tmp_path / "__MACOSX/set/._instances_train.json", "\0\5\x16\7\0\2")
+    assert only(read_table(tmp_path)).boxes.tolist() == [[0, 0, 5, 5]]
+
+
 def test_a_folder_that_is_train_and_val_is_train(tmp_path: Path) -> None:
     draw(tmp_path / "images/a.jpg")
     write(tmp_path / "labels/a.txt", "0 .5 .5 .5 .5")
@@ -730,6 +799,65 @@ def test_yolo_lines(tmp_path: Path, line: str, expected: list[float] | str) -> N
         assert kinds(table) == {}
         np.testing.assert_allclose(found, [expected], atol=1e-9)
     assert len(table.examples[1].boxes) == 0, "a picture without a label file is a negative"
+
+
+@pytest.mark.parametrize(
+    ("shape", "line", "kind", "reason"),
+    [
+        ("kpt_shape: [4, 3]", "0 .5 .5 .5 .5" + " .1 .1 2" * 4, "", "a box and four points"),
+        ("kpt_shape: [4, 2]", "0 .5 .5 .5 .5" + " .1 .1" * 4, "", "points without a word on being seen"),
+        ("kpt_shape: [4, 3]", "0 .5 .5 .5 .5" + " nan 0 0" * 4, "", "a point that nobody saw"),
+        ("kpt_shape: [4, 3]", "0 .5 .5 .5 .5", "", "a box alone"),
+        ("kpt_shape: [4, 3]", "0 .25 .25 .75 .25 .75 .75", "box-polygon", "another number of values"),
+        ("kpt_shape: [0, 3]", "0 .25 .25 .75 .25 .75 .75", "box-polygon", "no points"),
+    ],
+)
+def test_points_behind_a_yolo_box_are_no_polygon(tmp_path: Path, shape: str, line: str, kind: str, reason: str) -> None:
+    draw(tmp_path / "images/a.jpg")
+    write(tmp_path / "labels/a.txt", line)
+    write(tmp_path / "data.yaml", f"names: [cat]\ntrain: images\n{shape}\n")
+    table = read_table(tmp_path)
+    assert only(table).boxes.tolist() == [[10, 5, 30, 15]], reason
+    assert [f.kind for f in table.findings] == [kind] * bool(kind)
+
+
+def test_labels_of_two_splits_are_read_once(tmp_path: Path) -> None:
+    for name in "ab":
+        draw(tmp_path / f"images/{name}.jpg")
+    write(tmp_path / "labels/a.txt", "0 .5 .5\n7 .5 .5 .5 .5\n")
+    write(tmp_path / "data.yaml", "names: [cat]\ntrain: images\nval: images\n")
+    told = Counter(f.kind for f in read_table(tmp_path).findings)
+    assert told == {"box-malformed": 1, "class-unknown": 1, "picture-unannotated": 1, "picture-repeated": 2}
+
+
+@pytest.mark.parametrize(
+    ("lists", "expected", "reason"),
+    [
+        ({"labels/train": "cat\ndog\n"}, ("cat", "dog"), "as LabelImg leaves it"),
+        ({"labels/train": "cat\ndog\n", "labels/val": "cat\n"}, ("cat", "dog"), "one that knew less"),
+        ({"labels/train": "dog\n", "labels": "cat\ndog\n"}, ("cat", "dog"), "the set's own comes first"),
+        ({"labels/train": "cat\ndog\n", "labels/val": "dog\ncat\n"}, None, "which of them?"),
+    ],
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_class_names_beside_the_labels(
+    tmp_path: Path, lists: dict[str, str], expected: tuple[str, ...] | None, reason: str, turned: bool
+) -> None:
+    def at(place: str) -> Path:  # train/labels instead of labels/train
+        return tmp_path.joinpath(*(reversed(Path(place).parts) if turned else Path(place).parts))
+
+    for split in ("train", "val"):
+        draw(at(f"images/{split}") / "a.jpg")
+        write(at(f"labels/{split}") / "a.txt", "0 .5 .5 .5 .5")
+    for place, names in lists.items():
+        write(at(place) / "classes.txt", names)
+    if expected:
+        assert read_table(tmp_path).names == expected, reason
+        return
+    with pytest.raises(DataError, match="numbers classes otherwise than"):
+        read_table(tmp_path)
+    table = read_table(tmp_path, patient=True)
+    assert (table.names, set(kinds(table))) == (("class_0",), {"annotation-unreadable"})
 
 
 def test_yolo_class_names(tmp_path: Path) -> None:

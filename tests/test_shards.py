@@ -21,6 +21,7 @@ from nanogfl.data.readers import read_table
 from nanogfl.data.shards import Shards, shards_of
 from nanogfl.data.splits import select
 from nanogfl.deploy.calibrate import calibration_table
+from nanogfl.doctor.check import check
 from nanogfl.errors import DataError
 from nanogfl.pictures import read_picture, write_picture
 from nanogfl.recipe import AugmentRecipe
@@ -159,6 +160,16 @@ def test_a_damaged_tar_is_named_in_one_line(
     said = capfd.readouterr().err
     assert code == 1 and len([line for line in said.splitlines() if line.startswith("error")]) == 1
     assert "000001.tar" in said and "whole tar without compression" in said
+
+
+def test_a_damaged_tar_does_not_end_a_check(sharded: Path, tmp_path: Path) -> None:
+    shutil.copytree(sharded, tmp_path / "set")
+    (tmp_path / "set/train/000001.tar").write_bytes(b"\xff" * 5000)
+    found = check(tmp_path / "set")
+    said = [p for p in found.problems if p.kind == "picture-unreadable"]
+    assert [p.file.split("/")[:2] for p in said] == [["train", "000001.tar"]] * 5, "the pictures that it held"
+    assert "whole tar without compression" in said[0].detail
+    assert len(found.table) == 24 + 6 + 6 - 5
 
 
 def test_shards_without_fix_are_refused(tiny_set: Path, capfd: pytest.CaptureFixture) -> None:

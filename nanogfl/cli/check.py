@@ -14,6 +14,7 @@ from nanogfl.cli.app import Data, Json, app, say
 from nanogfl.errors import UsageError
 
 if TYPE_CHECKING:
+    from nanogfl.data.table import Table
     from nanogfl.doctor.check import Checkup
 
 LONGEST = 400  # letters; a name or a value out of a broken file can have any number
@@ -35,17 +36,15 @@ def check(
     ] = None,
 ) -> None:
     """Look at every picture and annotation, and say what is wrong, where, and what to do."""
-    from nanogfl.data.outputs import spare_the_set
     from nanogfl.doctor.check import check as run
     from nanogfl.wholefile import write_json
 
     if shards and not fix:
         raise UsageError("--shards is how --fix writes; give --fix FOLDER too")
     with _bar() as start:
-        found = run(data, start)
+        found = run(data, start, lambda table: _spare(table, data, fix, json_file, report))
     for line in _summary(found):
         say(line)
-    spare_the_set(found.table, data, json_file, report)
     if json_file:
         write_json(json_file, found.to_json())
     if report:
@@ -59,6 +58,16 @@ def check(
         say(f"cleaned copy: {write_copy(found, fix, shards)}")
     if strict and found.problems:
         raise typer.Exit(1)
+
+
+def _spare(table: Table, data: str, fix: Path | None, *files: Path | None) -> None:
+    """Refuse what cannot be written, before all pictures are looked at."""
+    from nanogfl.data.outputs import spare_the_set
+    from nanogfl.doctor.fix import spare
+
+    spare_the_set(table, data, *files)
+    if fix:
+        spare(table, fix.absolute())
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf, nan
 from pathlib import Path
@@ -14,11 +14,12 @@ from nanogfl.data import coco_ids
 from nanogfl.data.coco_categories import Places, read_categories
 from nanogfl.data.coco_files import ANNOTATION_FOLDERS, Record, Source, open_file
 from nanogfl.data.coco_ids import Key, key_of
-from nanogfl.data.coco_pictures import find_pictures, misleading
+from nanogfl.data.coco_pictures import Found, find_pictures, misleading
 from nanogfl.data.findings import Findings
 from nanogfl.data.table import Example, Table
 
 NUMBERS = frozenset({int, float})  # and no bool
+MOST_AREA = 1e18  # px; a json's integers may be larger than any float
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,16 @@ class _Image:
 def read_file(path: Path, notes: Findings) -> Table:
     """Read this one json as ``read`` does. Raises DataError where it is no COCO json."""
     root = path.parent.parent if path.parent.name.lower() in ANNOTATION_FOLDERS else path.parent
-    return read(root, [open_file(path)], notes)
+    return read(root, [open_file(path, root)], notes)
 
 
 def read(root: Path, sources: Sequence[Source], notes: Findings) -> Table:
     """One set of all these checked jsons as annotated: sizes may be 0, boxes are unchecked, pictures unread."""
     names, places = read_categories(sources, notes)
     for source in sources:
-        coco_ids.look(source.path.name, source.document, notes)
+        coco_ids.look(source.name, source.document, notes)
     images = [list(_images(source, notes)) for source in sources]
-    paths = find_pictures(root, sources, [[image.file for image in own] for own in images])
+    paths = find_pictures(root, sources, [[image.file for image in own] for own in images], notes.patient)
     examples = [
         example
         for source, own, found, place in zip(sources, images, paths, places, strict=True)
@@ -58,17 +59,17 @@ def _images(source: Source, notes: Findings) -> Iterator[_Image]:
         key = key_of(record.get("id")) if isinstance(record, dict) else None
         file = record.get("file_name") if isinstance(record, dict) else None
         if key is None or not isinstance(file, str) or not file:
-            notes.add("image-malformed", source.path.name, f"entry {number} of images", str(record)[:80])
+            notes.add("image-malformed", source.name, f"entry {number} of images", str(record)[:80])
         elif (key, file) in seen:
             detail = f"{file[:200]} is entry {number} again"
-            notes.add("picture-repeated", source.path.name, f"image {str(key)[:40]}", detail)
+            notes.add("picture-repeated", source.name, f"image {str(key)[:40]}", detail)
         else:
             seen.add((key, file))
             yield _Image(key, file, record)
 
 
 def _located(
-    root: Path, source: Source, images: Sequence[_Image], paths: Mapping[str, Path | None], notes: Findings
+    root: Path, source: Source, images: Sequence[_Image], paths: Found, notes: Findings
 ) -> Iterator[tuple[_Image, Path | None]]:
     """Say of each entry where its picture lies; None where that must not be followed, or the id is another's too."""
     shared = _shared_ids(root, source, images, paths, notes)
@@ -77,20 +78,23 @@ def _located(
         if image.key in shared:
             yield image, None
             continue
+        if isinstance(path, tuple):
+            several = ", ".join(p.relative_to(root).as_posix()[:80] for p in path[:5])
+            notes.add("picture-ambiguous", source.name, where, f"{image.file[:200]} may be {several}")
+            yield image, None
+            continue
         if path is None:
-            notes.add("picture-outside", source.path.name, where, image.file[:200])
+            notes.add("picture-outside", source.name, where, image.file[:200])
         elif not (_side(image.record.get("width")) and _side(image.record.get("height"))):
             size = f"{str(image.record.get('width'))[:20]}x{str(image.record.get('height'))[:20]}"
-            notes.add("size-missing", source.path.name, where, f"{image.file[:200]}: {size}")
+            notes.add("size-missing", source.name, where, f"{image.file[:200]}: {size}")
         if path and misleading(image.file, path):
             name = path.relative_to(root).as_posix()
-            notes.add("path-misleading", source.path.name, where, f"names {image.file[:200]}, its picture is {name}")
+            notes.add("path-misleading", source.name, where, f"names {image.file[:200]}, its picture is {name}")
         yield image, path
 
 
-def _shared_ids(
-    root: Path, source: Source, images: Sequence[_Image], paths: Mapping[str, Path | None], notes: Findings
-) -> set[Key]:
+def _shared_ids(root: Path, source: Source, images: Sequence[_Image], paths: Found, notes: Findings) -> set[Key]:
     """Ids that several pictures have: nobody can tell whose the boxes are, so that none of these is used."""
     files: dict[Key, list[str]] = defaultdict(list)
     for image in images:
@@ -99,9 +103,9 @@ def _shared_ids(
     for image in images:
         if image.key in shared:
             path = paths[image.file]
-            name = path.relative_to(root).as_posix() if path else source.path.name
+            name = path.relative_to(root).as_posix() if isinstance(path, Path) else source.name
             others = ", ".join(file[:80] for file in files[image.key][:5] if file != image.file)
-            detail = f"{source.path.name} gives {image.file[:80]} the id of {others}; their boxes are left out"
+            detail = f"{source.name} gives {image.file[:80]} the id of {others}; their boxes are left out"
             notes.add("image-repeated", name, f"image {str(image.key)[:40]}", detail)
     return shared
 
@@ -139,14 +143,14 @@ def _rows(
     rows: dict[Key, list[tuple[tuple[float, ...], int]]] = defaultdict(list)
     for number, record in enumerate(source.document["annotations"]):
         if not isinstance(record, dict):
-            notes.add("box-malformed", source.path.name, f"entry {number} of annotations", str(record)[:80])
+            notes.add("box-malformed", source.name, f"entry {number} of annotations", str(record)[:80])
             continue
         box, image = _box(record.get("bbox")), key_of(record.get("image_id"))
         position = places.get(key_of(record.get("category_id")), -1)
         if image is None or image not in images or position < 0 or box is None:
             kind = "image-unknown" if image not in images else "class-unknown" if position < 0 else "box-malformed"
             where = f"annotation {str(record.get('id', number))[:40]}"
-            notes.add(kind, source.path.name, where, _excerpt(record))
+            notes.add(kind, source.name, where, _excerpt(record))
             continue
         crowd = record.get("iscrowd") in (1, "1") or record.get("ignore") in (1, "1")
         key = key_of(record.get("id"))
@@ -168,7 +172,7 @@ def _box(value: object) -> tuple[float, float, float, float] | None:
 
 def _area(value: object) -> float:
     """Read an annotated area; NaN where it is none (many tools write 0 for not known)."""
-    return float(value) if type(value) in (int, float) and 0 < value < inf else nan  # pyright: ignore
+    return float(value) if type(value) in (int, float) and 0 < value < MOST_AREA else nan  # pyright: ignore
 
 
 def _excerpt(record: Record) -> str:

@@ -15,7 +15,7 @@ Places = dict[Key | None, int]  # where each category id of a json stands among 
 
 def read_categories(sources: Sequence[Source], notes: Findings) -> tuple[tuple[str, ...], list[Places]]:
     """All class names in the order of their first ids, and each json's places; a name listed twice is one class."""
-    own = [notes.attempt(s.path.name, lambda s=s: _own_categories(s), {}) for s in sources]
+    own = [notes.attempt(s.name, lambda s=s: _own_categories(s), {}) for s in sources]
     first: dict[str, Key] = {}
     for names in own:
         for key in sorted(names, key=_order):
@@ -52,7 +52,7 @@ def _note_repeated(sources: Sequence[Source], own: Sequence[dict[Key, str]], not
         repeated = [name for name, ids in _ids(names).items() if len(ids) > 1 and name not in told]
         told.update(repeated)
         if repeated:
-            notes.add("class-repeated", source.path.name, "categories", f"{_few(repeated)} has several category ids")
+            notes.add("class-repeated", source.name, "categories", f"{_few(repeated)} has several category ids")
 
 
 def _note_renumbered(sources: Sequence[Source], own: Sequence[dict[Key, str]], notes: Findings) -> None:
@@ -60,7 +60,7 @@ def _note_renumbered(sources: Sequence[Source], own: Sequence[dict[Key, str]], n
     ids: dict[str, tuple[set[Key], str]] = {}
     classes: dict[Key, tuple[str, str]] = {}
     for source, names in zip(sources, own, strict=True):
-        file, differing = source.path.name, []
+        file, differing = source.name, []
         for key, name in names.items():
             before, where = classes.setdefault(key, (name, file))
             if before != name:

@@ -11,6 +11,7 @@ from typing import Any
 
 from nanogfl.data import splits
 from nanogfl.data.findings import Findings
+from nanogfl.data.folders import is_hidden, subfolders
 from nanogfl.data.table import SPLITS
 from nanogfl.errors import DataError
 
@@ -23,16 +24,17 @@ ANNOTATION_FOLDERS = ("annotations", "annotation")
 
 @dataclass(frozen=True)
 class Source:
-    """One json, read, and the split that it holds."""
+    """One json, read, its name (relative to the set), and the split that it holds."""
 
     path: Path
+    name: str
     split: str | None
     document: Record
 
 
-def open_file(path: Path) -> Source:
+def open_file(path: Path, root: Path) -> Source:
     """Read this one json, of the split that its name says. Raises DataError where it is no COCO json."""
-    source = Source(path, splits.named(path.stem), _load(path))
+    source = Source(path, path.relative_to(root).as_posix(), splits.named(path.stem), _load(path))
     _check(source)
     return source
 
@@ -42,37 +44,43 @@ def find(root: Path, notes: Findings) -> list[Source]:
 
     Where names speak of splits, the other jsons are no part of the set.
     """
-    folders = splits.subfolders(root)
-    files = [(p, splits.named(p.stem)) for p in sorted(root.glob("*.json"))]
+    folders = subfolders(root)
+    files = [(p, splits.named(p.stem)) for p in _jsons(root)]
     for name, folder in folders.items():
         split = splits.named(name)
         if split or name in ANNOTATION_FOLDERS:
-            files += [(p, splits.named(p.stem) or split) for p in sorted(folder.glob("*.json"))]
+            files += [(p, splits.named(p.stem) or split) for p in _jsons(folder)]
     chosen = [f for f in files if f[1]] or files
-    sources = [s for split in (*SPLITS, None) for s in _of_split([p for p, of in chosen if of == split], split, notes)]
+    parts = [(split, [p for p, of in chosen if of == split]) for split in (*SPLITS, None)]
+    sources = [source for split, paths in parts for source in _of_split(root, paths, split, notes)]
     if len(sources) > 1 and sources[0].split is None:
-        names = ", ".join(s.path.name for s in sources[:5])
+        names = ", ".join(s.name for s in sources[:5])
         raise DataError(f"{root} holds several COCO jsons ({names}) whose names say no split; give one of them")
     return sources
 
 
-def _of_split(paths: list[Path], split: str | None, notes: Findings) -> Iterator[Source]:
+def _jsons(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.glob("*.json") if not is_hidden(p.name))
+
+
+def _of_split(root: Path, paths: list[Path], split: str | None, notes: Findings) -> Iterator[Source]:
     """Load the jsons of one split: instances before captions and key points, train before trainval."""
     paths = [p for p in paths if "instances" in p.stem.lower()] or paths
     paths = [p for p in paths if "trainval" not in p.stem.lower()] or paths
     for path in paths:
-        source = notes.attempt(path.name, lambda path=path: _source(path, split), None)
+        name = path.relative_to(root).as_posix()
+        source = notes.attempt(name, lambda path=path, name=name: _source(path, name, split), None)
         if source:
             yield source
 
 
-def _source(path: Path, split: str | None) -> Source | None:
+def _source(path: Path, name: str, split: str | None) -> Source | None:
     """Load a json and look at its lists; None where it is something else's. Raises DataError where it is damaged."""
     document = _load(path)
     if not isinstance(document, dict) or "images" not in document or "annotations" not in document:
         log.info("%s holds no boxes in COCO's form; it is left out", path)
         return None
-    source = Source(path, split, document)
+    source = Source(path, name, split, document)
     _check(source)
     return source
 

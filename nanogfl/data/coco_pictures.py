@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from nanogfl.data import splits
 from nanogfl.data.coco_files import ANNOTATION_FOLDERS, Source
+from nanogfl.data.folders import subfolders
+from nanogfl.errors import DataError
 from nanogfl.members import is_file
 from nanogfl.pictures import SUFFIXES
 
 PICTURE_FOLDERS = ("images", "data", "jpegimages")
 
-Found = dict[str, Path | None]
+Place = Path | tuple[Path, ...] | None  # where a name leads; several, where it may mean any of them
+Found = dict[str, Place]
 
 
-def find_pictures(root: Path, sources: Sequence[Source], files: Sequence[Sequence[str]]) -> list[Found]:
+def find_pictures(
+    root: Path, sources: Sequence[Source], files: Sequence[Sequence[str]], patient: bool = False
+) -> list[Found]:
     """For each json: where each of its file names leads; None where that is out of the set.
 
     A name that leads nowhere, or out, means the only picture under the root that has its last part, else its stem: no
     picture that another name leads to, and none that several such names could mean.
+
+    Raises:
+        DataError: a name leads into a damaged tar; a patient reading finds out when it looks at the picture.
     """
     folders = [_picture_folders(root, source) for source in sources]
-    found: list[Found] = [{f: _direct(f, o) for f in own} for own, o in zip(files, folders, strict=True)]
-    lost = {file for paths in found for file, path in paths.items() if path is None}
-    meant = _meant(root, lost, {path for paths in found for path in paths.values() if path}) if lost else {}
-    for paths, (first, *_) in zip(found, folders, strict=True):
-        for file in (f for f, path in paths.items() if path is None):
+    found = [{f: _direct(f, *o, patient) for f in own} for own, o in zip(files, folders, strict=True)]
+    lost = {file for paths in found for file, place in paths.items() if place is None}
+    named = {place for paths in found for place in paths.values() if isinstance(place, Path)}
+    meant = _meant(root, lost, named) if lost else {}
+    for paths, ((first, *_), _) in zip(found, folders, strict=True):
+        for file in (f for f, place in paths.items() if place is None):
             inner = inside(file)
             paths[file] = meant.get(file) or (first / inner if inner else None)
     return found
@@ -45,30 +54,56 @@ def inside(file: str) -> PurePosixPath | None:
 def misleading(file: str, path: Path) -> bool:
     """Whether a name is that of another place than the one its picture was found in."""
     inner = inside(file)
-    return inner is None or path.parts[-len(inner.parts) :] != inner.parts
+    parts = tuple(map(_spelt, path.parts))
+    return inner is None or parts[-len(inner.parts) :] != tuple(map(_spelt, inner.parts))
 
 
-def _direct(file: str, folders: Sequence[Path]) -> Path | None:
-    """Look for the file in these folders, the likeliest first."""
+def _direct(file: str, folders: Sequence[Path], others: Sequence[Path], patient: bool) -> Place:
+    """Look for the file in the usual folders, the likeliest first, then for the only one in the others."""
     inner = inside(file)
-    for folder in folders if inner else ():
-        with contextlib.suppress(OSError):  # a name that no file system takes
-            if is_file(path := folder / str(inner)):
-                return path
-    return None
+    if inner is None:
+        return None
+    found = next((path for folder in folders if (path := _there(folder, str(inner), patient))), None)
+    if found:
+        return found
+    several = tuple(path for folder in others if (path := _there(folder, str(inner), patient)))
+    return several[0] if len(several) == 1 else several or None
 
 
-def _meant(root: Path, lost: set[str], named: set[Path]) -> dict[str, Path]:
-    """The picture that each lost name means, where only one can be."""
+def _there(folder: Path, name: str, patient: bool) -> Path | None:
+    """The file of this name in this folder, or of the name's other codings: an accent has two, disks give either."""
+    names = [name] if name.isascii() else [name, _spelt(name), unicodedata.normalize("NFD", name)]
+    return next((path for spelling in names if _is_there(path := folder / spelling, patient)), None)
+
+
+def _is_there(path: Path, patient: bool) -> bool:
+    try:
+        return is_file(path)
+    except OSError:  # a name that no file system takes
+        return False
+    except DataError:  # in a damaged tar
+        if not patient:
+            raise
+        return True
+
+
+def _spelt(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _meant(root: Path, lost: set[str], named: set[Path]) -> Found:
+    """The picture that each lost name means, where only one can be; all of them, where several can."""
     by_name, by_stem = _all_pictures(root)
-    meant: dict[str, Path] = {}
+    meant: Found = {}
     for file in lost:
-        name = PurePosixPath(file.replace("\\", "/")).name
+        name = _spelt(PurePosixPath(file.replace("\\", "/")).name)
         options = by_name.get(name) or by_stem.get(name) or by_stem.get(PurePosixPath(name).stem) or []
-        if len(options) == 1 and options[0] not in named:
+        if len(options) > 1:
+            meant[file] = tuple(options)
+        elif options and options[0] not in named:
             meant[file] = options[0]
     askers = Counter(meant.values())
-    return {file: path for file, path in meant.items() if askers[path] == 1}
+    return {file: place for file, place in meant.items() if isinstance(place, tuple) or askers[place] == 1}
 
 
 def _all_pictures(root: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
@@ -81,16 +116,20 @@ def _all_pictures(root: Path) -> tuple[dict[str, list[Path]], dict[str, list[Pat
             stem, suffix = os.path.splitext(name)  # noqa: PTH122 - of 100,000 names
             if suffix.lower() in SUFFIXES and not name.startswith("."):
                 path = Path(folder, name)
-                by_name[name].append(path)
-                by_stem[stem].append(path)
+                by_name[_spelt(name)].append(path)
+                by_stem[_spelt(stem)].append(path)
     return by_name, by_stem
 
 
-def _picture_folders(root: Path, source: Source) -> list[Path]:
-    """Where this json's pictures may lie, the likeliest first: its split's folders, beside it, the usual places."""
-    usual = [f for n, f in splits.subfolders(root).items() if n in PICTURE_FOLDERS]
-    inner = [f for place in (root, *usual) for f in splits.subfolders(place).values() if f not in usual]
+def _picture_folders(root: Path, source: Source) -> tuple[list[Path], list[Path]]:
+    """Where this json's pictures may lie: its split's folders, beside it, the usual places, in that order; and others.
+
+    No folder is more likely than another of the others, which no name speaks for.
+    """
+    usual = [f for n, f in subfolders(root).items() if n in PICTURE_FOLDERS]
+    inner = [f for place in (root, *usual) for f in subfolders(place).values() if f not in usual]
     own = [f for f in inner if source.split and splits.named(f.name) == source.split]
     exact = [f for f in own if source.path.stem.endswith(f.name)]
     others = [f for f in inner if not splits.named(f.name) and f.name.lower() not in ANNOTATION_FOLDERS]
-    return list(dict.fromkeys([*exact, *own, source.path.parent, root, *usual, *others]))
+    first = list(dict.fromkeys([*exact, *own, source.path.parent, root, *usual]))
+    return first, [f for f in others if f not in first]

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from nanogfl.data.folders import is_hidden
 from nanogfl.errors import DataError
 
 KEYS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -17,7 +18,8 @@ MOST_BYTES, DEEPEST = 1 << 20, 50  # ten thousand class names are a quarter of a
 
 def find_config(root: Path) -> Path | None:
     """Find the yaml that names classes and splits; data.yaml before others."""
-    files = sorted((*root.glob("*.yaml"), *root.glob("*.yml")), key=lambda p: (p.stem.lower() != "data", p))
+    found = (p for p in (*root.glob("*.yaml"), *root.glob("*.yml")) if not is_hidden(p.name))
+    files = sorted(found, key=lambda p: (p.stem.lower() != "data", p))
     for file in files:
         try:
             document = load(file)
@@ -53,6 +55,14 @@ def class_names(file: Path, document: dict[Any, Any]) -> dict[int, str]:
     if not items or not all(_is_index(k) and _is_name(n) for k, n in items):
         raise DataError(f"{file}: names must be a list of class names, or a mapping of index to name")
     return {int(k): str(n) for k, n in items}
+
+
+def points(document: dict[Any, Any]) -> int:
+    """How many numbers follow each box, of key points; 0 where the set is none of poses."""
+    match document.get("kpt_shape"):
+        case [int(count), int(numbers)] if count > 0 and numbers in (2, 3):
+            return count * numbers
+    return 0
 
 
 def _is_index(key: object) -> bool:

@@ -109,6 +109,9 @@ KINDS: dict[str, Kind] = {
     ),
     "path-corrected": Kind("warning", "paths that are wrong by a level followed", "write the path that was followed"),
     "path-misleading": Kind("note", "annotations that name another file than their picture", "write the file's name"),
+    "picture-ambiguous": Kind(
+        "error", "pictures whose name may mean several files left out", "write the file's folder before its name"
+    ),
     "picture-huge": Kind(
         "error", "pictures of more pixels than are ever decoded left out", "cut it into tiles, or shrink it"
     ),

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from nanogfl.data.exif import orientation_of
 from nanogfl.data.findings import Finding
 from nanogfl.errors import DataError
 from nanogfl.members import open_bytes
 from nanogfl.pictures import read_picture
 
-ORIENTATION = 0x0112  # EXIF; values from 5 on lie on their side
 HUGE = 178_956_970  # pixels, where Pillow sees a decompression bomb; half a gigabyte, decoded
 KNOWN = frozenset({"JPEG", "MPO", "PNG", "BMP", "WEBP", "TIFF"})  # of which Pillow's header is what OpenCV decodes
 FITS = 1.5  # px that a box may reach over its frame and still fit it
@@ -42,9 +42,7 @@ def read_header(path: Path) -> Header | Finding:
             if picture.width * picture.height > HUGE:
                 return Finding("picture-huge", "", "", f"{picture.width}x{picture.height} px")
             if form in KNOWN:
-                exif = Image.Exif()
-                exif.load(picture.info.get("exif", b""))  # not getexif(), which decodes a whole PNG to look behind it
-                return Header(picture.size, exif.get(ORIENTATION, 1) if form != "TIFF" else 1)
+                return Header(picture.size, orientation_of(picture))
     except Image.DecompressionBombError as error:
         return Finding("picture-huge", "", "", str(error))
     except Exception as error:  # Pillow's plugins raise whatever a damaged header makes them raise

@@ -26,7 +26,6 @@ from nanogfl.data.device import Store
 from nanogfl.data.order import EvenBatches, ResumableLoader
 from nanogfl.data.shards import Shards
 from nanogfl.data.table import Example, Table
-from nanogfl.pictures import read_picture
 from nanogfl.recipe import AugmentRecipe
 from nanogfl.view import View
 
@@ -131,7 +130,7 @@ class TrainingSet(Dataset[Any]):
     def _picture(self, index: int) -> NDArray[np.uint8]:
         if index in self.pictures:
             return self.pictures[index]
-        picture = reduce(read_picture(self.table.examples[index].path), self.room, self.rule)
+        picture = reduce(self.table.examples[index].picture(), self.room, self.rule)
         if self.cached:
             self.pictures[index] = picture
         return picture
@@ -168,7 +167,7 @@ class ViewSet(Dataset[Seen]):
     def __getitem__(self, index: int) -> Seen:
         if index in self.kept:
             return self.kept[index]
-        picture = read_picture(self.examples[index].path)
+        picture = self.examples[index].picture()
         shape = (picture.shape[0], picture.shape[1])
         return index, View(shape, self.size, self.rule).apply(picture), shape
 

@@ -21,12 +21,14 @@ def spare_the_set(table: Table, data: object, *targets: str | Path | None) -> No
         targets: files to be written; None for those that nobody asked for.
 
     Raises:
-        UsageError: one of them.
+        UsageError: one of them, or a folder.
     """
     own = Path(data).expanduser().resolve() if isinstance(data, str | Path) else None
     root = table.root.resolve()
     for target in filter(None, targets):
         place = Path(target).resolve()
+        if place.is_dir():
+            raise UsageError(f"{target} is a folder; name a file")
         suffix, inside = place.suffix.lower(), place.is_relative_to(root)
         if place == own or (inside and suffix in READ and place.exists()):
             raise UsageError(f"{target} is a file of the set {table.root}, which is never touched; name another file")

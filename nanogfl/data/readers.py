@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanogfl.boxes import areas
-from nanogfl.data import coco, coco_files, data_yaml, splits, voc, yolo
+from nanogfl.data import coco, coco_files, data_yaml, voc, yolo
 from nanogfl.data.findings import KINDS, Finding, Findings, listed
+from nanogfl.data.folders import subfolders
 from nanogfl.data.headers import Header, lies, lies_unsaid, read_header, turned
 from nanogfl.data.merge import mergeable, merged
 from nanogfl.data.resized import Framed, believed, scale_of
@@ -79,7 +80,7 @@ def _read_folder(root: Path, notes: Findings) -> Table:
         return coco.read(root, sources, notes)
     if folders := yolo.find_folders(root):
         return yolo.read_folders(root, folders, notes)
-    inner = list(splits.subfolders(root).values())
+    inner = list(subfolders(root).values())
     if len(inner) == 1:
         return _read_folder(inner[0], notes)
     why = "; ".join(f.detail for f in notes.found)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import re
 import unicodedata
 from collections.abc import Collection
-from pathlib import Path
 
 from nanogfl.data.table import SPLITS, Table
 from nanogfl.errors import DataError, UsageError
@@ -23,15 +21,6 @@ def named(text: str) -> str | None:
     """Name the split that a file's or folder's name speaks of: ``instances_val2017`` -> ``val``."""
     word = _WORD.search(text.lower())
     return next(s for s in SPLITS if word[1].startswith(s)) if word else None
-
-
-def subfolders(parent: Path) -> dict[str, Path]:
-    """List sub-folders by lower-case name, in that order; nothing where the parent is no folder."""
-    if not parent.is_dir():
-        return {}
-    with os.scandir(parent) as entries:  # asks the disk nothing for each of 100,000 pictures, unlike Path.is_dir
-        names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
-    return {name.lower(): parent / name for name in names}
 
 
 def select(table: Table, split: str) -> Table:
@@ -65,8 +54,13 @@ def for_training(table: Table) -> tuple[Table, Table]:
 
     A set with splits but without val gives a tenth of its train, never of its test.
     """
-    train = select(table, "train")
     membership = _membership(table)
+    if "train" not in membership.values():
+        raise DataError(
+            f"{table.root} has no split train; it has {_present(table)}; "
+            "name what teaches train, or give pictures without splits, which are cut"
+        )
+    train = select(table, "train")
     if "val" in membership.values():
         return train, select(table, "val")
     members = _tenth({e.name for e in train.examples})

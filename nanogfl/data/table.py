@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanogfl.data.findings import KINDS, Finding
+from nanogfl.errors import DataError
+from nanogfl.pictures import Picture, read_picture
 
 SPLITS = ("train", "val", "test")
 
@@ -45,6 +47,13 @@ class Example:
     source_id: int | str = ""
     marks: NDArray[np.int64] | None = None
     unit: str = "box"
+
+    def picture(self) -> Picture:
+        """Its pixels, upright: uint8 BGR [H, W, 3]. Raises DataError where they cannot be decoded."""
+        try:
+            return read_picture(self.path)
+        except DataError as error:
+            raise DataError(f"{error}; 'nanogfl check DATA --fix OUT' writes a copy of the set without such") from error
 
     def mark(self, row: int) -> str:
         """Say where one of its boxes stands in the annotation; nothing where nobody noted it."""

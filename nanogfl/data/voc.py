@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
@@ -13,6 +15,7 @@ from defusedxml import DefusedXmlException, ElementTree
 
 from nanogfl.data import splits
 from nanogfl.data.findings import Findings
+from nanogfl.data.folders import files_below, subfolders
 from nanogfl.data.table import Example, Table
 from nanogfl.data.text import read_text
 from nanogfl.errors import DataError
@@ -37,13 +40,13 @@ class _Note:
 
 def find(root: Path) -> list[Path]:
     """Find a set's xml files: in annotations folders, or (Roboflow) beside the pictures of a split's folder."""
-    folders = splits.subfolders(root)
+    folders = subfolders(root)
     parts = [f for n, f in folders.items() if splits.named(n)]
     places = [f for n, f in folders.items() if n in ANNOTATION_FOLDERS]
     for part in parts:
-        own = [f for n, f in splits.subfolders(part).items() if n in ANNOTATION_FOLDERS]
+        own = [f for n, f in subfolders(part).items() if n in ANNOTATION_FOLDERS]
         places += own or [part]
-    return sorted({p for place in places for p in place.rglob("*.xml") if not p.name.startswith(".")})
+    return sorted({p for place in places for p in files_below(place, frozenset({".xml"}))})
 
 
 def read(root: Path, files: list[Path], notes: Findings) -> Table:
@@ -60,11 +63,11 @@ def read(root: Path, files: list[Path], notes: Findings) -> Table:
     if not names:
         raise DataError(f"{root}: none of the {len(files)} xml files has an object; is this the folder of the set?")
     index = {name: i for i, name in enumerate(names)}
-    listed = _listed(root, {n.path.stem for n in said}, notes)
+    listed = _listed(root, [note.path for note in said], notes)
     shelf = _Shelf(root)
     examples = []
     for note in said:
-        split = listed.get(note.path.stem) if listed else _folder_split(root, note.path)
+        split = listed.get(note.path) if listed else _folder_split(root, note.path)
         example = _example(shelf, note, index, split, notes)
         if listed and split is None:
             notes.add("picture-unlisted", example.name, "", "no list in ImageSets/Main names it")
@@ -169,38 +172,58 @@ class _Shelf:
                 if below == self.root:
                     break
                 inner = inner if below.name.lower() in ANNOTATION_FOLDERS else below.name / inner
-                usual = [p for n, p in splits.subfolders(below.parent).items() if n in PICTURE_FOLDERS]
+                usual = [p for n, p in subfolders(below.parent).items() if n in PICTURE_FOLDERS]
                 places += [q for p in usual for q in (p / inner, p)]
             self._places[folder] = list(dict.fromkeys([*places, folder, folder.parent]))
         return self._places[folder]
 
 
-def _listed(root: Path, stems: set[str], notes: Findings) -> dict[str, str]:
-    """Split by stem, from ImageSets/Main/{train,val,test}.txt; empty where there are no such lists.
+def _listed(root: Path, files: Sequence[Path], notes: Findings) -> dict[Path, str]:
+    """Split by xml file, from ImageSets/Main/{train,val,test}.txt; empty where there are no such lists.
 
     trainval.txt only tells where the others are silent; lists of one class (``cat_train.txt``) tell nothing.
     """
-    sets = splits.subfolders(root).get("imagesets", root / "ImageSets")
-    folder = splits.subfolders(sets).get("main", sets)
-    listed: dict[str, str] = {}
+    sets = subfolders(root).get("imagesets", root / "ImageSets")
+    folder = subfolders(sets).get("main", sets)
+    meant = _by_name(root, files)
+    listed: dict[Path, str] = {}
     for word, split in LISTS.items():
         file = folder / f"{word}.txt"
         lines = read_text(file).splitlines() if file.is_file() else []
+        name = file.relative_to(root).as_posix()
         for number, line in ((i, line.strip()) for i, line in enumerate(lines, 1) if line.strip()):
-            stem = next((s for s in _spellings(line) if s in stems), None)
-            if stem is None:
-                notes.add("annotation-missing", file.relative_to(root).as_posix(), f"line {number}", line[:200])
-            elif listed.setdefault(stem, split) != split and word != "trainval":
-                detail = f"{stem} is in {listed[stem]} too, and stays there"
-                notes.add("picture-repeated", file.relative_to(root).as_posix(), f"line {number}", detail)
+            found = next((meant[s] for s in _spellings(line) if s in meant), [])
+            if len(found) != 1:
+                several = ", ".join(path.relative_to(root).as_posix() for path in found[:5])
+                detail = f"{line[:200]} may be any of {several}; write its folder too" if found else line[:200]
+                notes.add("annotation-missing", name, f"line {number}", detail)
+            elif listed.setdefault(found[0], split) != split and word != "trainval":
+                detail = f"{line[:200]} is in {listed[found[0]]} too, and stays there"
+                notes.add("picture-repeated", name, f"line {number}", detail)
     return listed
 
 
-def _spellings(line: str) -> list[str]:
-    """List what a line may name: a stem, a file, or a path to one."""
-    name = line.replace("\\", "/").rsplit("/", 1)[-1]
-    suffix = Path(name).suffix.lower()
-    return [line, name, name[: -len(suffix)] if suffix in {*SUFFIXES, ".xml"} else name]
+def _by_name(root: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
+    """Xml files by their path in the annotations folder, without suffix, and by stem where no such path is that."""
+    paths: dict[str, list[Path]] = defaultdict(list)
+    stems: dict[str, list[Path]] = defaultdict(list)
+    for file in files:
+        parts = file.relative_to(root).parts[:-1]
+        inner = next((i + 1 for i, part in enumerate(parts) if part.lower() in ANNOTATION_FOLDERS), 0)
+        paths["/".join((*parts[inner:], file.stem))].append(file)
+        stems[file.stem].append(file)
+    return {**stems, **paths}
+
+
+def _spellings(line: str) -> Iterator[str]:
+    """What a line may name, the longest first: a path to a file or a stem, less leading folders."""
+    parts = line.replace("\\", "/").split("/")
+    suffix = Path(parts[-1]).suffix.lower()
+    for start in range(len(parts)):
+        path = "/".join(parts[start:])
+        yield path
+        if suffix in {*SUFFIXES, ".xml"}:
+            yield path[: -len(suffix)]
 
 
 def _folder_split(root: Path, file: Path) -> str | None:

@@ -25,7 +25,7 @@ from nanogfl.deploy.worker import LOCAL, Worker
 from nanogfl.errors import ExportError, UsageError
 from nanogfl.evaluation.coco import score
 from nanogfl.evaluation.run import EVALUATION, in_model_order
-from nanogfl.pictures import Picture, read_picture
+from nanogfl.pictures import Picture
 
 log = logging.getLogger(__name__)
 FRAME = (480, 640)  # H, W of the frames that are timed
@@ -100,7 +100,7 @@ def camera_frames(table: Table | None = None) -> list[Picture]:
         pictures = [picture for _, picture in drawn_pictures(FRAMES)][:FRAMES]
     else:
         step = max(1, len(table) // FRAMES)
-        pictures = [read_picture(e.path) for e in table.examples[::step][:FRAMES]]
+        pictures = [e.picture() for e in table.examples[::step][:FRAMES]]
     return [np.asarray(cv2.resize(p, FRAME[::-1], interpolation=cv2.INTER_AREA), np.uint8) for p in pictures]
 
 

@@ -18,7 +18,7 @@ from nanogfl.deploy.calibrate import METHODS, Statistics, calibration_table, cor
 from nanogfl.deploy.quantize import network_of, quantize
 from nanogfl.errors import DataError, ExportError, UsageError
 from nanogfl.evaluation.run import evaluate
-from nanogfl.pictures import Picture, read_picture
+from nanogfl.pictures import Picture
 from nanogfl.runtime.session import OnnxDetector, open_session
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ def to_int8(model: onnx.ModelProto, calib: str | Path, max_drop: float) -> tuple
     if len(network.last) < 2 * len(opened(model).card.strides):
         raise UsageError("--int8 quantizes mobile networks only, not model.family=resnet; leave it out, or use --fp16")
     table = calibration_table(calib)
-    pictures = [read_picture(e.path) for e in spread(table.examples, OBSERVED)]
+    pictures = [e.picture() for e in spread(table.examples, OBSERVED)]
     float_ap = average_precision(model, table)
     if not float_ap:
         raise DataError(

@@ -20,7 +20,7 @@ def note_boxes(examples: Sequence[Example], names: Sequence[str], side: int, not
     """Say what is wrong with each picture's boxes; ``side`` is the training size in px."""
     unannotated = {f.file for f in notes.found if f.kind == "picture-unannotated"}
     for example in examples:
-        for a, b in same_boxes(example):
+        for a, b in same_boxes(example, example.labels):
             one, other = names[example.labels[a]], names[example.labels[b]]
             kind = "box-duplicate" if one == other else "box-contradicted"
             detail = f"{other} as {one} of {example.mark(a)}" if one != other else f"{one} as in {example.mark(a)}"
@@ -38,12 +38,16 @@ def note_boxes(examples: Sequence[Example], names: Sequence[str], side: int, not
             notes.add("picture-empty", example.name)
 
 
-def same_boxes(example: Example) -> list[tuple[int, int]]:
-    """Pairs a < b of rows whose boxes are one; crowd regions are no boxes."""
+def same_boxes(example: Example, classes: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Rows a < b, each b once, whose boxes are one: a is the first of b's class [N], else the first of any.
+
+    Crowd regions are no boxes.
+    """
     rows = np.flatnonzero(~example.crowd)[:MOST]
-    overlap = iou(example.boxes[rows], example.boxes[rows]) >= SAME
-    first, second = np.nonzero(np.triu(overlap, 1))
-    return [(int(rows[a]), int(rows[b])) for a, b in zip(first, second, strict=True)]
+    same = np.triu(iou(example.boxes[rows], example.boxes[rows]) >= SAME, 1)
+    alike = same & (classes[rows][:, None] == classes[rows])
+    first = np.where(alike.any(axis=0), alike, same).argmax(axis=0) if len(rows) else rows
+    return [(int(rows[first[b]]), int(rows[b])) for b in np.flatnonzero(same.any(axis=0))]
 
 
 def short_sides(example: Example, side: int) -> NDArray[np.float64]:

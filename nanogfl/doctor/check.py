@@ -70,17 +70,21 @@ class Checkup:
         }
 
 
-def check(data: str | Path, start: Callable[[int], Progress] | None = None) -> Checkup:
+def check(
+    data: str | Path, start: Callable[[int], Progress] | None = None, approve: Callable[[Table], None] = lambda _: None
+) -> Checkup:
     """Check a set: every picture and annotation, going on where training would refuse.
 
     Args:
         data: a set in any form that is known.
         start: told how many pictures there are, gives what hears how many more are done.
+        approve: sees the set before its pictures are looked at, which takes long, and may refuse it.
 
     Raises:
         DataError: nothing there, or no known form.
     """
     table = read_table(data, patient=True)
+    approve(table)
     looks = look_at_all([e.path for e in table.examples], start(len(table)) if start else None)
     recommended = recommend(table)
     notes = Findings(True, list(table.findings))

@@ -8,9 +8,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from PIL import Image, ImageOps, JpegImagePlugin
+import numpy as np
+from PIL import Image, JpegImagePlugin
 
-from nanogfl.data.table import SPLITS, Example
+from nanogfl.data.exif import upright
+from nanogfl.data.table import SPLITS, Example, Table
 from nanogfl.doctor.boxes import same_boxes
 from nanogfl.doctor.check import Checkup
 from nanogfl.doctor.labels import boxes_by_class, spellings
@@ -38,10 +40,7 @@ def write_copy(found: Checkup, out: Path, shards: int | None = None) -> str:
         DataError: the folder is there, or lies in the set; or nothing would be left.
     """
     out = out.absolute()
-    if out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
-        raise DataError(f"{out} is there already; give --fix a new folder")
-    if out.resolve().is_relative_to(found.table.root.resolve()):
-        raise DataError(f"{out} lies inside the set, which is never touched; give --fix a folder outside of it")
+    spare(found.table, out)
     kept = list(_kept(found))
     if not kept:
         raise DataError(f"no picture of {found.table.root} is sound, so there is nothing to copy")
@@ -57,6 +56,14 @@ def write_copy(found: Checkup, out: Path, shards: int | None = None) -> str:
     gone = ", ".join(split for split in SPLITS if split in before - after)
     empty = f"; nothing is left of {gone}: all pictures there are damaged, or copies of others" if gone else ""
     return f"{out}, {len(kept)} of {len(found.table)} pictures, {boxes} boxes{empty}"
+
+
+def spare(table: Table, out: Path) -> None:
+    """Raise DataError where the copy would be written over something, or into the set."""
+    if out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
+        raise DataError(f"{out} is there already; give --fix a new folder")
+    if out.resolve().is_relative_to(table.root.resolve()):
+        raise DataError(f"{out} lies inside the set, which is never touched; give --fix a folder outside of it")
 
 
 def _kept(found: Checkup) -> Iterator[tuple[Example, Look]]:
@@ -115,12 +122,12 @@ def _classes(found: Checkup) -> tuple[list[str], list[int]]:
 
 def _records(example: Example, place: list[int]) -> Iterator[dict[str, Any]]:
     """The annotations of one picture, each box once."""
-    categories = [place[label] for label in example.labels]
-    again = {b for a, b in same_boxes(example) if categories[a] == categories[b]}
+    categories = np.array(place, np.int64)[example.labels]
+    again = {b for a, b in same_boxes(example, categories) if categories[a] == categories[b]}
     for row in (i for i in range(len(categories)) if i not in again):
         x1, y1, x2, y2 = (round(float(v), 3) for v in example.boxes[row])
         yield {
-            "category_id": categories[row],
+            "category_id": int(categories[row]),
             "bbox": [x1, y1, round(x2 - x1, 3), round(y2 - y1, 3)],
             "area": round(float(example.areas[row]), 3),
             "iscrowd": int(example.crowd[row]),
@@ -143,13 +150,13 @@ def _copy(source: Path, target: Path, look: Look) -> None:
     """Copy a picture; one that only EXIF turns upright is saved upright, one of an odd form as PNG."""
     if look.form not in SUFFIXES:
         write_picture(target, read_picture(source))
-    elif look.orientation not in range(2, 9):
+    elif look.orientation == 1:
         target.write_bytes(read_bytes(source))
     else:
-        _save_upright(source, target)
+        _save_upright(source, target, look.orientation)
 
 
-def _save_upright(source: Path, target: Path) -> None:
+def _save_upright(source: Path, target: Path, orientation: int) -> None:
     """Turn a picture as EXIF says; a JPEG keeps its own tables, a WebP is lossless where it was."""
     own: dict[str, Any] = {}
     content = read_bytes(source)
@@ -159,6 +166,7 @@ def _save_upright(source: Path, target: Path) -> None:
             own = {"qtables": picture.quantization, "subsampling": JpegImagePlugin.get_sampling(picture)}
         elif form == "WEBP":  # does not say its quality; at the usual one it would lose half of its bytes
             own = {"quality": 95, "lossless": b"VP8L" in content}
-        upright = ImageOps.exif_transpose(picture)
-        upright.info.pop("exif", None)
-        upright.save(target, form, **own)
+        turned = upright(picture, orientation)
+        for said in ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"):  # any may say that it lies
+            turned.info.pop(said, None)
+        turned.save(target, form, **own)

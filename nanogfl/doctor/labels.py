@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -12,6 +13,9 @@ from nanogfl.data.table import Table
 from nanogfl.errors import DataError
 
 UNEQUAL = 10  # times the boxes of another class
+BETWEEN_WORDS = re.compile(  # whole runs of them, for what is left of one would part other names
+    r"(?<![\d\s_.-])[\s_.-]+(?![\d\s_.-])|(?<=\d)[\s_]+(?![\d\s_.-])|(?<![\d\s_.-])[\s_]+(?=\d)"
+)
 
 
 def note_labels(table: Table, notes: Findings) -> None:
@@ -43,12 +47,21 @@ def boxes_by_class(table: Table) -> dict[str, int]:
 
 
 def spellings(names: Sequence[str], counts: dict[str, int]) -> dict[str, str]:
-    """Map each class name to the most used name that differs only in case, accents' coding, blanks, - and _."""
+    """Map each class name to the most used name that differs only in case, accents' coding, blanks, -, _ and dots.
+
+    Names with less than two letters stay apart, as numbers do: what is small in them is all that tells them apart.
+    """
     alike: dict[str, list[str]] = defaultdict(list)
     for name in names:
-        folded = unicodedata.normalize("NFKC", name).casefold()
-        alike["".join(c for c in folded if c not in " -_.\t") or folded].append(name)
+        alike[_folded(name)].append(name)
     return {name: max(group, key=lambda n: counts[n]) for group in alike.values() for name in group}
+
+
+def _folded(name: str) -> str:
+    """What names of one class have in common; a dot or - by a digit, and what parts two digits, is of the number."""
+    if sum(map(str.isalpha, name)) < 2:
+        return unicodedata.normalize("NFC", name)
+    return BETWEEN_WORDS.sub("", unicodedata.normalize("NFKC", name).casefold())
 
 
 def _note_imbalance(table: Table, counts: Counter[str], notes: Findings) -> None:

@@ -14,9 +14,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile
 
-from nanogfl.data.headers import HUGE, KNOWN, ORIENTATION
+from nanogfl.data.exif import orientation_of, upright
+from nanogfl.data.headers import HUGE, KNOWN
 from nanogfl.doctor.jpeg import Stream, anatomy
 from nanogfl.errors import DataError
 from nanogfl.members import read_bytes
@@ -83,8 +84,8 @@ def look_at(path: Path) -> Look:
                 return _look_as_training(data, content, picture.format or "")
             if picture.format not in ("JPEG", "MPO"):
                 look = _look_inside(picture, content)
-                lost = picture.format == "TIFF" and not look.flaw and _look_as_training(data, content).flaw
-                return replace(look, flaw="no TIFF that OpenCV can decode, as training does") if lost else look
+                deep = picture.mode.startswith(("I", "F"))  # of which Pillow makes 8 bits by cutting off what is bright
+                return _looked_again(look, data) if not look.flaw and (deep or look.form == "TIFF") else look
         parts = anatomy(data)
         stream = Stream(data, parts)
         with Image.open(stream) as picture:
@@ -97,16 +98,21 @@ def look_at(path: Path) -> Look:
 def _look_inside(picture: ImageFile.ImageFile, content: bytes) -> Look:
     size, form = picture.size, picture.format or ""
     picture.draft("RGB", (GLANCE, GLANCE))
-    orientation = 1
+    orientation = orientation_of(picture)
     try:
-        orientation = int(picture.getexif().get(ORIENTATION, 1)) if form != "TIFF" else 1
         picture.load()
     except Exception as error:
         return Look(form, size, orientation, False, str(error) or type(error).__name__, content)
-    upright = ImageOps.exif_transpose(picture) if 1 < orientation < 9 else picture
     gray = _is_gray(picture)
-    bits, thumb = signature(np.asarray(upright.convert("L")))
+    bits, thumb = signature(np.asarray(upright(picture, orientation).convert("L")))
     return Look(form, size, orientation, gray, "", content, bits, thumb)
+
+
+def _looked_again(look: Look, data: bytes) -> Look:
+    """The look at a picture that training may see otherwise, or not at all."""
+    seen = _look_as_training(data, look.content)
+    flaw = f"no {look.form} that OpenCV can decode, as training does" if seen.flaw else ""
+    return replace(look, flaw=flaw, bits=seen.bits, thumb=seen.thumb)
 
 
 def _is_gray(picture: Image.Image) -> bool:

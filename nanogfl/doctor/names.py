@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nanogfl.data.findings import Findings
+from nanogfl.data.folders import relative
 from nanogfl.data.table import Example, Table
 from nanogfl.data.yolo import label_files
 from nanogfl.pictures import SUFFIXES
@@ -65,7 +66,7 @@ def note_orphans(table: Table, notes: Findings, whole: bool = True) -> None:
     folders = {example.path.parent for example in table.examples}
     known = folders | {(table.root / name).parent for name in spoken if Path(name).suffix.lower() in SUFFIXES}
     for path in sorted(p for folder in folders for p in _files(folder)):
-        name = Path(os.path.relpath(path, table.root)).as_posix()
+        name = relative(path, table.root)
         suffix = path.suffix.lower()
         if suffix in OTHER_FORMS and name not in spoken:
             notes.add("picture-form", name, "", f"{suffix} files are passed over")
@@ -85,7 +86,7 @@ def _unspoken_folders(root: Path, known: set[Path]) -> Iterator[tuple[str, int]]
         if folder not in spoken and folder != str(root):
             count = sum(name[0] != "." and os.path.splitext(name)[1].lower() in SUFFIXES for name in files)  # noqa: PTH122
             if count:
-                yield Path(os.path.relpath(folder, root)).as_posix(), count
+                yield relative(Path(folder), root), count
 
 
 def _note_orphan_labels(table: Table, notes: Findings) -> None:
@@ -95,7 +96,7 @@ def _note_orphan_labels(table: Table, notes: Findings) -> None:
     folders = sorted({next(label_files(e.path)).parent for e in table.examples if "images" in e.name.lower()})
     for file in sorted(p for folder in folders for p in _files(folder)):
         if file.suffix == ".txt" and file not in known and file.stem.lower() not in CLASS_LISTS:
-            name = Path(os.path.relpath(file, table.root)).as_posix()
+            name = relative(file, table.root)
             notes.add("picture-missing", name, "", "a label file without a picture")
 
 

@@ -32,7 +32,7 @@ def note_pictures(examples: Sequence[Example], looks: Sequence[Look], notes: Fin
             notes.add("picture-suffix", example.name, "", f"{suffix}, the file is of the form {look.form}{known}")
         if width * height > LARGE:
             notes.add("picture-large", example.name, "", f"{width}x{height} px")
-        if look.orientation in range(2, 9) and example.name not in lying:
+        if look.orientation != 1 and example.name not in lying:
             detail = f"EXIF orientation {look.orientation}: the file is {width}x{height}, upright it is "
             notes.add("picture-rotated", example.name, "", f"{detail}{example.width}x{example.height}")
         if look.gray:

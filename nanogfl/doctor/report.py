@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanogfl.data.findings import KINDS, Finding
+from nanogfl.data.folders import relative
 from nanogfl.data.table import Example
+from nanogfl.data.yolo import label_files
 from nanogfl.detections import Detections
 from nanogfl.doctor.check import Checkup
 from nanogfl.doctor.plots import histogram, rows, shares
@@ -90,13 +92,12 @@ def _problems(found: Checkup) -> Iterator[Html]:
 def _pictures_of(found: Checkup, problems: list[Finding]) -> Iterator[Html]:
     """The first pictures that these problems are of; twins beside each other, the box at fault marked."""
     examples = {e.name: e for e in found.table.examples}
-    by_label = (
-        {Path(e.name).with_suffix("").name: e for e in found.table.examples} if found.table.form == "yolo" else {}
-    )
+    of_labels = found.table.examples if found.table.form == "yolo" else ()
+    by_label = {relative(file, found.table.root): e for e in of_labels for file in label_files(e.path)}
     twins = {examples_at.name: t.other for t in found.twins for examples_at in [found.table.examples[t.index]]}
     count = 0
     for problem in problems:
-        example = examples.get(problem.file) or by_label.get(Path(problem.file).stem)
+        example = examples.get(problem.file) or by_label.get(problem.file)
         if example is None or count >= SHOWN:
             continue
         count += 1
@@ -106,7 +107,7 @@ def _pictures_of(found: Checkup, problems: list[Finding]) -> Iterator[Html]:
 
 
 def _samples(found: Checkup) -> Iterator[Html]:
-    """Pictures from all over the set, the ones with most to see where it is large."""
+    """A few pictures from all over the set, evenly."""
     examples = found.table.examples
     chosen = np.unique(np.linspace(0, len(examples) - 1, PLAIN_SHOWN).astype(int)) if examples else []
     for index in chosen:

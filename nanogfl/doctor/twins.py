@@ -28,8 +28,12 @@ class Twin:
 
 
 def find_twins(examples: Sequence[Example], looks: Sequence[Look]) -> list[Twin]:
-    """One entry for each picture but the first of each group, splits in their order; annotated copies first."""
-    order = sorted(range(len(examples)), key=lambda i: (_rank(examples[i]), i))
+    """One entry for each picture but the first of each group, splits in their order; annotated copies first.
+
+    Damaged pictures are nobody's twins: the copy that is left out for another must have a sound one that stays.
+    """
+    sound = [i for i, look in enumerate(looks) if not look.flaw]
+    order = sorted(sound, key=lambda i: (_rank(examples[i]), i))
     first: dict[bytes, int] = {}
     twins = [
         Twin(i, first[looks[i].content], True)

@@ -89,12 +89,9 @@ def _take(overlap: NDArray[np.float64], iou: float) -> NDArray[np.int64]:
     return finders
 
 
-def crowd_cover(example: Example, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+def crowd_cover(example: Example, boxes: NDArray[np.float64]) -> NDArray[np.floating]:
     """Part of each box that each crowd region covers: [N, M], 0 for labels that are no crowd."""
-    inner = np.minimum(boxes[:, None, 2:], example.boxes[:, 2:]) - np.maximum(boxes[:, None, :2], example.boxes[:, :2])
-    covered = inner.clip(0).prod(axis=2)
-    area = box_math.areas(boxes)[:, None]
-    return np.divide(covered, area, out=np.zeros_like(covered), where=area > 0) * example.crowd
+    return box_math.coverage(boxes, example.boxes) * example.crowd
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ from nanogfl.decode import Thresholds
 from nanogfl.detections import Detections
 from nanogfl.errors import DataError
 from nanogfl.evaluation.coco import Scores, score
-from nanogfl.pictures import read_picture
 from nanogfl.predictor import Predictor, TorchDetector, load
 from nanogfl.view import View
 from nanogfl.wholefile import write_json
@@ -123,7 +122,7 @@ def predict_all(predictor: Predictor, examples: Sequence[Example], limits: Thres
         if isinstance(predictor, TorchDetector):
             found = _in_batches(predictor, examples, limits, pool)
         else:
-            pictures = in_order(pool, lambda example: read_picture(example.path), examples, AHEAD)
+            pictures = in_order(pool, Example.picture, examples, AHEAD)
             found = (predictor.predict(p, limits.score, iou=limits.iou, max_boxes=limits.max_boxes) for p in pictures)
         for one in found:
             yield one
@@ -138,7 +137,7 @@ def _in_batches(
     size = GPU_BATCH if gpu else CPU_BATCH
 
     def raws() -> Iterator[tuple[Raw, View]]:
-        seen = in_order(pool, lambda example: detector.see(read_picture(example.path)), examples, 3 * size)
+        seen = in_order(pool, lambda example: detector.see(example.picture()), examples, 3 * size)
         while batch := list(islice(seen, size)):
             images = np.stack([image for _, image in batch])
             if gpu:  # cuDNN plans for every size of batch: one is enough
