@@ -110,8 +110,8 @@ def assert_same(a: Detections, b: Detections, box_px: float = 1e-2, score: float
         np.testing.assert_allclose(a.side_sigma, b.side_sigma[order], rtol=0, atol=box_px)
 
 
-def write_models(folder: Path, input_size: tuple[int, int]) -> None:
-    """best.ckpt, and model.onnx made of it without the proof."""
-    detector = nanogfl.load(write_checkpoint(folder / "best.ckpt", input_size=input_size))
+def write_models(folder: Path, input_size: tuple[int, int], background: float = -3.0) -> None:
+    """best.ckpt, and model.onnx made of it without the proof; the higher ``background``, the higher the scores."""
+    detector = nanogfl.load(write_checkpoint(folder / "best.ckpt", input_size=input_size, background=background))
     assert isinstance(detector, TorchDetector)
     (folder / "model.onnx").write_bytes(build(detector, Form()).SerializeToString())
