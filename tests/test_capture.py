@@ -18,8 +18,8 @@ from nanogfl.errors import DataError, UsageError
 from nanogfl.pictures import Picture, write_picture
 from nanogfl.runtime import live
 from nanogfl.runtime.capture import AHEAD, Capture, Files, Shot, open_source
-from nanogfl.runtime.frames import write_video
 from nanogfl.runtime.live import Live, cameras, without_password
+from nanogfl.runtime.video import write_video
 
 
 def grey(level: int) -> Picture:
@@ -100,6 +100,36 @@ def test_missing_files_are_an_error(source: str, tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError):
         open_source(source)
+
+
+@pytest.mark.parametrize("broken", [MemoryError, ValueError])
+def test_whatever_ends_the_reader_is_raised_where_pictures_are_taken(broken: type[Exception]) -> None:
+    """It is no end of the source: nobody would know that the rest is missing."""
+
+    class Breaks:
+        live, rate = False, None
+
+        def pictures(self, stop: threading.Event) -> Iterator[tuple[str, float | None, Picture]]:
+            yield "a", None, grey(1)
+            raise broken("in the reader")
+
+    with Capture(Breaks()) as capture:
+        shots = everything(capture)
+        assert level(next(shots)) == 1
+        with pytest.raises(broken, match="in the reader"):
+            next(shots)
+
+
+def test_the_device_of_a_camera_is_that_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read as a file, it gives bytes for ever. A link to it, as in /dev/v4l/by-id, is the same."""
+    monkeypatch.chdir(tmp_path)
+    for name, device in (("by-id", "/dev/video97"), ("7", "/dev/null")):
+        Path(name).symlink_to(device)
+    for source, number in (("/dev/video7", 7), ("/dev/video42", 42), ("by-id", 97)):
+        opened = open_source(source)
+        assert isinstance(opened, Live) and opened.target == number, source
+    with pytest.raises(DataError, match="it is a device or a pipe"):
+        open_source("/dev/zero")
 
 
 def test_a_file_named_like_a_camera_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -226,8 +226,16 @@ def test_sources_are_never_drawn_over(models: Path, folder: Path, command: Calla
     before = {p: p.read_bytes() for p in (folder / "in").iterdir()}
     for source in ("in", "in/b.jpg", "in/clip.mp4"):
         said = command("predict", models / "model.onnx", source, "--draw", "other/../in")
-        assert (said.code, len(said.err.splitlines())) == (2, 1) and "drawn over" in said.err
+        assert (said.code, len(said.err.splitlines())) == (2, 1) and "would be written over in/" in said.err
     assert {p: p.read_bytes() for p in (folder / "in").iterdir()} == before
+
+
+def test_no_two_files_are_drawn_into_one(detector: Predictor, folder: Path) -> None:
+    """The number that a name gets may be in the name of another file."""
+    for name in ("d1/a.jpg", "d2/a.jpg", "d1/a_1.jpg", "d3/a.jpg"):
+        write_scene(folder / name)
+    predict_sources(detector, ["d1/a.jpg", "d2/a.jpg", "d1/a_1.jpg", "d3/a.jpg"], draw=Path("drawn"))
+    assert sorted(p.name for p in Path("drawn").iterdir()) == ["a.jpg", "a_1.jpg", "a_1_1.jpg", "a_2.jpg"]
 
 
 def test_a_drawn_video(detector: Predictor, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from nanogfl.deploy.int8 import Measured, to_int8
 from nanogfl.deploy.verify import Parity, compare, drawn_pictures, given_pictures
 from nanogfl.errors import ExportError, ModelError, UsageError
 from nanogfl.predictor import Predictor, TorchDetector, load
-from nanogfl.runtime.session import OnnxDetector, count_nodes
+from nanogfl.runtime.outputs import check_outputs
+from nanogfl.runtime.session import OnnxDetector
 from nanogfl.wholefile import whole_file
 
 
@@ -69,6 +71,7 @@ def export(
     path = Path(out)
     if path.suffix != ".onnx":
         raise ExportError(f"--out {path}: the file must end in .onnx")
+    check_outputs([checkpoint], {"--out": path})
     asked = form if isinstance(form, Form) else Form(form, sigma=sigma)
     _check(asked, int8, calib, max_drop)
     detector = load(checkpoint, input=input, config=config)
@@ -84,7 +87,8 @@ def export(
         said = parity.to_json() | ({} if measured is None else {"int8": measured.to_json()})
         next(p for p in model.metadata_props if p.key == "nanogfl.parity").value = json.dumps(said)
         partial.write_bytes(model.SerializeToString())
-    return Exported(path, path.stat().st_size / 1e6, dict(count_nodes(model)), parity, measured)
+    nodes = Counter(node.op_type for node in model.graph.node)
+    return Exported(path, path.stat().st_size / 1e6, dict(nodes), parity, measured)
 
 
 def _check(form: Form, int8: bool, calib: str | Path | None, max_drop: float) -> None:
@@ -121,8 +125,8 @@ def verify(a: str | Path, b: str | Path, data: str | Path | None = None) -> Pari
         ExportError: the two differ.
     """
     first = load(a)
-    second = load(b, input=None if Path(b).suffix == ".onnx" else first.input_size)
-    if Path(a).suffix != ".onnx" and second.input_size != first.input_size:
+    second = load(b, input=None if Path(b).suffix.lower() == ".onnx" else first.input_size)
+    if Path(a).suffix.lower() != ".onnx" and second.input_size != first.input_size:
         first = load(a, input=second.input_size)
     return prove(first, second, data)
 
