@@ -241,6 +241,37 @@ def test_a_stream_that_drops_comes_back_and_then_is_given_up(stream: str, caplog
     assert "secret" not in caplog.text + str(lost.value)
 
 
+@pytest.mark.parametrize(("patience_s", "attempts"), [(0.0, 0), (0.02, 1), (0.2, 2)])
+def test_a_short_patience_is_one_attempt_at_its_end(
+    monkeypatch: pytest.MonkeyPatch, patience_s: float, attempts: int
+) -> None:
+    """Less than the usual first wait (here 0.15 s) still is an attempt."""
+    opened: list[float] = []
+    monkeypatch.setattr(live, "FIRST_WAIT", 0.15)
+    dropped = Live("rtsp://x/y", patience_s)
+    monkeypatch.setattr(dropped, "_open", lambda: opened.append(time.perf_counter()))
+    began = time.perf_counter()
+    with pytest.raises(DataError, match=f"did not come back within {patience_s:g} s"):
+        dropped._again(threading.Event())
+    assert len(opened) == attempts and (not opened or opened[-1] - began >= patience_s)
+
+
+@pytest.mark.parametrize(
+    ("count", "rate", "kept_live"),
+    [(100, 25, False), (100, 1000, False), (100, 90000, True), (0, 25, True), (100, 0, True)],
+)
+def test_a_video_has_a_length_and_a_rate_that_can_be(count: float, rate: float, kept_live: bool) -> None:
+    """Headers of streams say 90000 frames a second, and lengths that mean nothing."""
+
+    class Told:
+        def get(self, what: int) -> float:
+            return {cv2.CAP_PROP_FRAME_COUNT: count, cv2.CAP_PROP_FPS: rate}[what]
+
+    opened = Live("http://x/y", 1)
+    opened._know(Told())  # type: ignore[arg-type]
+    assert opened.live is kept_live and opened.rate == (None if kept_live else rate)
+
+
 def test_leaving_does_not_wait_for_a_dropped_stream(stream: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Stream, "calls", 1)
     with Capture(open_source(stream, patience_s=600)) as capture:

@@ -199,6 +199,8 @@ def test_an_unknown_class_is_said_before_anything_is_read(detector: Predictor) -
 def test_classes_on_the_command_line(models: Path, folder: Path, command: Callable[..., Any]) -> None:
     records = run(command, models / "model.onnx", "in", "--classes", " red, blue ,")
     assert {d["class"] for r in records for d in r["detections"]} == {"red", "blue"}
+    none = command("predict", models / "model.onnx", "in", "--classes", ",")
+    assert none.code == 2 and none.err.startswith("error: --classes ',' names no class; give some")
     said = command("predict", models / "model.onnx", "in", "--classes", "bleu")
     assert said.code == 2 and said.out == ""
     assert said.err == "error: --classes: the model has no class 'bleu' (did you mean blue?)\n"
