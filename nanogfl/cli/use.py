@@ -112,7 +112,7 @@ def webcam(
     ] = False,
     figures: Annotated[bool, typer.Option(help="Draw the panel with speed, latencies and counts.")] = True,
     record: Annotated[Path | None, typer.Option("--record", help="Record what is shown to this .mp4.")] = None,
-    headless: Annotated[bool, typer.Option("--headless", help="No window; a JSON line a frame on stdout.")] = False,
+    headless: Annotated[bool, typer.Option("--headless", help="No window; one JSON line per frame on stdout.")] = False,
     summary: Annotated[Path | None, typer.Option("--summary", help="Write the run's figures to this JSON.")] = None,
     patience: Annotated[
         float, typer.Option("--patience", min=0, help="Seconds that a camera or stream that dropped is waited for.")
