@@ -18,4 +18,9 @@ for record in found.records():
     x1, y1, x2, y2 = map(round, record["box"])
     print(f"{record['class']} {record['score']:.2f}: {x1} {y1} {x2} {y2}")
     cv2.rectangle(picture, (x1, y1), (x2, y2), (255, 153, 0), 2)
-cv2.imwrite(drawn, picture)
+try:
+    done = cv2.imwrite(drawn, picture)
+except cv2.error:  # a suffix that it does not know
+    done = False
+if not done:
+    sys.exit(f"error: {drawn} could not be written; check the folder, and that the name ends in .jpg or .png")

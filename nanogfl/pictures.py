@@ -85,11 +85,18 @@ def as_picture(source: str | Path | NDArray[np.uint8]) -> Picture:
 
 
 def write_picture(path: Path, picture: Picture) -> None:
-    """Write a picture by its suffix, whole or not at all; parents are created."""
+    """Write a picture by its suffix, whole or not at all; parents are created.
+
+    Raises:
+        DataError: nothing is known of its suffix, or the picture is larger than that format allows.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        _, data = cv2.imencode(path.suffix or ".png", picture)
+        done, data = cv2.imencode(path.suffix or ".png", picture)
     except cv2.error as error:
         raise DataError(f"cannot write a picture as {path.name}: unknown suffix; use .png or .jpg") from error
+    if not done:
+        size = f"{picture.shape[1]} x {picture.shape[0]} px"
+        raise DataError(f"cannot write the picture {path}: {size} are more than a {path.suffix} holds; use .png")
     with whole_file(path) as partial:
         partial.write_bytes(data.tobytes())

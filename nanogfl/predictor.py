@@ -78,7 +78,7 @@ def load(
     size = None if input is None else parse_input(input)
     if config is not None and not Path(config).is_file():
         raise RecipeError(f"--config {config}: No such file; check the path")
-    if path.suffix == ".onnx":
+    if path.suffix.lower() == ".onnx":
         from nanogfl.runtime.session import OnnxDetector
 
         if config is not None:

@@ -16,7 +16,14 @@ FULL = 1 << 20  # bytes that may be free on a disk that counts as full
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield the temporary name to write to; it takes the target's place at the end, and is removed on any error."""
+    """Yield the temporary name to write to; it takes the target's place at the end, and is removed on any error.
+
+    A link stays one: the file that it leads to is replaced. A device or a pipe is written to directly.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        yield path
+        return
+    path = path.resolve()
     partial = path.with_name(path.name + ".partial")
     try:
         yield partial

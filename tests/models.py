@@ -110,9 +110,10 @@ def assert_same(a: Detections, b: Detections, box_px: float = 1e-2, score: float
         np.testing.assert_allclose(a.side_sigma, b.side_sigma[order], rtol=0, atol=box_px)
 
 
-def write_models(folder: Path, input_size: tuple[int, int]) -> None:
-    """best.ckpt, and model.onnx made of it without the proof."""
-    write_onnx(write_checkpoint(folder / "best.ckpt", input_size=input_size), folder / "model.onnx")
+def write_models(folder: Path, input_size: tuple[int, int], background: float = -3.0) -> None:
+    """best.ckpt, and model.onnx made of it without the proof; the higher ``background``, the higher the scores."""
+    made = write_checkpoint(folder / "best.ckpt", input_size=input_size, background=background)
+    write_onnx(made, folder / "model.onnx")
 
 
 def write_onnx(checkpoint: Path, path: Path, form: Form | None = None) -> Path:

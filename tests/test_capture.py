@@ -18,8 +18,8 @@ from nanogfl.errors import DataError, UsageError
 from nanogfl.pictures import Picture, write_picture
 from nanogfl.runtime import live
 from nanogfl.runtime.capture import AHEAD, Capture, Files, Shot, open_source
-from nanogfl.runtime.frames import write_video
 from nanogfl.runtime.live import Live, cameras, without_password
+from nanogfl.runtime.video import write_video
 
 
 def grey(level: int) -> Picture:
@@ -100,6 +100,36 @@ def test_missing_files_are_an_error(source: str, tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError):
         open_source(source)
+
+
+@pytest.mark.parametrize("broken", [MemoryError, ValueError])
+def test_whatever_ends_the_reader_is_raised_where_pictures_are_taken(broken: type[Exception]) -> None:
+    """It is no end of the source: nobody would know that the rest is missing."""
+
+    class Breaks:
+        live, rate = False, None
+
+        def pictures(self, stop: threading.Event) -> Iterator[tuple[str, float | None, Picture]]:
+            yield "a", None, grey(1)
+            raise broken("in the reader")
+
+    with Capture(Breaks()) as capture:
+        shots = everything(capture)
+        assert level(next(shots)) == 1
+        with pytest.raises(broken, match="in the reader"):
+            next(shots)
+
+
+def test_the_device_of_a_camera_is_that_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read as a file, it gives bytes for ever. A link to it, as in /dev/v4l/by-id, is the same."""
+    monkeypatch.chdir(tmp_path)
+    for name, device in (("by-id", "/dev/video97"), ("7", "/dev/null")):
+        Path(name).symlink_to(device)
+    for source, number in (("/dev/video7", 7), ("/dev/video42", 42), ("by-id", 97)):
+        opened = open_source(source)
+        assert isinstance(opened, Live) and opened.target == number, source
+    with pytest.raises(DataError, match="it is a device or a pipe"):
+        open_source("/dev/zero")
 
 
 def test_a_file_named_like_a_camera_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,6 +239,37 @@ def test_a_stream_that_drops_comes_back_and_then_is_given_up(stream: str, caplog
     assert caplog.records[0].getMessage() == f"{name} dropped; trying again for 1 s"
     assert caplog.records[1].getMessage().startswith(f"{name} is back after ")
     assert "secret" not in caplog.text + str(lost.value)
+
+
+@pytest.mark.parametrize(("patience_s", "attempts"), [(0.0, 0), (0.02, 1), (0.2, 2)])
+def test_a_short_patience_is_one_attempt_at_its_end(
+    monkeypatch: pytest.MonkeyPatch, patience_s: float, attempts: int
+) -> None:
+    """Less than the usual first wait (here 0.15 s) still is an attempt."""
+    opened: list[float] = []
+    monkeypatch.setattr(live, "FIRST_WAIT", 0.15)
+    dropped = Live("rtsp://x/y", patience_s)
+    monkeypatch.setattr(dropped, "_open", lambda: opened.append(time.perf_counter()))
+    began = time.perf_counter()
+    with pytest.raises(DataError, match=f"did not come back within {patience_s:g} s"):
+        dropped._again(threading.Event())
+    assert len(opened) == attempts and (not opened or opened[-1] - began >= patience_s)
+
+
+@pytest.mark.parametrize(
+    ("count", "rate", "kept_live"),
+    [(100, 25, False), (100, 1000, False), (100, 90000, True), (0, 25, True), (100, 0, True)],
+)
+def test_a_video_has_a_length_and_a_rate_that_can_be(count: float, rate: float, kept_live: bool) -> None:
+    """Headers of streams say 90000 frames a second, and lengths that mean nothing."""
+
+    class Told:
+        def get(self, what: int) -> float:
+            return {cv2.CAP_PROP_FRAME_COUNT: count, cv2.CAP_PROP_FPS: rate}[what]
+
+    opened = Live("http://x/y", 1)
+    opened._know(Told())  # type: ignore[arg-type]
+    assert opened.live is kept_live and opened.rate == (None if kept_live else rate)
 
 
 def test_leaving_does_not_wait_for_a_dropped_stream(stream: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,9 +81,14 @@ def test_the_example_in_help_is_a_command(verb: str) -> None:
 
 
 def test_options_mean_the_same_in_every_verb() -> None:
-    """One help text for an option of one name, but for --json of info and --out, --data, which name their things."""
+    """One help text for an option of one name, but for --json of info and --out, --data, which name their things.
+
+    MODEL of web is another thing: a browser runs exported files only.
+    """
     texts: dict[str, set[str]] = {}
-    for verb in VERBS:
+    web = {p.name: p.help for p in GROUP.commands["web"].params}
+    assert web["model"] == "Exported ONNX of frame form."
+    for verb in (verb for verb in VERBS if verb != "web"):
         for parameter in GROUP.commands[verb].params:
             if parameter.opts[0] in ("--input", "--config", "model") or (parameter.opts[0], verb) == ("--json", "eval"):
                 texts.setdefault(parameter.opts[0], set()).add(parameter.help)
@@ -163,6 +168,25 @@ def test_usage_errors_are_one_line_and_code_2(
     (line,) = errors(said.err)
     assert said.err == line + "\n" and all(word in line for word in words), line
     assert not [path for path in tmp_path.rglob("*") if path.is_file()], "nothing was written"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["info", "m.onnx", "--" + "x" * 5000], 2),
+        (["x" * 5000], 2),
+        (["info", "m.onnx", "x" * 5000], 2),
+        (["info", "x" * 5000 + ".onnx"], 1),
+    ],
+    ids=["an option", "a verb", "an argument too many", "a name longer than any file's"],
+)
+def test_whatever_is_quoted_the_line_has_a_thousand_letters(
+    command: Callable[..., Any], arguments: list[str], code: int
+) -> None:
+    said = command(*arguments)
+    assert said.code == code and said.err.startswith("error: ") and said.err.count("\n") == 1
+    assert " ... " in said.err and len(said.err) < 1020
+    assert code == 1 or said.err.endswith(" --help\n"), "the end is kept"
 
 
 def test_a_wrong_input_is_said_before_the_data_is_read(command: Callable[..., Any], tmp_path: Path) -> None:

@@ -36,6 +36,10 @@ def test_mistakes_are_one_line(folder: Path) -> None:
     assert missing.returncode == 1
     assert missing.stderr.startswith("error: ") and missing.stderr.count("\n") == 1
     assert "python demo/image.py model.onnx" in run("image.py").stderr
+    for drawn in ("nowhere/drawn.png", "drawn.xyz"):
+        lost = run("image.py", folder / "model.onnx", folder / "photo.png", folder / drawn)
+        assert lost.returncode == 1 and lost.stderr.startswith(f"error: {folder / drawn} could not be written"), lost
+        assert lost.stderr.count("\n") == 1
     absent = run("webcam.py", folder / "model.onnx", "--source", folder / "none.mp4")
     assert absent.returncode == 1
     assert absent.stderr.startswith("error: ") and absent.stderr.count("\n") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from nanogfl.model.detector import Architecture, Quality
 from nanogfl.pictures import Picture
 from nanogfl.predictor import TorchDetector
 from nanogfl.runtime.card import FORMS
-from nanogfl.runtime.session import OnnxDetector, count_nodes
+from nanogfl.runtime.session import OnnxDetector
 from nanogfl.view import MEAN, RULES, STD, View, normalise
 
 FRAMES: dict[str, Picture] = {
@@ -119,7 +120,7 @@ def test_the_file_finds_what_the_checkpoint_finds(
 def test_what_is_in_the_file(tmp_path: Path, form: str) -> None:
     _, file = pair(tmp_path, SMALL, Form(form, sigma=form != "core"))
     model = onnx.load(str(file.path), load_external_data=False)
-    nodes = count_nodes(model)
+    nodes = Counter(node.op_type for node in model.graph.node)
     assert {node.domain for node in model.graph.node} <= {"", "ai.onnx"}
     assert [(o.domain, o.version) for o in model.opset_import] == [("", 18)]
     assert model.ir_version == 8
@@ -413,7 +414,8 @@ def test_the_command(checkpoint: Path, pictures: Path, tmp_path: Path, command: 
     [
         (["--out", "m.pt"], 1, "must end in .onnx", "another suffix"),
         (["--out", "m"], 1, "must end in .onnx", "no suffix"),
-        (["--out", "file/m.onnx"], 1, "file", "a file stands where a folder should"),
+        (["--out", "file/m.onnx"], 2, "is a file, not a folder", "a file stands where a folder should"),
+        (["--out", "folder.onnx"], 2, "--out folder.onnx is a folder", "said before the proof"),
         (["--out", "m.onnx", "--input", "7x7"], 2, "64x64", "no multiple of 32"),
         (["--out", "m.onnx", "--form", "frames"], 2, "frame, tensor, core", "an unknown form"),
         (["--out", "m.onnx", "--opset", "17"], 2, "give 18 to", "Resize has no antialias before 18"),
@@ -434,6 +436,7 @@ def test_refusals(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("")
+    Path("folder.onnx").mkdir()
     before = sorted(tmp_path.rglob("*"))
     left = command("export", checkpoint, *options)
     errors = [line for line in left.err.splitlines() if line.startswith("error: ")]

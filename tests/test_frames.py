@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +15,8 @@ import pytest
 
 from nanogfl.errors import DataError, UsageError
 from nanogfl.pictures import Picture, write_picture
-from nanogfl.runtime.frames import Frame, expand, frame_rate, frames, is_video, write_video
+from nanogfl.runtime.frames import Frame, expand, frame_rate, frames, is_video
+from nanogfl.runtime.video import write_video
 
 IDENTITY = np.array([0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000], ">u4").tobytes()
 QUARTER_TURN = np.array([0, 0x10000, 0, 0xFFFF0000, 0, 0, 0, 0, 0x40000000], ">u4").tobytes()
@@ -207,6 +211,40 @@ def test_a_failure_leaves_the_old_video(tmp_path: Path) -> None:
         video.write(grey(10, 64, 48))
     assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
     assert path.read_bytes() == b"old"
+
+
+def test_a_disk_that_fills_leaves_no_broken_video(tmp_path: Path) -> None:
+    """The writer does not say that the disk is full: a limit on the size of files stands for it, as in a shell."""
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"old")
+    script = (
+        "import resource, sys; import numpy as np; from nanogfl.runtime.video import write_video\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)); rng = np.random.default_rng(0)\n"
+        "with write_video(sys.argv[1], 10, (240, 320)) as video:\n"
+        "    for _ in range(20): video.write(rng.integers(0, 256, (240, 320, 3), np.uint8))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=False)
+    said = done.stderr.splitlines()[-1]
+    assert said == f"nanogfl.errors.DataError: the video {path} could not be finished; is the disk full?", done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"] and path.read_bytes() == b"old"
+
+
+def test_a_video_behind_a_link_is_written_where_it_leads(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "a.mp4").symlink_to(tmp_path / "disk" / "b.mp4")
+    with write_video(tmp_path / "a.mp4", 10, (48, 64)) as video:
+        video.write(grey(10))
+    assert (tmp_path / "a.mp4").is_symlink() and len(list(frames(tmp_path / "disk" / "b.mp4"))) == 1
+
+
+def test_devices_and_pipes_are_not_read(folder: Path) -> None:
+    """A read of a pipe that nobody writes to never ends."""
+    os.mkfifo("pipe.jpg")
+    for source in ("pipe.jpg", "/dev/zero"):
+        with pytest.raises(DataError, match=f"cannot look at {source}: it is a device or a pipe"):
+            expand([source])
+    with pytest.raises(DataError, match=r"no picture or video matches p\*pe.jpg"):
+        expand(["p*pe.jpg"])
 
 
 @pytest.mark.parametrize(

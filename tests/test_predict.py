@@ -199,6 +199,8 @@ def test_an_unknown_class_is_said_before_anything_is_read(detector: Predictor) -
 def test_classes_on_the_command_line(models: Path, folder: Path, command: Callable[..., Any]) -> None:
     records = run(command, models / "model.onnx", "in", "--classes", " red, blue ,")
     assert {d["class"] for r in records for d in r["detections"]} == {"red", "blue"}
+    none = command("predict", models / "model.onnx", "in", "--classes", ",")
+    assert none.code == 2 and none.err.startswith("error: --classes ',' names no class; give some")
     said = command("predict", models / "model.onnx", "in", "--classes", "bleu")
     assert said.code == 2 and said.out == ""
     assert said.err == "error: --classes: the model has no class 'bleu' (did you mean blue?)\n"
@@ -226,8 +228,16 @@ def test_sources_are_never_drawn_over(models: Path, folder: Path, command: Calla
     before = {p: p.read_bytes() for p in (folder / "in").iterdir()}
     for source in ("in", "in/b.jpg", "in/clip.mp4"):
         said = command("predict", models / "model.onnx", source, "--draw", "other/../in")
-        assert (said.code, len(said.err.splitlines())) == (2, 1) and "drawn over" in said.err
+        assert (said.code, len(said.err.splitlines())) == (2, 1) and "would be written over in/" in said.err
     assert {p: p.read_bytes() for p in (folder / "in").iterdir()} == before
+
+
+def test_no_two_files_are_drawn_into_one(detector: Predictor, folder: Path) -> None:
+    """The number that a name gets may be in the name of another file."""
+    for name in ("d1/a.jpg", "d2/a.jpg", "d1/a_1.jpg", "d3/a.jpg"):
+        write_scene(folder / name)
+    predict_sources(detector, ["d1/a.jpg", "d2/a.jpg", "d1/a_1.jpg", "d3/a.jpg"], draw=Path("drawn"))
+    assert sorted(p.name for p in Path("drawn").iterdir()) == ["a.jpg", "a_1.jpg", "a_1_1.jpg", "a_2.jpg"]
 
 
 def test_a_drawn_video(detector: Predictor, folder: Path) -> None:

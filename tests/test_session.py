@@ -16,7 +16,7 @@ from nanogfl.decode import Thresholds
 from nanogfl.deploy.build import Form, build
 from nanogfl.errors import DataError, ModelError, UsageError
 from nanogfl.predictor import TorchDetector
-from nanogfl.runtime.session import OnnxDetector, count_nodes, open_session
+from nanogfl.runtime.session import OnnxDetector, open_session
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,3 @@ def test_a_session_of_bytes_names_the_model() -> None:
     assert open_session(foreign()).get_inputs()[0].name == "a"
     with pytest.raises(ModelError, match="the model is no ONNX model"):
         open_session(b"no model")
-
-
-def test_count_nodes() -> None:
-    assert count_nodes(onnx.load_model_from_string(foreign())) == {"Identity": 1}

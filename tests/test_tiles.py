@@ -18,7 +18,7 @@ from nanogfl import boxes as box_math
 from nanogfl.detections import Detections
 from nanogfl.errors import DataError, UsageError
 from nanogfl.pictures import Picture, write_picture
-from nanogfl.runtime.tiles import Tiled
+from nanogfl.runtime.tiles import MOST, Tiled
 
 SIDE = 128
 
@@ -226,6 +226,24 @@ def test_on_the_command_line(models: Path, tmp_path: Path, command: Callable[...
     assert [d["box"] for d in record["detections"]] == [pytest.approx(b.tolist(), abs=1e-3) for b in expected.boxes]
     refused = command("predict", models / "model.onnx", tmp_path / "a.png", "--tiles", "--tile-overlap", 2)
     assert refused.code == 2 and refused.err.startswith("error: --tile-overlap 2")
+
+
+@pytest.mark.parametrize("option", ["--tile-scale", "--tile-overlap"])
+def test_an_option_of_tiles_without_tiles_is_refused(models: Path, command: Callable[..., Any], option: str) -> None:
+    """Nothing would be looked at in tiles, and nobody would know; also where it says what holds anyway."""
+    value = {"--tile-scale": 1, "--tile-overlap": 0.25}[option]
+    said = command("predict", models / "model.onnx", "no.png", option, value)
+    assert said.code == 2 and said.err == f"error: {option} is of no use without --tiles; add it, or leave both away\n"
+
+
+def test_tiles_that_nobody_waits_for_are_refused() -> None:
+    """0.05 of 128 px are 6 px, each a pixel from the next: twelve million. At 320 px, a gigapixel is fine."""
+    none = Oracle(np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+    with pytest.raises(UsageError, match=r"--tile-scale 0.05 with --tile-overlap 0.9 makes \d{8} tiles of .*4000x3000"):
+        Tiled(none, 0.05, 0.9).tiles((3000, 4000))
+    assert len(Tiled(none, 2.5, 0.0).tiles((32000, 32000))) == MOST
+    with pytest.raises(UsageError, match=r"makes 10100 tiles"):
+        Tiled(none, 2.5, 0.0).tiles((32000, 32001))
 
 
 def test_a_tile_gives_as_many_boxes_as_are_asked_for_in_all() -> None:

@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from nanogfl.detections import Detections
+from nanogfl.errors import UsageError
 from nanogfl.runtime.track import ACCELERATION, CONFIRMED, SHARE, SPEED, Tracked, Tracker
 
 SIZE = (480, 640)
@@ -38,6 +39,14 @@ def moved(box: Box, dx: float, dy: float = 0) -> list[float]:
 
 
 A, B = (100, 100, 160, 220), (400, 100, 460, 220)
+
+
+@pytest.mark.parametrize("iou", [0.0, -0.1, 1.1, float("nan")])
+def test_an_overlap_that_all_boxes_have_is_refused(iou: float) -> None:
+    """With 0, boxes that touch nowhere were matched without end."""
+    with pytest.raises(UsageError, match=r"give an overlap above 0, up to 1"):
+        Tracker(iou=iou)
+    assert len(walk(Tracker(iou=1.0), [found([A])] * 4)[-1].ids) == 1
 
 
 # --- ids ---

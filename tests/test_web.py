@@ -36,8 +36,8 @@ import nanogfl
 from nanogfl.deploy.build import Form, build
 from nanogfl.errors import DownloadError, ModelError, NanogflError, UsageError
 from nanogfl.predictor import TorchDetector
-from nanogfl.runtime import serve
-from nanogfl.runtime.serve import MAX_BYTES, MAX_UPLOADS, MAX_WAITING, TYPES, Server
+from nanogfl.runtime import arriving, serve
+from nanogfl.runtime.serve import MAX_BYTES, MAX_CONNECTIONS, MAX_UPLOADS, MAX_WAITING, TYPES, Server
 from nanogfl.runtime.web import Place, open_server, page_folder, runtime_files
 
 PAGE = page_folder()
@@ -331,6 +331,61 @@ def test_garbage_in_place_of_http_does_not_end_the_server(server: Server) -> Non
     assert ask(server, "GET", "/health").status == 200
 
 
+def talk(server: Any, sent: bytes) -> bytes:
+    """All that the server says to this, until nothing more comes from either side."""
+    with socket.create_connection(server.server_address[:2], timeout=60) as visitor:
+        visitor.sendall(sent)
+        visitor.shutdown(socket.SHUT_WR)
+        return visitor.makefile("rb").read()
+
+
+def test_a_head_that_trickles_is_cut_off(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each piece comes in time, the whole does not."""
+    monkeypatch.setattr(arriving, "HEAD_SECONDS", 0.5)
+    with socket.create_connection(server.server_address[:2], timeout=60) as visitor:
+        visitor.sendall(b"GET /health HTTP/1.1\r\nX: ")
+        ended = time.monotonic() + 30
+        with pytest.raises(OSError, match=r"reset|pipe"):
+            while time.monotonic() < ended:
+                visitor.sendall(b"a")
+                time.sleep(0.05)
+    assert ask(server, "GET", "/health").status == 200
+
+
+def test_connections_have_an_end(folder: Path) -> None:
+    """Silent ones take up places; who comes when all are taken is sent away, and there is room again when they go."""
+    with running(open_server(folder / "model.onnx", Place(port=0), folder)) as server:
+        server.connections = threading.BoundedSemaphore(2)
+        with ExitStack() as silent:
+            for _ in range(2):
+                silent.enter_context(socket.create_connection(server.server_address[:2])).sendall(b"GET / HTTP/1.1\r\n")
+            with pytest.raises((http.client.HTTPException, OSError)):
+                ask(server, "GET", "/health")
+        deadline = time.monotonic() + 30
+        while server.connections._value < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert ask(server, "GET", "/health").status == 200
+    assert MAX_CONNECTIONS >= 4 * MAX_UPLOADS, "uploads are refused in words first"
+
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+EXPECTS = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nExpect: 100-continue\r\n"
+
+
+def test_a_picture_is_asked_for_once_and_never_before_a_refusal(server: Server) -> None:
+    picture = png(scene())
+    taken = talk(server, EXPECTS + b"Content-Length: %d\r\n\r\n" % len(picture) + picture)
+    assert taken.startswith(CONTINUE + b"HTTP/1.1 200 ") and taken.count(CONTINUE) == 1
+    assert talk(server, EXPECTS + b"Content-Length: 99999999\r\n\r\n").startswith(b"HTTP/1.1 413 ")
+    assert talk(server, EXPECTS.replace(b"/predict", b"/other") + b"\r\n").startswith(b"HTTP/1.1 404 ")
+
+
+@pytest.mark.parametrize("method", [b"GET", b"POST"])
+def test_an_address_that_is_none_is_the_visitors_fault(server: Server, method: bytes) -> None:
+    said = talk(server, method + b" http://[ HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+    assert said.startswith(b"HTTP/1.1 400 ") and b"the address is malformed: " in said and b"detector" not in said
+
+
 # --- starting ---
 
 
@@ -348,6 +403,38 @@ def test_whoever_lets_others_in_is_told_of_https(
         open_server(folder / "model.onnx", Place(host, 0), folder).server_close()
     assert [record.levelname for record in caplog.records] == ["WARNING"] * warned
     assert not warned or all(word in caplog.text for word in ("https", "--cert", "mkcert", "adb reverse"))
+    assert "tcp:0" not in caplog.text, "the port that was taken, not the 0 that asked for one"
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [("192.0.2.1", "a documentation address"), ("no.such.invalid", "no such name"), ("a..b", "no name at all")],
+)
+def test_a_host_that_is_not_here(host: str, reason: str, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(UsageError, match=rf"--host {host}: this machine has no such address .*use 127\.0\.0\.1"):
+        open_server(folder / "model.onnx", Place(host, 0), folder)
+    assert caplog.records == [], reason
+
+
+def test_the_missing_one_of_certificate_and_key_is_named(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "cert.pem").touch()
+    for cert, key, said in (
+        ("cert", "key", "--key .*key.pem: no such file"),
+        ("no", "cert", "--cert .*no.pem: no"),
+    ):
+        place = Place(port=0, cert=tmp_path / f"{cert}.pem", key=tmp_path / f"{key}.pem")
+        with pytest.raises(UsageError, match=said):
+            open_server(folder / "model.onnx", place, folder)
+
+
+def test_a_suffix_in_capitals_is_the_same(folder: Path, tmp_path: Path) -> None:
+    shutil.copy(folder / "model.onnx", tmp_path / "M.ONNX")
+    assert nanogfl.load(tmp_path / "M.ONNX").names == ["red", "green", "blue"]
+    with running(open_server(tmp_path / "M.ONNX", Place(port=0), folder)) as server:
+        answer = ask(server, "GET", "/model.onnx")
+    assert answer.status == 200 and answer.headers["Content-Disposition"] == "inline; filename*=UTF-8''M.ONNX"
+    with pytest.raises(UsageError, match=r"first: nanogfl export"):
+        open_server(tmp_path / "best.CKPT", Place(port=0), folder)
 
 
 def test_models_that_a_browser_cannot_run(folder: Path, tmp_path: Path) -> None:

@@ -353,6 +353,55 @@ def test_a_camera_that_is_not_to_be_had(browser: Chromium, server: Server) -> No
             assert page.run("return document.getElementById('camera-text').textContent") == "Camera"
 
 
+GATED = """
+  const real = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+  window.gates = []; window.made = [];
+  navigator.mediaDevices.getUserMedia = async (wanted) => {
+    await new Promise((open) => gates.push(open));
+    made.push(await real(wanted));
+    return made.at(-1);
+  };
+  window.on = () => made.filter((stream) => stream.getTracks()[0].readyState === 'live').length;"""
+
+
+@browsing
+def test_no_camera_stays_on_that_nobody_looks_at(
+    browser: Chromium, server: Server, models: Models, tmp_path: Path
+) -> None:
+    """A picture is chosen while the browser asks for the camera; then Flip is pressed twice before it answers."""
+    with browser.page(address(server)) as page:
+        page.run(APP + GATED)
+        page.run("document.getElementById('camera').click()")
+        page.wait("gates.length === 1")
+        expect_picture(page, models, tmp_path)
+        page.run("gates[0]()")
+        page.wait("made.length === 1 && on() === 0")
+        assert page.run(APP + "return app.state.source") == "picture"
+        page.run("document.getElementById('camera').click()")
+        page.wait("gates.length === 2")
+        page.run("gates[1]()")
+        page.wait("Number(document.getElementById('frames').textContent) >= 3 && on() === 1", 120)
+        page.run(
+            "const f = document.getElementById('flip'); f.disabled = false; f.click(); f.disabled = false; f.click()"
+        )
+        page.wait("gates.length === 4 && on() === 0")
+        page.run("gates[3]()")
+        page.wait("made.length === 3")
+        page.run("gates[2]()")
+        page.wait("made.length === 4 && on() === 1")
+        page.wait("Number(document.getElementById('frames').textContent) >= 3", 120)
+        assert page.run("return document.getElementById('video').srcObject === made[2] && on()") == 1
+        assert page.run(f"return {ALERT}") == ""
+
+
+@browsing
+def test_a_browser_that_stores_nothing_opens_the_served_model(browser: Chromium, server: Server) -> None:
+    refused = "CacheStorage.prototype.open = () => Promise.reject(new DOMException('no', 'SecurityError'))"
+    with browser.page(address(server), before=refused) as page:
+        assert page.run(APP + "return app.state.file") == "sigma.onnx"
+        assert page.run(f"return {ALERT}") == ""
+
+
 @browsing
 def test_without_simd_the_page_says_which_browsers_have_it(browser: Chromium, server: Server) -> None:
     with browser.page(address(server), before="WebAssembly.validate = () => false") as page:

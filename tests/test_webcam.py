@@ -24,11 +24,13 @@ from nanogfl.detections import Detections
 from nanogfl.errors import DataError, UsageError
 from nanogfl.pictures import Picture, read_picture, write_picture
 from nanogfl.runtime import screen as screen_room
-from nanogfl.runtime.capture import open_source
+from nanogfl.runtime.capture import Shot, open_source
+from nanogfl.runtime.look import Look
 from nanogfl.runtime.meter import KEPT, Meter
 from nanogfl.runtime.record import LIVE_RATE, Recorder, fit, free_name
 from nanogfl.runtime.track import Tracker
-from nanogfl.runtime.webcam import Look, Webcam
+from nanogfl.runtime.video import write_video
+from nanogfl.runtime.webcam import Webcam
 
 GROUND, THING = 40, 220
 HIGH, WIDE = 120, 160
@@ -218,6 +220,24 @@ def test_every_frame_is_shown_with_its_box_at_the_videos_own_speed(folder: Path)
     assert all(0 <= wait <= 0.1 for wait in screen.waits) and max(screen.waits) > 0.01
 
 
+def test_videos_of_a_folder_play_at_the_speed_of_each(folder: Path) -> None:
+    """Ten and four frames a second; the first of each has none before it, and stands for the usual 40 ms."""
+    (folder / "two").mkdir()
+    for name, rate in (("a", 10), ("b", 4)):
+        with write_video(folder / "two" / f"{name}.mp4", rate, (HIGH, WIDE)) as sink:
+            for i in range(3):
+                sink.write(picture_of(4 * i))
+    webcam = Webcam(Finder(), open_source("two"))
+    shots = [Shot(picture_of(1), name, i, i * step, 0, 0) for name, step in (("a", 0.1), ("b", 0.25)) for i in range(3)]
+    lengths = [webcam._length(shot, before) for shot, before in zip(shots, [None, *shots], strict=False)]
+    assert lengths == pytest.approx([0.04, 0.1, 0.1, 0.04, 0.25, 0.25])
+    late = Shot(picture_of(1), "b", 3, 60.0, 0, 0)
+    assert webcam._length(late, shots[-1]) == 1, "a gap in a video is not waited for"
+    screen = Script({})
+    Webcam(Finder(), open_source("two"), screen=screen).run()
+    assert len(screen.waits) == 6 and 0.04 < max(screen.waits[1:3]) <= 0.11 < max(screen.waits[4:]) <= 0.26
+
+
 def test_q_ends_it(folder: Path) -> None:
     screen = Script({3: "q"})
     assert Webcam(Finder(), open_source("in"), screen=screen).run()["frames"] == 3
@@ -263,6 +283,17 @@ def test_pause_holds_the_picture_and_keys_still_work(folder: Path) -> None:
     assert changed(screen.shown[3], picture_of(4), BELOW) == 0, "boxes off, same picture"
     assert changed(screen.shown[5], picture_of(4)) == 0, "labels and figures off, too"
     assert len(screen.shown) == 12 + 5
+
+
+@pytest.mark.parametrize("tracker", [None, Tracker()], ids=["plain", "tracked"])
+def test_the_score_changes_the_boxes_of_a_paused_picture(folder: Path, tracker: Tracker | None) -> None:
+    """At 0.35 the square (0.5) is there; three steps up it is gone, unless a track goes on; one down it is back."""
+    screen = Script({4: " "}, idle=["+", "+", "+", "-", " "])
+    webcam = Webcam(Finder(), open_source("in"), screen=screen, look=Look(0.35), tracker=tracker)
+    webcam.run()
+    shown = [changed(picture, picture_of(12), BELOW) > 60 for picture in screen.shown[3:9]]
+    assert shown == [True, True, True, True, tracker is not None, True]
+    assert tracker is None or tracker._sightings.tolist() == [12], "no picture is counted twice"
 
 
 def test_q_ends_a_pause(folder: Path) -> None:
@@ -360,7 +391,7 @@ def test_a_recording_that_cannot_be_is_refused(folder: Path) -> None:
 
 def test_a_recording_never_takes_the_place_of_its_source(folder: Path) -> None:
     before = video(folder / "a.mp4").read_bytes()
-    with pytest.raises(UsageError, match="the source itself"):
+    with pytest.raises(UsageError, match=r"--record: x/../a.mp4 would be written over a.mp4, which is read"):
         Webcam(Finder(), open_source("a.mp4"), record=Path("x/../a.mp4")).run()
     assert (folder / "a.mp4").read_bytes() == before
 

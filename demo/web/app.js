@@ -93,7 +93,7 @@ async function startCamera(facing) {
   const { round } = state;
   try {
     const opened = await openCamera(at("video"), facing);
-    if (round !== state.round) return; // something else was chosen while the browser asked
+    if (!opened) return; // something else was chosen while the browser asked
     Object.assign(state, { source: "camera", facing: opened.facing, mirror: opened.facing === "user" });
     opened.track.addEventListener("ended", () => { stop(); complain("The camera was taken away. Press Camera to start it again."); });
     state.meter.reset();

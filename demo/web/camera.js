@@ -6,10 +6,15 @@ const WANTED = { width: { ideal: 640 }, height: { ideal: 480 }, resizeMode: { id
 export class CameraFault extends Error {}
 
 let running = false, lock = null; // the lock is of the screen
+let turn = 0; // of those who want the camera: whoever is asked for last, or closes it, has it
 
-/** Starts the camera that looks this way ("environment" is the back, "user" the front) and plays it in the video. */
+/**
+ * Starts the camera that looks this way ("environment" is the back, "user" the front) and plays it in the video.
+ * Null, with no camera left on, where it was closed or asked for anew while the browser asked.
+ */
 export async function openCamera(video, facing) {
   closeCamera(video);
+  const mine = turn;
   if (!navigator.mediaDevices?.getUserMedia) {
     throw new CameraFault("Browsers give a page the camera only over https or on localhost. Pictures work here all the same.");
   }
@@ -19,8 +24,13 @@ export async function openCamera(video, facing) {
   } catch (error) {
     throw new CameraFault(explain(error));
   }
+  if (mine !== turn) {
+    stopTracks(stream);
+    return null;
+  }
   video.srcObject = stream;
   await video.play();
+  if (mine !== turn) return null; // whoever took the turn stopped this stream
   running = true;
   stayAwake();
   const settings = stream.getVideoTracks()[0].getSettings();
@@ -40,9 +50,14 @@ document.addEventListener("visibilitychange", stayAwake); // browsers let go of 
 
 export function closeCamera(video) {
   running = false;
+  turn += 1;
   lock?.release();
-  for (const track of video.srcObject?.getTracks() ?? []) track.stop();
+  stopTracks(video.srcObject);
   video.srcObject = null;
+}
+
+function stopTracks(stream) {
+  for (const track of stream?.getTracks() ?? []) track.stop();
 }
 
 export async function cameraCount() {

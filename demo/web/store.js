@@ -25,8 +25,12 @@ export async function keep(blob, file, chosen) {
 }
 
 async function lastModel() {
-  const kept = await (await open())?.match(KEY);
-  return kept ? { buffer: await kept.arrayBuffer(), file: decodeURIComponent(kept.headers.get("X-File") ?? "model.onnx") } : null;
+  try {
+    const kept = await (await open())?.match(KEY);
+    return kept ? { buffer: await kept.arrayBuffer(), file: decodeURIComponent(kept.headers.get("X-File") ?? "model.onnx") } : null;
+  } catch {
+    return null; // a browser that stores nothing
+  }
 }
 
 function chosenHere() {

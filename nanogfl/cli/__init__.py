@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         code, message = _explain(error)
         if message:
-            sys.stderr.write(f"error: {message}\n")
+            sys.stderr.write(f"error: {NanogflError(message)}\n")  # one line, whatever it quotes
     except KeyboardInterrupt:
         _forget_loaders()
         code = int(is_main())  # the other processes of a run are silent
@@ -106,7 +106,7 @@ def _explain(error: Exception) -> tuple[int, str]:
     if usage is not None:  # typer's usage errors, whose class moves between its versions
         context = getattr(error, "ctx", None)
         where = context.command_path if context else "nanogfl"
-        return 2, " ".join(f"{usage().rstrip('. ')}. See: {where} --help".split())
+        return 2, f"{usage().rstrip('. ')}. See: {where} --help"
     if isinstance(error, ModuleNotFoundError):
         return 1, f"{error.name} is not installed, and this command needs it: pip install 'nanogfl[train]'"
     if isinstance(error, BrokenPipeError):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -46,6 +49,16 @@ def put_in_order() -> None:
     for name, line in VERBS.items():
         places[name].short_help = line
     app.registered_commands[:] = [places[name] for name in VERBS]
+
+
+@contextmanager
+def bar(pictures: int) -> Iterator[Callable[[], None]]:
+    """A bar on the terminal that each call moves on by a picture; nothing where stderr is a file."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    with typer.progressbar(length=pictures, label="looking at pictures", file=sys.stderr) as shown:
+        yield lambda: shown.update(1)
 
 
 def say(text: str) -> None:

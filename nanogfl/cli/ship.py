@@ -139,7 +139,9 @@ def bench(
 ) -> None:
     """Measure AP, latency, size and memory of models in every runtime that is installed, here or on a device."""
     from nanogfl.deploy.bench import bench as run
+    from nanogfl.runtime.outputs import check_outputs
 
+    check_outputs(models, {"--json": json_file, "--markdown": markdown, "--plot": plot})
     card = run(
         models, data=data, split=split, runtimes=_listed(runtime or ""), threads=_counts(threads), target=target,
         python=python,

@@ -7,11 +7,16 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nanogfl.cli.app import Config, Input, Json, Model, Score, app, say
+from nanogfl.cli.app import Config, Input, Json, Model, Score, app, bar, say
+from nanogfl.errors import UsageError
+
+if TYPE_CHECKING:
+    from nanogfl.predictor import Predictor
+    from nanogfl.runtime.predict import Predicts
 
 
 @app.command(epilog="Example: nanogfl predict model.onnx pictures/*.jpg --draw drawn/ --json found.json")
@@ -27,19 +32,29 @@ def predict(
         bool, typer.Option("--tiles", help="Look at large pictures in overlapping tiles, for small things in them.")
     ] = False,
     tile_scale: Annotated[
-        float, typer.Option("--tile-scale", help="Picture px a px of the network's input; 2 shrinks tiles to a half.")
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            "--tile-scale",
+            show_default="1",
+            help="Picture pixels per network pixel; 2 makes tiles twice as wide and shrinks them by half.",
+        ),
+    ] = None,
     tile_overlap: Annotated[
-        float,
-        typer.Option("--tile-overlap", help="Part of a tile that the next one shows, too; >= what is looked for."),
-    ] = 0.25,
+        float | None,
+        typer.Option(
+            "--tile-overlap",
+            show_default="0.25",
+            help="Fraction of a tile shared with the next; make the overlap larger than the objects sought.",
+        ),
+    ] = None,
     input: Input = None,  # noqa: A002
     config: Config = None,
 ) -> None:
     """Detect in pictures and videos."""
     from nanogfl.predictor import load
+    from nanogfl.runtime.frames import expand
+    from nanogfl.runtime.outputs import check_outputs
     from nanogfl.runtime.predict import Found, predict_sources
-    from nanogfl.runtime.tiles import Tiled
     from nanogfl.wholefile import write_json
 
     quiet = json_file is None and draw is None
@@ -51,18 +66,27 @@ def predict(
         if found.frame.index is None or quiet:
             say(f"{found.record['file']}{at}: {counts}")
 
-    detector = load(model, input=input, config=config)
-    if tiles:
-        detector = Tiled(detector, tile_scale, tile_overlap)
-    records = predict_sources(
-        detector, source, score=score, classes=_listed(classes), sigma=sigma, draw=draw, progress=progress
-    )
+    chosen, tiled = _listed(classes), _tiled(tiles, tile_scale, tile_overlap)
+    detector = tiled(load(model, input=input, config=config))
+    check_outputs([model, *expand(source)], {"--json": json_file}, draw)
+    records = predict_sources(detector, source, score=score, classes=chosen, sigma=sigma, draw=draw, progress=progress)
     if json_file:
         write_json(json_file, records)
     total = sum(len(r["detections"]) for r in records)
     frames = sum("frame" in r for r in records)
     seen = [_count(n, one) for n, one in ((len(records) - frames, "picture"), (frames, "frame")) if n]
     say(f"{_count(total, 'box', 'es')} in {' and '.join(seen)}" + "".join(f" -> {p}" for p in (draw, json_file) if p))
+
+
+def _tiled(tiles: bool, scale: float | None, overlap: float | None) -> Callable[[Predictor], Predicts]:
+    """What makes of a detector one that looks at tiles, where they are asked for."""
+    from nanogfl.runtime.tiles import Tiled
+
+    given = {"scale": scale, "overlap": overlap}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given and not tiles:
+        raise UsageError(f"--tile-{next(iter(given))} is of no use without --tiles; add it, or leave both away")
+    return (lambda detector: Tiled(detector, **given)) if tiles else lambda detector: detector
 
 
 def _count(number: int, one: str, plural: str = "s") -> str:
@@ -88,7 +112,7 @@ def webcam(
     ] = False,
     figures: Annotated[bool, typer.Option(help="Draw the panel with speed, latencies and counts.")] = True,
     record: Annotated[Path | None, typer.Option("--record", help="Record what is shown to this .mp4.")] = None,
-    headless: Annotated[bool, typer.Option("--headless", help="No window; a JSON line a frame on stdout.")] = False,
+    headless: Annotated[bool, typer.Option("--headless", help="No window; one JSON line per frame on stdout.")] = False,
     summary: Annotated[Path | None, typer.Option("--summary", help="Write the run's figures to this JSON.")] = None,
     patience: Annotated[
         float, typer.Option("--patience", min=0, help="Seconds that a camera or stream that dropped is waited for.")
@@ -101,20 +125,24 @@ def webcam(
     Cameras and streams are shown as they are now, whatever the model's speed; of files every frame is shown.
     """
     from nanogfl.predictor import load
-    from nanogfl.runtime.capture import open_source
+    from nanogfl.runtime.capture import files_of, open_source
+    from nanogfl.runtime.look import Look
+    from nanogfl.runtime.outputs import check_outputs
     from nanogfl.runtime.screen import open_window
     from nanogfl.runtime.track import Tracker
-    from nanogfl.runtime.webcam import Look, Webcam
+    from nanogfl.runtime.webcam import Webcam
     from nanogfl.wholefile import write_json
 
-    opened, detector = open_source(source, patience), load(model, input=input, config=config)
+    opened, chosen = open_source(source, patience), _listed(classes)
+    check_outputs([model, *files_of(opened)], {"--record": record, "--summary": summary})
+    detector = load(model, input=input, config=config)
     window = None if headless else open_window(f"nanogfl: {model}")
     watching = Webcam(
         detector,
         opened,
         screen=window,
         look=Look(score, sigma=sigma, figures=figures),
-        classes=_listed(classes),
+        classes=chosen,
         tracker=Tracker(smooth=smooth, hold_s=hold) if track else None,
         record=record,
         report=None if window else lambda found: say(json.dumps(found)),
@@ -128,8 +156,13 @@ def webcam(
 
 
 def _listed(names: str | None) -> list[str] | None:
-    """``a, b`` as a list."""
-    return [name.strip() for name in names.split(",") if name.strip()] if names else None
+    """``a, b`` as a list; None where the option was not given."""
+    if names is None:
+        return None
+    listed = [name.strip() for name in names.split(",") if name.strip()]
+    if not listed:
+        raise UsageError(f"--classes {names!r} names no class; give some, separated by commas, or leave it away")
+    return listed
 
 
 @contextmanager
@@ -167,9 +200,14 @@ def mine(
     """Say which unlabelled pictures to label next: those that the model is least sure of."""
     from nanogfl.predictor import load
     from nanogfl.runtime.mine import mine as run
+    from nanogfl.runtime.mine import pictures
+    from nanogfl.runtime.outputs import check_outputs
     from nanogfl.wholefile import write_json
 
-    ranked = run(load(model, input=input, config=config), folder, draw=draw, top=top)
+    detector, files = load(model, input=input, config=config), pictures(folder)
+    check_outputs([model, *files], {"--json": json_file}, draw)
+    with bar(len(files)) as progress:
+        ranked = run(detector, folder, draw=draw, top=top, progress=progress)
     first = ranked[:top]
     if json_file:
         write_json(json_file, [mined.to_json() for mined in first])
@@ -180,7 +218,7 @@ def mine(
 
 @app.command(epilog="Example: nanogfl web model.onnx --port 8000")
 def web(
-    model: Model,
+    model: Annotated[str, typer.Argument(help="Exported ONNX of frame form.")],
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Where to listen; 0 takes a free one.")] = 8000,
     host: Annotated[str, typer.Option("--host", help="0.0.0.0 lets others in; cameras then need https.")] = "127.0.0.1",
     cert: Annotated[Path | None, typer.Option("--cert", help="Certificate (PEM): serve https.")] = None,

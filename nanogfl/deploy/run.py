@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from nanogfl.deploy.int8 import Measured, to_int8
 from nanogfl.deploy.verify import Parity, compare, drawn_pictures, given_pictures
 from nanogfl.errors import ExportError, ModelError, UsageError
 from nanogfl.predictor import Predictor, TorchDetector, load
-from nanogfl.runtime.session import OnnxDetector, count_nodes
+from nanogfl.runtime.outputs import check_outputs
+from nanogfl.runtime.session import OnnxDetector
 from nanogfl.wholefile import whole_file
 
 
@@ -67,8 +69,9 @@ def export(
         ModelError: the checkpoint cannot be used.
     """
     path = Path(out)
-    if path.suffix != ".onnx" or path.is_dir():
-        raise UsageError(f"--out {path}: give a file that ends in .onnx")
+    if path.suffix != ".onnx":
+        raise UsageError(f"--out {path}: the file must end in .onnx")
+    check_outputs([checkpoint], {"--out": path})
     if isinstance(form, Form) and sigma and not form.sigma:
         raise UsageError("sigma: say it in the Form that is given")
     asked = form if isinstance(form, Form) else Form(form, sigma=sigma)
@@ -86,7 +89,8 @@ def export(
         said = parity.to_json() | ({} if measured is None else {"int8": measured.to_json()})
         next(p for p in model.metadata_props if p.key == "nanogfl.parity").value = json.dumps(said)
         partial.write_bytes(model.SerializeToString())
-    return Exported(path, path.stat().st_size / 1e6, dict(count_nodes(model)), parity, measured)
+    nodes = Counter(node.op_type for node in model.graph.node)
+    return Exported(path, path.stat().st_size / 1e6, dict(nodes), parity, measured)
 
 
 def _check(form: Form, int8: bool, calib: str | Path | None, max_drop: float) -> None:
@@ -130,7 +134,7 @@ def verify(a: str | Path, b: str | Path, data: str | Path | None = None, config:
     Raises:
         ExportError: the two differ.
     """
-    first, second = (load(m, config=None if Path(m).suffix == ".onnx" else config) for m in (a, b))
+    first, second = (load(m, config=None if Path(m).suffix.lower() == ".onnx" else config) for m in (a, b))
     if isinstance(second, TorchDetector) and second.input_size != first.input_size:
         second = load(b, input=first.input_size, config=config)
     if isinstance(first, TorchDetector) and second.input_size != first.input_size:

@@ -7,6 +7,7 @@ every picture is given; the reader waits when it is a few ahead.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections import deque
@@ -14,8 +15,6 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-
-import cv2
 
 from nanogfl.errors import DataError, UsageError
 from nanogfl.pictures import Picture
@@ -104,7 +103,7 @@ class Files:
 
 
 def open_source(source: str, patience_s: float = 30.0) -> Source:
-    """A camera's number, a stream's address (``rtsp://...``), or a file, folder or glob.
+    """A camera's number or device (``/dev/video0``), a stream's address (``rtsp://...``), or a file, folder or glob.
 
     Args:
         source: what ``--source`` takes.
@@ -114,10 +113,12 @@ def open_source(source: str, patience_s: float = 30.0) -> Source:
         DataError: a file is missing.
         UsageError: a camera number or an address that none can have.
     """
-    if source.isdecimal() and not Path(source).exists():
-        if int(source) > 999:
+    device = re.fullmatch(r"/dev/video(\d+)", str(Path(source).resolve()))
+    if device or (source.isdecimal() and not Path(source).exists()):
+        number = device[1] if device else source
+        if int(number) > 999:
             raise UsageError(f"--source {source}: no camera has that number; give 0, 1, ..., an address or a file")
-        return Live(int(source), patience_s)
+        return Live(int(number), patience_s)
     scheme, mark, rest = source.partition("://")
     if mark and scheme.isalnum():
         if not rest:
@@ -126,14 +127,9 @@ def open_source(source: str, patience_s: float = 30.0) -> Source:
     return Files(source)
 
 
-def spare(source: Source, target: Path) -> None:
-    """Refuse to write where one of the source's own files lies.
-
-    Raises:
-        UsageError: it does.
-    """
-    if isinstance(source, Files) and target.resolve() in {file.resolve() for file in source.files}:
-        raise UsageError(f"--record {target} is the source itself; name another file")
+def files_of(source: Source) -> list[Path]:
+    """Files that are read; none of what is live."""
+    return source.files if isinstance(source, Files) else []
 
 
 class Capture:
@@ -172,7 +168,7 @@ class Capture:
         """The next picture, or None where none came in time.
 
         Raises:
-            DataError: the source could not be opened, or was lost.
+            DataError: the source could not be opened, or was lost. Whatever else ended the reader is raised, too.
         """
         with self._change:
             self._change.wait_for(lambda: self._shots or self._done, patience_s)
@@ -196,7 +192,7 @@ class Capture:
                 self._put(Shot(picture, name, index, time_s, 1000 * (now - began), now))
                 index += 1
                 began = time.perf_counter()
-        except (DataError, cv2.error) as error:
+        except Exception as error:  # raised where somebody waits for pictures
             self._error = error
         finally:
             with self._change:

@@ -1,20 +1,18 @@
-"""Pictures and videos on disk: which files a command means, their frames one by one, and videos written back."""
+"""Pictures and videos on disk: which files a command means, and their frames one by one."""
 
 from __future__ import annotations
 
 import glob
 import logging
-import math
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from nanogfl.errors import DataError, UsageError, nearest
+from nanogfl.errors import DataError, nearest
 from nanogfl.pictures import SUFFIXES, Picture, read_picture
 
 log = logging.getLogger(__name__)
@@ -49,7 +47,7 @@ def is_video(path: str | Path) -> bool:
 def expand(sources: Sequence[str]) -> list[Path]:
     """Find the files that these files, folders and globs mean: in the order given, each once.
 
-    - A file is taken whatever its suffix; who reads it will say if it is no picture.
+    - A file is taken whatever its suffix; who reads it will say if it is no picture. Devices and pipes are not.
     - A folder gives its own pictures and videos in natural order (2 before 10), not those of its subfolders
       (``folder/**`` does) and no hidden ones.
     - A glob (``*``, ``?``, ``[...]``; ``**`` any depth), where no file bears that very name, gives the matching
@@ -84,66 +82,6 @@ def frame_rate(path: str | Path) -> float:
     return rate if 0 < rate <= HIGHEST_RATE else USUAL_RATE
 
 
-class VideoSink:
-    """Where the frames of one video go; made by :func:`write_video`."""
-
-    def __init__(self, path: Path, fps: float, size: tuple[int, int]) -> None:
-        self.path, self.size, self.count = path, size, 0
-        height, width = size
-        self._writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
-        if not self._writer.isOpened():
-            raise DataError(
-                f"cannot write the video {path}: {width} x {height} at {fps:g} frames a second was refused; "
-                "check size, rate and the folder's rights"
-            )
-
-    def write(self, picture: Picture) -> None:
-        """Append one frame, uint8 BGR [H, W, 3] of the video's size."""
-        if picture.shape != (*self.size, 3) or picture.dtype != np.uint8:  # OpenCV would drop it without a word
-            raise ValueError(f"frame {picture.dtype} {picture.shape} does not fit the video's uint8 {(*self.size, 3)}")
-        self._writer.write(np.ascontiguousarray(picture))
-        self.count += 1
-
-    def release(self) -> None:
-        """Finish the file; a second call does nothing."""
-        self._writer.release()
-
-
-@contextmanager
-def write_video(path: str | Path, fps: float, size: tuple[int, int]) -> Iterator[VideoSink]:
-    """Write an mp4 (MPEG-4 part 2), whole or not at all.
-
-    ``with write_video(path, 25, picture.shape[:2]) as video: video.write(picture)``
-
-    Args:
-        path: ends in ``.mp4``; parent folders are created.
-        fps: frames a second.
-        size: (height, width) of every frame; the codec cuts an odd last row or column.
-
-    Raises:
-        UsageError: the path is no ``.mp4``, or the size or rate cannot be a video's.
-        DataError: the file cannot be written, or no frame came.
-    """
-    path = Path(path)
-    if path.suffix.lower() != ".mp4":
-        raise UsageError(f"cannot write a video as {path.name}: only mp4 is written; name it {path.stem}.mp4")
-    if min(size) < 2 or not (0 < fps < math.inf):
-        raise UsageError(f"cannot write {path.name}: {size[1]} x {size[0]} at {fps} frames a second is no video")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.stem}.partial.mp4")  # the suffix chooses the container
-    try:
-        sink = VideoSink(partial, fps, size)
-        try:
-            yield sink
-        finally:
-            sink.release()
-        if not sink.count:
-            raise DataError(f"no frame came for the video {path}; check its source")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def _expand_one(source: str) -> list[Path]:
     if not source:
         raise DataError("cannot look at an empty path; give a file, a folder or a glob")
@@ -156,8 +94,10 @@ def _expand_one(source: str) -> list[Path]:
 def _look(source: str, path: Path) -> list[Path]:
     if path.is_dir():
         return _folder(path)
-    if path.exists():
+    if path.is_file():
         return [path]
+    if path.exists():  # reading it may never end
+        raise DataError(f"cannot look at {source}: it is a device or a pipe; save what it gives to a file")
     if glob.has_magic(source):
         return _glob(source)
     raise DataError(f"cannot find {source}: {_missing(path)}; check the path")
@@ -176,7 +116,7 @@ def _glob(pattern: str) -> list[Path]:
     matches = {Path(p) for p in glob.glob(pattern, recursive=True)}  # noqa: PTH207 - Path.glob takes no absolute one
     folders = {p for p in matches if p.is_dir()}
     files = _usable(matches.union(*(folder.iterdir() for folder in folders)))
-    files = files or sorted(matches - folders, key=_natural)
+    files = files or sorted((p for p in matches if p.is_file()), key=_natural)
     if not files:
         raise DataError(f"no picture or video matches {pattern}; check the pattern")
     return files

@@ -16,7 +16,7 @@ import numpy as np
 
 from nanogfl.errors import DataError
 from nanogfl.pictures import Picture
-from nanogfl.runtime.frames import warn_if_short
+from nanogfl.runtime.frames import HIGHEST_RATE, warn_if_short
 
 log = logging.getLogger(__name__)
 SILENCE_MS = 5000  # a stream that sends nothing for this long has dropped
@@ -82,15 +82,15 @@ class Live:
     def _know(self, capture: cv2.VideoCapture) -> None:
         """Tell a video of known length from a stream."""
         count, rate = (float(capture.get(p)) for p in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS))
-        if isinstance(self.target, str) and 0 < count < math.inf and 0 < rate < math.inf:
+        if isinstance(self.target, str) and 0 < count < math.inf and 0 < rate <= HIGHEST_RATE:
             self.live, self.rate, self.announced = False, rate, int(count)
 
     def _again(self, stop: threading.Event) -> tuple[cv2.VideoCapture | None, Picture | None]:
         """Open it again and read a picture; nothing where ``stop`` came first."""
         log.warning("%s dropped; trying again for %g s", self.name, self.patience_s)
         began, wait = time.perf_counter(), FIRST_WAIT
-        while time.perf_counter() - began + wait <= self.patience_s:
-            if stop.wait(wait):
+        while (left := began + self.patience_s - time.perf_counter()) > 0:
+            if stop.wait(min(wait, left)):
                 return None, None
             capture = self._open()
             if capture is not None:

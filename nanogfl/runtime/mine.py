@@ -11,27 +11,20 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from nanogfl.detections import Detections
-from nanogfl.errors import DataError
-from nanogfl.pictures import Picture, read_picture, write_picture
+from nanogfl.errors import DataError, UsageError
+from nanogfl.pictures import read_picture, write_picture
 from nanogfl.runtime.draw import draw_detections
 from nanogfl.runtime.frames import expand, is_video
+from nanogfl.runtime.predict import Predicts
 
 log = logging.getLogger(__name__)
 CANDIDATE_SCORE = 0.05
 DRAWN_SCORE = 0.2  # lower ones hide the picture
-
-
-class Predicts(Protocol):
-    """Anything that ``nanogfl.load`` returns."""
-
-    def predict(self, source: Picture, score: float = 0.3) -> Detections:
-        """Detect in one picture."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -74,13 +67,18 @@ def side_spread(found: Detections) -> float | None:
     return float(np.average((found.side_sigma / lengths).mean(axis=1), weights=found.scores))
 
 
+def pictures(folder: str) -> list[Path]:
+    """What :func:`mine` looks at of a folder or a glob: its pictures, no videos."""
+    return [file for file in expand([folder]) if not is_video(file)]
+
+
 def mine(
     predictor: Predicts,
     folder: str,
     *,
     draw: Path | None = None,
     top: int = 20,
-    progress: Callable[[], None] | None = None,
+    progress: Callable[[], None] = lambda: None,
 ) -> list[Mined]:
     """Rank the pictures of a folder (or a glob), the least sure first.
 
@@ -89,24 +87,27 @@ def mine(
         folder: what holds the pictures; ``folder/**`` looks into subfolders too.
         draw: where to draw the first ``top`` of them, their rank before their name.
         top: how many are drawn.
-        progress: called after each picture.
+        progress: called after each picture, a broken one too.
 
     Raises:
         DataError: no picture there could be read.
+        UsageError: the drawn pictures would lie among those that are read.
     """
+    files = pictures(folder)
+    if draw is not None and draw.resolve() in {file.parent.resolve() for file in files}:
+        raise UsageError(
+            f"--draw {draw} holds pictures that are read, which drawn ones may replace; name another folder"
+        )
     ranked: list[Mined] = []
     broken: list[DataError] = []
-    for file in expand([folder]):
-        if is_video(file):
-            continue
+    for file in files:
         try:
             found = predictor.predict(read_picture(file), CANDIDATE_SCORE)
         except DataError as error:
             broken.append(error)
-            continue
-        ranked.append(Mined(file, doubt(found), int((found.scores >= 0.3).sum()), side_spread(found)))
-        if progress:
-            progress()
+        else:
+            ranked.append(Mined(file, doubt(found), int((found.scores >= 0.3).sum()), side_spread(found)))
+        progress()
     if not ranked:
         raise broken[0] if broken else DataError(f"{folder} holds no pictures; name a folder that does")
     for error in broken:

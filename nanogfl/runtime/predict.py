@@ -14,7 +14,9 @@ from nanogfl.detections import Detections, class_indices
 from nanogfl.errors import DataError, UsageError
 from nanogfl.pictures import Picture, write_picture
 from nanogfl.runtime.draw import draw_detections
-from nanogfl.runtime.frames import Frame, VideoSink, expand, frame_rate, frames, is_video, write_video
+from nanogfl.runtime.frames import Frame, expand, frame_rate, frames, is_video
+from nanogfl.runtime.outputs import spare
+from nanogfl.runtime.video import VideoSink, write_video
 
 log = logging.getLogger(__name__)
 
@@ -141,17 +143,19 @@ def _drawn(frames_of_file: Iterator[Found], file: Path, target: Path | None) -> 
 
 def _targets(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
     """Where each file is drawn; files of one name from several folders get a number."""
-    taken: dict[str, int] = {}
+    numbers: dict[str, int] = {}
+    taken: set[str] = set()
     targets = {}
     for file in files:
         suffix = (
             ".mp4" if is_video(file) else file.suffix if file.suffix.lower() in (".png", ".bmp", ".webp") else ".jpg"
         )
-        number = taken.get(file.stem + suffix, 0)
-        taken[file.stem + suffix] = number + 1
-        targets[file] = folder / (f"{file.stem}{suffix}" if not number else f"{file.stem}_{number}{suffix}")
-    sources = {file.resolve() for file in files}
-    over = next((target for target in targets.values() if target.resolve() in sources), None)
-    if over:
-        raise UsageError(f"--draw {folder}: {over} is one of the sources, and would be drawn over; name another folder")
+        name, number = file.stem + suffix, numbers.get(file.stem + suffix, 0)
+        while name in taken:  # also by a file that has such a number in its own name
+            number += 1
+            name = f"{file.stem}_{number}{suffix}"
+        numbers[file.stem + suffix] = number
+        taken.add(name)
+        targets[file] = folder / name
+    spare(files, [("--draw", target) for target in targets.values()])
     return targets

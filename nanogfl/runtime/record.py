@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from nanogfl.pictures import Picture
-from nanogfl.runtime.frames import VideoSink, write_video
+from nanogfl.runtime.video import VideoSink, write_video
 
 LIVE_RATE = 20.0  # frames a second of what has no rate of its own
 LONGEST_GAP = 1.0  # seconds that one picture may stand for

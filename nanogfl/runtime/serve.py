@@ -12,12 +12,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socket import AF_INET, AF_INET6, socket
 from typing import Any
-from urllib.parse import parse_qs, quote, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
 
 import numpy as np
 
 from nanogfl.errors import NanogflError
 from nanogfl.pictures import decode_picture
+from nanogfl.runtime.arriving import PatientHandler
 from nanogfl.runtime.picture_size import picture_size
 from nanogfl.runtime.refuse import RefusedError, place, score_of
 from nanogfl.runtime.session import OnnxDetector
@@ -28,7 +29,8 @@ MAX_BYTES = 20 * 1024 * 1024
 MAX_PIXELS = 50_000_000  # the largest phone pictures; the network takes 13 bytes a pixel besides
 MAX_WAITING = 8  # pictures, besides the one that is looked at
 MAX_UPLOADS = 32  # that come in at the same time, each up to MAX_BYTES
-READ_SECONDS = 30.0
+MAX_CONNECTIONS = 128  # a browser opens six
+READ_SECONDS = 30.0  # for a picture
 TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -72,20 +74,34 @@ class Server(ThreadingHTTPServer):
         self.turn = threading.Lock()
         self.places = threading.BoundedSemaphore(MAX_WAITING + 1)
         self.uploads = threading.BoundedSemaphore(MAX_UPLOADS)
+        self.connections = threading.BoundedSemaphore(MAX_CONNECTIONS)
         super().__init__(address, Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """A thread for it, or, where too many are open, the end of the connection: an answer could block here."""
+        if self.connections.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """The connection, and its place free again."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.connections.release()
 
     def handle_error(self, request: socket | tuple[bytes, socket], client_address: Any) -> None:
         """A connection that broke is the visitor's affair."""
         log.debug("connection from %s ended early", client_address, exc_info=True)
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(PatientHandler, BaseHTTPRequestHandler):
     """One connection."""
 
     server: Server
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "nanogfl", ""
-    timeout = 15  # seconds of silence
 
     def do_GET(self) -> None:
         """The page, its files, and how the server is."""
@@ -123,7 +139,7 @@ class Handler(BaseHTTPRequestHandler):
             self._send_json(500, {"error": f"the detector failed ({type(error).__name__}); try another picture"})
 
     def _get(self) -> None:
-        path = unquote(urlsplit(self.path).path)
+        path = unquote(self._address().path)
         if path == "/health":
             detector = self.server.site.detector
             card = {"model": detector.path.name, "classes": detector.names, "input_size": list(detector.input_size)}
@@ -137,7 +153,7 @@ class Handler(BaseHTTPRequestHandler):
         self._send_file(file)
 
     def _post(self) -> None:
-        address = urlsplit(self.path)
+        address = self._address()
         if address.path != "/predict":
             raise RefusedError(404 if address.path not in self.server.site.files else 405, "POST pictures to /predict")
         score = score_of(parse_qs(address.query))
@@ -147,6 +163,12 @@ class Handler(BaseHTTPRequestHandler):
         with place(self.server.places, f"{MAX_WAITING} pictures wait already"):
             found = self._predict(data, score)
         self._send_json(200, found)
+
+    def _address(self) -> SplitResult:
+        try:
+            return urlsplit(self.path)
+        except ValueError as error:
+            raise RefusedError(400, f"the address is malformed: {error}") from error
 
     def _length(self) -> int:
         """Bytes of the picture to come, as the headers say."""
@@ -161,12 +183,12 @@ class Handler(BaseHTTPRequestHandler):
             raise RefusedError(413, f"the picture has {text[:13]} bytes; send up to {MAX_BYTES}")
         if int(text) == 0:
             raise RefusedError(400, "the picture is empty; send its bytes as the body")
-        if self.headers.get("Expect", "").lower() == "100-continue":
-            self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return int(text)
 
     def _body(self, length: int) -> bytes:
         """The whole body, or a refusal where it comes too slowly or not at all."""
+        if self.headers.get("Expect", "").lower() == "100-continue":
+            self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         data, deadline = bytearray(), time.monotonic() + READ_SECONDS
         while len(data) < length:
             try:
@@ -210,8 +232,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers.get("If-None-Match") == tag:
             self._send_head(304, {"ETag": tag})
             return
-        headers = {"Content-Type": TYPES[file.suffix], "Content-Length": str(len(content)), "ETag": tag}
-        if file.suffix == ".onnx":
+        headers = {"Content-Type": TYPES[file.suffix.lower()], "Content-Length": str(len(content)), "ETag": tag}
+        if file.suffix.lower() == ".onnx":
             headers["Content-Disposition"] = f"inline; filename*=UTF-8''{quote(file.name)}"
         self._send_head(200, headers)
         if self.command != "HEAD":

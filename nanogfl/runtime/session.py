@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -215,8 +214,3 @@ class OnnxDetector:
     def _joined(self, outputs: Arrays, kind: str) -> NDArray[np.float32]:
         maps = [outputs[f"{kind}_{stride}"] for stride in self.card.strides]
         return np.concatenate([m.reshape(*m.shape[:2], -1) for m in maps], axis=2)
-
-
-def count_nodes(model: Any) -> Counter[str]:
-    """How many nodes of each type a loaded ONNX model has."""
-    return Counter(node.op_type for node in model.graph.node)

@@ -22,6 +22,7 @@ from nanogfl.pictures import Picture, as_picture
 from nanogfl.runtime.predict import Predicts
 
 MARGIN = 0.01  # of a tile's side: a box that ends so near an inner border may go on behind it
+MOST = 10_000  # tiles of a picture: one look at each takes minutes
 PIECE = 0.5  # IoU of a cut box with what its tile shows of another, from which both are of one object
 
 
@@ -72,13 +73,19 @@ class Tiled:
         return _merge(_joined(parts, self.names), cut, [tiles[i] for i in tile_of], Thresholds(score, iou, max_boxes))
 
     def tiles(self, size: tuple[int, int]) -> list[Tile]:
-        """The tiles of a picture of (H, W), rows first, evenly spread; one where it is no larger than a tile."""
-        high, wide = (max(1, round(side * self.scale)) for side in self.input_size)
-        return [
-            Tile(x1, y1, x2, y2)
-            for y1, y2 in _spans(size[0], high, self.overlap)
-            for x1, x2 in _spans(size[1], wide, self.overlap)
-        ]
+        """The tiles of a picture of (H, W), rows first, evenly spread; one where it is no larger than a tile.
+
+        Raises:
+            UsageError: there would be too many to look at.
+        """
+        sides = (max(1, round(side * self.scale)) for side in self.input_size)
+        rows, columns = (_spans(length, side, self.overlap) for length, side in zip(size, sides, strict=True))
+        if len(rows) * len(columns) > MOST:
+            raise UsageError(
+                f"--tile-scale {self.scale:g} with --tile-overlap {self.overlap:g} makes {len(rows) * len(columns)} "
+                f"tiles of a picture of {size[1]}x{size[0]} px, more than {MOST}; raise the scale or lower the overlap"
+            )
+        return [Tile(x1, y1, x2, y2) for y1, y2 in rows for x1, x2 in columns]
 
     def _look(self, picture: Picture, tile: Tile, score: float, iou: float, max_boxes: int) -> Detections:
         """Detections in a tile, in the picture's px."""

@@ -43,12 +43,17 @@ class Tracker:
     Args:
         smooth: give filtered boxes; else the detections' own.
         hold_s: how many seconds an unseen object keeps its id; from one frame to the next it always does.
-        iou: least overlap of a box with where it was expected.
+        iou: least overlap of a box with where it was expected, above 0.
+
+    Raises:
+        UsageError: one of these numbers cannot be.
     """
 
     def __init__(self, *, smooth: bool = True, hold_s: float = 1.0, iou: float = 0.3) -> None:
         if not 0 <= hold_s < np.inf:
             raise UsageError(f"--hold {hold_s:g}: give seconds, 0 or more")
+        if not 0 < iou <= 1:
+            raise UsageError(f"a tracker with iou {iou:g}: give an overlap above 0, up to 1")
         self.smooth, self.hold_s, self.iou = smooth, hold_s, iou
         self.count = 0
         self._time: float | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import json
 import logging
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from socket import gaierror
 
 from nanogfl.errors import DownloadError, ModelError, NanogflError, UsageError
 from nanogfl.runtime.serve import TYPES, Server, Site
@@ -19,6 +21,7 @@ from nanogfl.runtime.session import OnnxDetector
 
 log = logging.getLogger(__name__)
 EVERYWHERE = ("0.0.0.0", "::")  # all of a machine's addresses, none of which can be typed like this
+NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 CHECKPOINTS = (".ckpt", ".pth", ".pt")
 
 
@@ -68,33 +71,51 @@ def address_here() -> str:
 
 def open_server(model: Path, place: Place, cache: Path) -> Server:
     """A server that listens but does not answer yet; its files are complete, its model is loaded."""
-    if place.key and not place.cert:
-        raise UsageError(f"--key {place.key} without a certificate: give --cert too, or leave both away for http")
+    _check_files(place)
     detector = open_model(model)
     page = page_folder()
     files = {f"/{p.relative_to(page).as_posix()}": p for p in page.iterdir() if p.suffix in TYPES}
     files |= {"/model.onnx": model, **runtime_files(page, cache)}
-    if not (_is_local(place.host) or place.cert):
+    try:
+        server = Server((place.host, place.port), Site(files, detector))
+    except (OSError, OverflowError, UnicodeError) as error:  # UnicodeError: a name that no host can have
+        raise _cannot_listen(place, error) from error
+    if place.cert:
+        _encrypt(server, place)
+    elif not _is_local(place.host):
+        port = server.server_address[1]
         log.warning(
             "%s is reachable from outside, and there browsers give a page the camera only over https: use --cert and "
             "--key (mkcert makes them), or keep 127.0.0.1 and a tunnel (phone on USB: adb reverse tcp:%d tcp:%d)",
-            place.host, place.port, place.port,
+            place.host, port, port,
         )  # fmt: skip
-    try:
-        server = Server((place.host, place.port), Site(files, detector))
-    except (OSError, OverflowError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise NanogflError(f"cannot listen on {place.host} port {place.port}: {why}; choose another --port") from error
-    if place.cert:
-        _encrypt(server, place)
     return server
+
+
+def _check_files(place: Place) -> None:
+    """A key has its certificate, and what is named is there."""
+    if place.key and not place.cert:
+        raise UsageError(f"--key {place.key} without a certificate: give --cert too, or leave both away for http")
+    for option, file in (("--cert", place.cert), ("--key", place.key)):
+        if file and not file.is_file():
+            raise UsageError(f"{option} {file}: no such file; give a PEM file")
+
+
+def _cannot_listen(place: Place, error: Exception) -> NanogflError:
+    """What to choose instead: another host where this machine has no such address, else another port."""
+    why = getattr(error, "strerror", None) or error
+    if isinstance(error, gaierror | UnicodeError) or getattr(error, "errno", None) in NO_SUCH_ADDRESS:
+        return UsageError(
+            f"--host {place.host}: this machine has no such address ({why}); use 127.0.0.1, or 0.0.0.0 to let others in"
+        )
+    return NanogflError(f"cannot listen on {place.host} port {place.port}: {why}; choose another --port")
 
 
 def open_model(path: Path) -> OnnxDetector:
     """The detector, if the page can run it: it feeds frames, and knows no other form."""
-    if path.suffix in CHECKPOINTS:
+    if path.suffix.lower() in CHECKPOINTS:
         raise UsageError(f"{path}: a browser runs exported files; first: nanogfl export {path} --out model.onnx")
-    if path.suffix != ".onnx":
+    if path.suffix.lower() != ".onnx":
         raise UsageError(f"{path}: a browser runs exported files; give an .onnx file that nanogfl export made")
     detector = OnnxDetector(path)
     if detector.card.form != "frame":
@@ -139,7 +160,8 @@ def _encrypt(server: Server, place: Place) -> None:
         context.load_cert_chain(place.cert or "", place.key)
     except (OSError, ssl.SSLError) as error:
         server.server_close()
+        named = f"--cert {place.cert}" + (f" --key {place.key}" if place.key else "")
         raise UsageError(
-            f"--cert {place.cert}: {error.strerror or error}; give PEM files by --cert and --key"
+            f"{named}: {error.strerror or error}; give PEM files that belong together by --cert and --key"
         ) from error
     server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)

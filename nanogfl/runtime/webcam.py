@@ -5,42 +5,31 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from nanogfl.detections import Detections, class_indices
 from nanogfl.errors import UsageError
 from nanogfl.pictures import Picture, write_picture
-from nanogfl.runtime.capture import STILLS, Capture, Shot, Source, spare
-from nanogfl.runtime.draw import draw_detections, draw_panel
+from nanogfl.runtime.capture import STILLS, Capture, Shot, Source, files_of
+from nanogfl.runtime.draw import draw_panel
+from nanogfl.runtime.frames import USUAL_RATE
+from nanogfl.runtime.look import SCORE_KEYS, Look
 from nanogfl.runtime.meter import STAGES, Meter, counts
+from nanogfl.runtime.outputs import spare
 from nanogfl.runtime.predict import Predicts
-from nanogfl.runtime.record import Recorder, free_name
+from nanogfl.runtime.record import LONGEST_GAP, Recorder, free_name
 from nanogfl.runtime.screen import QUIT, Screen
-from nanogfl.runtime.track import FAINT, Tracked, Tracker
+from nanogfl.runtime.track import FAINT, Tracker
 
 log = logging.getLogger(__name__)
 PATIENCE_S = 0.1  # between two looks at keys and at Ctrl-C while no picture comes
 NOTICE_S = 3.0  # how long a word stays on the screen
 KEYS = "keys: q quit, space pause, s snapshot, r record, + - score; on and off: b boxes, l labels, u sigma, f figures"
-
-
-@dataclass
-class Look:
-    """What is shown; the keys change it.
-
-    Attributes:
-        score: lowest score.
-        boxes, labels, sigma: whether outlines, names, and soft edges as wide as each side's deviation are drawn.
-        figures: whether the panel with speed, latencies and counts is drawn.
-    """
-
-    score: float = 0.3
-    boxes: bool = True
-    labels: bool = True
-    sigma: bool = False
-    figures: bool = True
 
 
 class Webcam:
@@ -94,17 +83,17 @@ class Webcam:
         if self.screen:
             log.info(KEYS)
         if self.record_path:
-            spare(self.source, self.record_path)
+            spare(files_of(self.source), [("--record", self.record_path)])
             self._recorder = Recorder(self.record_path, self.source.rate)
         try:
             with self.capture:
                 self._loop(self.capture)
             return self.summary()
         finally:
-            if self._recorder:
-                self._recorder.close()
             if self.screen:
                 self.screen.close()
+            if self._recorder:
+                self._recorder.close()
 
     def summary(self) -> dict[str, Any]:
         """The figures so far, also of a run that an error ended."""
@@ -122,8 +111,12 @@ class Webcam:
 
     def _frame(self, shot: Shot) -> None:
         """Everything that happens to one picture."""
-        began = time.perf_counter()
-        found, ids = self._detect(shot)
+        began, before = time.perf_counter(), self._last
+        if self.tracker and before and before[0].source != shot.source and shot.time_s is not None:
+            self.tracker.restart()  # another video
+        found, ids = self._detect(shot, self.tracker)
+        if ids is not None:
+            self.meter.follow(np.array(ids, np.int64), found.boxes)
         if self.look.sigma and not self.meter.frames and found.side_sigma is None:
             raise UsageError(
                 "--sigma: this file does not give it; export it again with --sigma, or give the checkpoint"
@@ -140,26 +133,21 @@ class Webcam:
         if self.report:
             self.report(_record(shot, found if self.look.sigma else replace(found, side_sigma=None), ids, times))
         if self.screen and self._drawn is not None:
-            self._press(self.screen.show(self._drawn, self._hold(shot, time.perf_counter() - began)))
+            left = self._length(shot, before and before[0]) - (time.perf_counter() - began)
+            self._press(self.screen.show(self._drawn, max(0.0, left)))
 
-    def _detect(self, shot: Shot) -> tuple[Detections, list[int] | None]:
+    def _detect(self, shot: Shot, tracker: Tracker | None) -> tuple[Detections, list[int] | None]:
         """Detections of the chosen classes, and their ids where they are tracked."""
         score = self.look.score
-        if self.tracker is None:
+        if tracker is None:
             return self.predictor.predict(shot.picture, score).of_classes(self.classes), None
-        if self._last and self._last[0].source != shot.source and shot.time_s is not None:
-            self.tracker.restart()  # another video
         everything = self.predictor.predict(shot.picture, min(FAINT, score)).of_classes(self.classes)
-        tracked: Tracked = self.tracker.update(everything, shot.picture.shape[:2], score=score, time_s=shot.time_s)
-        self.meter.follow(tracked.ids, tracked.detections.boxes)
+        tracked = tracker.update(everything, shot.picture.shape[:2], score=score, time_s=shot.time_s)
         return tracked.detections, tracked.ids.tolist()
 
     def _draw(self, picture: Picture, found: Detections, ids: list[int] | None) -> Picture:
-        look = self.look
-        drawn = draw_detections(
-            picture, found, ids=ids, show_boxes=look.boxes, show_labels=look.labels, show_sigma=look.sigma
-        )
-        return draw_panel(drawn, self._lines(found)) if look.figures else drawn
+        drawn = self.look.draw(picture, found, ids)
+        return draw_panel(drawn, self._lines(found)) if self.look.figures else drawn
 
     def _lines(self, found: Detections) -> list[str]:
         """The panel: speed, latencies, counts, and what a key just did."""
@@ -175,19 +163,15 @@ class Webcam:
 
     def _press(self, key: str) -> None:
         """Do what a key asks for, and say it on the screen."""
-        look = self.look
-        if key in ("b", "l", "u", "f"):
-            name = {"b": "boxes", "l": "labels", "u": "sigma", "f": "figures"}[key]
-            setattr(look, name, not getattr(look, name))
-            state = "on" if getattr(look, name) else "off"
+        if said := self.look.press(key):
             lacking = key == "u" and self._last and self._last[1].side_sigma is None
-            self._say("this file has no sigma" if lacking else f"{name} {state}")
-        elif key in ("+", "=", "-", "_"):
-            look.score = round(min(max(look.score + (0.05 if key in "+=" else -0.05), 0.05), 0.95), 2)
-            self._say(f"score > {look.score:.2f}")
+            self._say("this file has no sigma" if lacking else said)
         elif key in self._actions:
             self._actions[key]()
         if key and self._paused and self._last and self.screen:
+            if key in SCORE_KEYS:  # a second look at the same picture moves no track
+                shot = self._last[0]
+                self._last = (shot, *self._detect(shot, deepcopy(self.tracker)))
             self._drawn = self._draw(self._last[0].picture, *self._last[1:])
             self.screen.show(self._drawn, 0.001)
 
@@ -222,12 +206,15 @@ class Webcam:
         if text.startswith("saved"):
             log.info(text)
 
-    def _hold(self, shot: Shot, spent_s: float) -> float:
-        """How long to show a picture, in seconds, so that files play at their own speed."""
+    def _length(self, shot: Shot, before: Shot | None) -> float:
+        """How long a picture stands, in seconds, so that files play at their own speed: as long as the one before."""
         if self.source.live:
             return 0.0
-        length = 1 / STILLS if shot.time_s is None else 1 / (self.source.rate or 25.0)
-        return max(0.0, length - spent_s)
+        if shot.time_s is None:
+            return 1 / STILLS
+        if before is None or before.source != shot.source or before.time_s is None:
+            return 1 / (self.source.rate or USUAL_RATE)
+        return min(shot.time_s - before.time_s, LONGEST_GAP)
 
 
 def _record(

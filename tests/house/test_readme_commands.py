@@ -1,17 +1,21 @@
-"""Every command that the documents show exists: its verb, and each of its options."""
+"""What the documents show works: every command's verb and options exist, and the README's Python runs."""
 
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import typer.main
+from models import write_models, write_scene
 
 from nanogfl.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "export").rglob("*.md"))]
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"^```(?:bash|sh|shell|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -72,3 +76,20 @@ def test_the_check_itself(line: str, count: int) -> None:
 def test_commands_are_found_in_fenced_blocks_only() -> None:
     text = "nanogfl no\n```bash\nmake x\n$ nanogfl a \\\n  --b\n  nanogfl c\n```\n```python\nnanogfl no\n```\n"
     assert [line.split() for line in commands(text)] == [["nanogfl", "a", "--b"], ["nanogfl", "c"]]
+
+
+def test_the_python_that_the_readme_shows_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each block alone, beside a model.onnx and a photo.jpg; both find the same."""
+    write_models(tmp_path, (64, 64), background=-1.0)
+    write_scene(tmp_path / "photo.jpg", seed=3)
+    monkeypatch.chdir(tmp_path)
+    left: list[dict[str, Any]] = []
+    for block in PYTHON.findall((ROOT / "README.md").read_text()):
+        left.append({})
+        exec(compile(block, "README.md", "exec"), left[-1])
+    ours, plain = left
+    assert len(ours["found"]) > 3 and len(capsys.readouterr().out.splitlines()) == len(ours["found"])
+    for name in ("boxes", "scores", "labels"):
+        np.testing.assert_array_equal(plain[name], getattr(ours["found"], name))

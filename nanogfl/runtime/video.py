@@ -1,0 +1,86 @@
+"""Write frames as an mp4 that is whole and plays, or is not there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from nanogfl.errors import DataError, UsageError
+from nanogfl.pictures import Picture
+
+
+class VideoSink:
+    """Where the frames of one video go; made by :func:`write_video`."""
+
+    def __init__(self, path: Path, fps: float, size: tuple[int, int]) -> None:
+        self.path, self.size, self.count = path, size, 0
+        height, width = size
+        self._writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
+        if not self._writer.isOpened():
+            raise DataError(
+                f"cannot write the video {path}: {width} x {height} at {fps:g} frames a second was refused; "
+                "check size, rate and the folder's rights"
+            )
+
+    def write(self, picture: Picture) -> None:
+        """Append one frame, uint8 BGR [H, W, 3] of the video's size."""
+        if picture.shape != (*self.size, 3) or picture.dtype != np.uint8:  # OpenCV would drop it without a word
+            raise ValueError(f"frame {picture.dtype} {picture.shape} does not fit the video's uint8 {(*self.size, 3)}")
+        self._writer.write(np.ascontiguousarray(picture))
+        self.count += 1
+
+    def release(self) -> None:
+        """Finish the file; a second call does nothing."""
+        self._writer.release()
+
+
+@contextmanager
+def write_video(path: str | Path, fps: float, size: tuple[int, int]) -> Iterator[VideoSink]:
+    """Write an mp4 (MPEG-4 part 2), whole or not at all.
+
+    ``with write_video(path, 25, picture.shape[:2]) as video: video.write(picture)``
+
+    Args:
+        path: ends in ``.mp4``; parent folders are created.
+        fps: frames a second.
+        size: (height, width) of every frame; the codec cuts an odd last row or column.
+
+    Raises:
+        UsageError: the path is no ``.mp4``, or the size or rate cannot be a video's.
+        DataError: the file cannot be written or finished, or no frame came.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".mp4":
+        raise UsageError(f"cannot write a video as {path.name}: only mp4 is written; name it {path.stem}.mp4")
+    if min(size) < 2 or not (0 < fps < math.inf):
+        raise UsageError(f"cannot write {path.name}: {size[1]} x {size[0]} at {fps} frames a second is no video")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    place = path.resolve()  # a link stays one
+    partial = place.with_name(f"{place.stem}.partial.mp4")  # the suffix chooses the container
+    try:
+        sink = VideoSink(partial, fps, size)
+        try:
+            yield sink
+        finally:
+            sink.release()
+        if not sink.count:
+            raise DataError(f"no frame came for the video {path}; check its source")
+        if not _plays(partial):  # a full disk is not said by the writer
+            raise DataError(f"the video {path} could not be finished; is the disk full?")
+        partial.replace(place)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _plays(path: Path) -> bool:
+    """Whether its first frame can be read."""
+    capture = cv2.VideoCapture(str(path))
+    try:
+        return capture.isOpened() and capture.read()[0]
+    finally:
+        capture.release()

@@ -1,0 +1,119 @@
+"""Where results may be written: never over what is read, and said before any work where they cannot be."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from models import scene, write_models, write_scene
+
+from nanogfl.errors import UsageError
+from nanogfl.runtime.outputs import check_outputs, spare
+from nanogfl.runtime.video import write_video
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder: pictures in/cat.jpg and in/1_cat.jpg, and a file named file."""
+    for name in ("cat", "1_cat"):
+        write_scene(tmp_path / "in" / f"{name}.jpg")
+    (tmp_path / "file").write_text("a file")
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "in" / "cat.jpg")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+READ = ["m.onnx", "in/cat.jpg"]
+REFUSED = [
+    ({"--json": "in/cat.jpg"}, "--json: in/cat.jpg would be written over in/cat.jpg, which is read", "a source"),
+    ({"--json": "in/../in/cat.jpg"}, "written over in/cat.jpg", "the same by another way"),
+    ({"--json": "link.jpg"}, "--json: link.jpg would be written over in/cat.jpg", "a link to it"),
+    ({"--json": "m.onnx"}, "written over m.onnx", "the model is read, too"),
+    ({"--record": "new", "--summary": "new"}, "--summary: new would be written over what --record writes", "both"),
+    ({"--json": "in"}, "--json in is a folder; name a file", "a folder"),
+    ({"--json": "."}, "--json . is a folder; name a file", "the working folder"),
+    ({"--json": "file/a/b.json"}, r"--json file/a/b.json: .*/file is a file, not a folder", "a file above it"),
+]
+
+
+@pytest.mark.parametrize(("files", "said", "reason"), REFUSED)
+def test_what_cannot_be_written_is_refused(folder: Path, files: dict[str, str], said: str, reason: str) -> None:
+    with pytest.raises(UsageError) as error:
+        check_outputs(READ, {option: Path(path) for option, path in files.items()})
+    assert re.search(said, str(error.value)), reason
+
+
+def test_the_folder_of_drawn_pictures_is_no_file(folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"--draw file is a file; name a folder"):
+        check_outputs(READ, {}, Path("file"))
+    with pytest.raises(UsageError, match=r"--draw file/x: .*/file is a file, not a folder"):
+        check_outputs(READ, {}, Path("file/x"))
+    with pytest.raises(UsageError, match=r"--draw: in/cat.jpg would be written over in/cat.jpg"):
+        spare(READ, [("--draw", Path("in/1.jpg")), ("--draw", Path("in/cat.jpg"))])
+
+
+def test_what_can_be_written_is_let_pass(folder: Path) -> None:
+    """New files in new folders, files that are there, and a device, however often it is named."""
+    files = {
+        "--json": "deep/new.json",
+        "--record": "file",
+        "--plot": None,
+        "--summary": "/dev/null",
+        "--x": "/dev/null",
+    }
+    check_outputs(READ, {option: path and Path(path) for option, path in files.items()}, Path("deep/drawn"))
+    check_outputs(READ, {}, Path("in"))
+    assert sorted(p.name for p in folder.iterdir()) == ["file", "in", "link.jpg"], "nothing is made"
+
+
+@pytest.mark.parametrize("denied", ["shut", "shut/a"])
+def test_a_folder_without_rights_is_named(folder: Path, denied: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As access(2) says; root may write anywhere but on a read-only disk."""
+    (folder / "shut").mkdir()
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "shut" and real(path, mode))
+    with pytest.raises(UsageError, match=rf"--json {denied}/a.json: .*/shut cannot be written; name another place"):
+        check_outputs(READ, {"--json": Path(denied) / "a.json"})
+
+
+# --- the commands ---
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("outputs")
+    write_models(folder, (64, 64))
+    return folder / "model.onnx"
+
+
+COMMANDS = [
+    ("predict {m} in/cat.jpg --json in/cat.jpg", "--json: in/cat.jpg would be written over"),
+    ("predict {m} in --json in/1_cat.jpg", "--json: in/1_cat.jpg would be written over"),
+    ("predict {m} in --json in", "--json in is a folder"),
+    ("predict {m} in --json {m}", "would be written over"),
+    ("predict {m} in --draw file", "--draw file is a file"),
+    ("mine {m} in --json in/cat.jpg", "--json: in/cat.jpg would be written over"),
+    ("mine {m} in --top 1 --draw in", "--draw in holds pictures that are read"),
+    ("webcam {m} --headless --source c.mp4 --summary c.mp4", "--summary: c.mp4 would be written over"),
+    ("webcam {m} --headless --source c.mp4 --record c.mp4", "--record: c.mp4 would be written over"),
+    ("webcam {m} --headless --source c.mp4 --record o.mp4 --summary o.mp4", "over what --record writes"),
+    ("bench {m} --json {m}", "would be written over"),
+    ("bench {m} --plot in", "--plot in is a folder"),
+]
+
+
+@pytest.mark.parametrize(("line", "said"), COMMANDS, ids=[line for line, _ in COMMANDS])
+def test_commands_refuse_before_any_work(
+    model: Path, folder: Path, command: Callable[..., Any], line: str, said: str
+) -> None:
+    with write_video(folder / "c.mp4", 10, (48, 64)) as video:
+        video.write(scene(48, 64))
+    before = {path: path.read_bytes() for path in [model, *folder.rglob("*")] if path.is_file()}
+    left = command(*(word.format(m=model) for word in line.split()))
+    assert left.code == 2 and left.out == "" and said in left.err and left.err.count("\n") == 1, left
+    after = {path: path.read_bytes() for path in [model, *folder.rglob("*")] if path.is_file()}
+    assert after == before, "nothing changed, and nothing is new"

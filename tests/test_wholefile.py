@@ -1,0 +1,51 @@
+"""nanogfl.wholefile: whole or not at all, links kept, devices and pipes written to as they are."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from nanogfl.wholefile import whole_file, write_json
+
+
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text("old")
+    with pytest.raises(KeyError), whole_file(path) as partial:
+        partial.write_text("half")
+        raise KeyError
+    assert [p.name for p in tmp_path.iterdir()] == ["a"] and path.read_text() == "old"
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["an old file", "not yet a file"])
+def test_a_link_stays_and_its_file_is_written(tmp_path: Path, there: bool) -> None:
+    (tmp_path / "disk").mkdir()
+    real, link = tmp_path / "disk" / "real.json", tmp_path / "link.json"
+    if there:
+        real.write_text("old")
+    link.symlink_to("disk/real.json")
+    write_json(link, [1])
+    assert link.is_symlink() and real.read_text() == "[\n 1\n]"
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["disk", "link.json", "real.json"]
+
+
+def test_a_device_stays_a_device(tmp_path: Path) -> None:
+    """As root, it could be replaced by a file: then every program of the machine writes into that."""
+    link = tmp_path / "null"
+    link.symlink_to("/dev/null")
+    write_json(link, [1])
+    assert link.is_symlink() and Path("/dev/null").is_char_device()
+    assert [p.name for p in tmp_path.iterdir()] == ["null"]
+
+
+def test_a_pipe_is_written_into(tmp_path: Path) -> None:
+    pipe, read = tmp_path / "pipe", list[str]()
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
+    reader.start()
+    write_json(pipe, {"a": 1})
+    reader.join(30)
+    assert read == ['{\n "a": 1\n}'] and pipe.is_fifo()
