@@ -412,8 +412,8 @@ def test_the_command(checkpoint: Path, pictures: Path, tmp_path: Path, command: 
 @pytest.mark.parametrize(
     ("options", "code", "said", "reason"),
     [
-        (["--out", "m.pt"], 1, "must end in .onnx", "another suffix"),
-        (["--out", "m"], 1, "must end in .onnx", "no suffix"),
+        (["--out", "m.pt"], 2, "must end in .onnx", "another suffix"),
+        (["--out", "m"], 2, "must end in .onnx", "no suffix"),
         (["--out", "file/m.onnx"], 2, "is a file, not a folder", "a file stands where a folder should"),
         (["--out", "folder.onnx"], 2, "--out folder.onnx is a folder", "said before the proof"),
         (["--out", "m.onnx", "--input", "7x7"], 2, "64x64", "no multiple of 32"),
