@@ -52,13 +52,13 @@ def put_in_order() -> None:
 
 
 @contextmanager
-def bar(pictures: int) -> Iterator[Callable[[], None]]:
-    """A bar on the terminal that each call moves on by a picture; nothing where stderr is a file."""
+def bar(pictures: int) -> Iterator[Callable[..., None]]:
+    """A bar on the terminal that each call moves on by so many pictures, or one; nothing where stderr is a file."""
     if not sys.stderr.isatty():
-        yield lambda: None
+        yield lambda _=1: None
         return
     with typer.progressbar(length=pictures, label="looking at pictures", file=sys.stderr) as shown:
-        yield lambda: shown.update(1)
+        yield lambda count=1: shown.update(count)
 
 
 def say(text: str) -> None:

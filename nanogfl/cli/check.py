@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nanogfl.cli.app import Data, Json, app, say
+from nanogfl.cli.app import Data, Json, app, bar, say
 from nanogfl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,8 +40,12 @@ def check(
 
     if shards and not fix:
         raise UsageError("--shards is how --fix writes; give --fix FOLDER too")
-    with _bar() as start:
-        found = run(data, start, lambda table: _spare(table, data, fix, json_file, report))
+    with ExitStack() as bars:
+        found = run(
+            data,
+            lambda count: bars.enter_context(bar(count)),
+            lambda table: _spare(table, data, fix, json_file, report),
+        )
     for line in _summary(found):
         say(line)
     if json_file:
@@ -68,20 +71,6 @@ def _spare(table: Table, data: str, fix: Path | None, *files: Path | None) -> No
     spare_the_set(table, data, *files)
     if fix:
         spare(table, fix.absolute())
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[int], Callable[[int], None]]]:
-    """A bar on the terminal while pictures are looked at; nothing where stderr is a file."""
-    with ExitStack() as open_bars:
-
-        def start(pictures: int) -> Callable[[int], None]:
-            if not sys.stderr.isatty():
-                return lambda _: None
-            bar = typer.progressbar(length=pictures, label="looking at pictures", file=sys.stderr)
-            return open_bars.enter_context(bar).update
-
-        yield start
 
 
 def _summary(found: Checkup) -> Iterator[str]:

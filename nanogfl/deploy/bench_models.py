@@ -82,10 +82,9 @@ def prepare(source: str, name: str, folder: Path, frames: Sequence[Picture]) -> 
         shutil.copy(source, file)
     whole = OnnxDetector(file)
     card = whole.card
-    takes_floats = not whole.rounds and whole.batch == 1
     core, why_not, outputs = folder / f"{folder.name}_core.onnx", "", []
     try:
-        if not takes_floats:
+        if whole.rounds or whole.batch > 1:
             raise ModelError(f"{name} takes bytes that are resized already, or several pictures at once")
         network = _core_of(detector) if isinstance(detector, TorchDetector) else cut_core(file, card)
         core.write_bytes(network.SerializeToString())

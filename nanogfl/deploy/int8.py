@@ -108,8 +108,8 @@ def to_int8(model: onnx.ModelProto, calib: str | Path, max_drop: float) -> tuple
         DataError: no pictures to calibrate with, or nothing is found on them.
         ExportError: more than ``max_drop`` of AP is lost.
     """
-    network = network_of(model)
-    if len(network.last) < 2 * len(opened(model).card.strides):
+    network, detector = network_of(model), opened(model)
+    if len(network.last) < 2 * len(detector.card.strides):
         raise UsageError("--int8 quantizes mobile networks only, not model.family=resnet; leave it out, or use --fp16")
     table = calibration_table(calib)
     pictures = [e.picture() for e in spread(table.examples, OBSERVED)]
@@ -121,7 +121,7 @@ def to_int8(model: onnx.ModelProto, calib: str | Path, max_drop: float) -> tuple
         )
     if len(table) < FEW:
         log.warning("--calib %s: %d pictures say little about AP; give %d or more", calib, len(table), FEW)
-    plain = Candidate(model, observe(model, opened(model), pictures), "mse")
+    plain = Candidate(model, observe(model, detector, pictures), "mse")
     blocks = examine(plain, pictures[:8])
     kept = [block for block in blocks if block.error >= SENSITIVE or block.time <= -SLOWER]
     best, ap = choose(replace(plain, floats=sum((block.names for block in kept), ())), pictures, table)

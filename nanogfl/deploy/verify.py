@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from nanogfl.decode import Layout, Thresholds
+from nanogfl.deploy.calibrate import spread
 from nanogfl.deploy.match import SCORE, Kept, alike, equal, explained, partners
 from nanogfl.deploy.probe import Probe, Seen, card_of
 from nanogfl.detections import Detections
@@ -176,7 +177,7 @@ def given_pictures(paths: Sequence[Path]) -> Iterator[tuple[str, Picture]]:
     """Pictures from disk, spread over the set where it is large, then the odd ones."""
     if not paths:
         raise DataError("--data holds no picture to compare on; give a set with pictures")
-    for path in paths[:: -(-len(paths) // MOST_PICTURES)]:
+    for path in spread(paths, MOST_PICTURES):
         yield path.name, read_picture(path)
     yield from odd_pictures()
 

@@ -41,10 +41,9 @@ def start(recipe: Recipe, names: tuple[str, ...], resumed: bool = False) -> Star
         names: of its classes.
         resumed: weights come from the run's own checkpoint, later.
     """
-    fresh = resumed or recipe.init == "none"
-    if fresh and not resumed and recipe.train.freeze == "backbone":
+    if recipe.init == "none" and not resumed and recipe.train.freeze == "backbone":
         log.warning("--freeze backbone keeps random weights, from which little can be learnt; give --init too")
-    weights = None if fresh else read_weights(_init_file(recipe))
+    weights = None if resumed or recipe.init == "none" else read_weights(_init_file(recipe))
     former = None if weights is None or weights.kind == "imagenet" else read_card(weights)
     architecture = _architecture(recipe, weights, former, len(names))
     detector, guidance = Detector(architecture), make_guidance(recipe.model.guidance, architecture)
