@@ -15,6 +15,7 @@ from nanogfl.detections import Detections
 from nanogfl.errors import ModelError, RecipeError, UsageError
 from nanogfl.pictures import as_picture
 from nanogfl.view import MAX_SIDE, View, is_side, normalise
+from nanogfl.wholefile import whole_file
 
 if TYPE_CHECKING:
     import torch
@@ -159,6 +160,15 @@ class TorchDetector:
     def device(self) -> torch.device:
         """Where the network is."""
         return next(self.network.parameters()).device
+
+    def save(self, path: Path) -> Path:
+        """Write a checkpoint of ours, which says itself what NanoDet's name, ``.yml`` and the options said."""
+        import torch
+
+        state = {f"detector.{key}": value for key, value in self.network.state_dict().items()}
+        with whole_file(path) as partial:
+            torch.save({"nanogfl": self.card.to_dict(), "state_dict": state}, partial)
+        return path
 
     def describe(self) -> dict[str, Any]:
         """What ``nanogfl info`` shows."""

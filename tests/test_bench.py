@@ -26,6 +26,7 @@ from nanogfl.deploy.cut import cut_core
 from nanogfl.deploy.device_runner import FrameFile
 from nanogfl.deploy.runtimes import RUNTIMES, runtime
 from nanogfl.deploy.runtimes.detector import RuntimeDetector, open_detector, rows
+from nanogfl.deploy.runtimes.torch import example, ready
 from nanogfl.deploy.worker import LOCAL, Worker, WorkerError
 from nanogfl.errors import ModelError, UsageError
 from nanogfl.model.detector import Architecture
@@ -122,6 +123,17 @@ def test_a_ratio_is_the_median_of_rounds() -> None:
     base = [[1.0, 1.0, 1.0], [100.0, 105.0, 110.0], [1.0, 1.0, 1.0]]
     assert _ratio(busy, base) == 2.0
     assert _ratio([], base) is None
+
+
+def test_nanodets_checkpoint_is_what_its_yml_says(shared: Path, tmp_path: Path) -> None:
+    """For the runtimes that start from torch as well, which read a checkpoint that was written anew."""
+    config, names = tmp_path / "n.yml", [f"kind {i}" for i in range(10)]
+    config.write_text(f"class_names: {names}\ndata: {{val: {{input_size: [96, 64], keep_ratio: false}}}}\n")
+    given = shared / "reference" / "nanodet_plus_m_10cls.ckpt"
+    made = prepare(str(given), "n", tmp_path / "m", [scene()], config)
+    assert made.checkpoint is not None
+    assert (made.card.names, made.card.input_size) == (names, (64, 96))
+    assert ready(made.checkpoint)(*example(made.checkpoint)).shape[2] == 10 + 32
 
 
 # --- the network alone ---

@@ -1,14 +1,17 @@
-"""nanogfl.predictor: how an input size may be written."""
+"""nanogfl.predictor: how an input size may be written, and a checkpoint that is written anew."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from models import scene, write_checkpoint
 
+import nanogfl
 from nanogfl.errors import UsageError
-from nanogfl.predictor import parse_input
+from nanogfl.predictor import TorchDetector, parse_input
 
 
 @pytest.mark.parametrize(
@@ -73,3 +76,13 @@ def test_sides_that_do_not_fit_get_the_nearest_that_do(value: Any, advice: str, 
         parse_input(value)
     assert str(error.value) == f"--input {value}: sides must be multiples of 32, 64 to 4096; try {advice}", reason
     assert "x".join(map(str, parse_input(advice))) == advice
+
+
+def test_a_saved_checkpoint_is_the_one_that_was_loaded(tmp_path: Path) -> None:
+    loaded = nanogfl.load(write_checkpoint(tmp_path / "a.ckpt", temperature=1.5), input="64x96")
+    assert isinstance(loaded, TorchDetector)
+    again = nanogfl.load(loaded.save(tmp_path / "b.ckpt"))
+    assert again.describe() == loaded.describe() | {"file": str(tmp_path / "b.ckpt")}
+    ours, theirs = loaded.predict(scene(), 0.05), again.predict(scene(), 0.05)
+    assert len(ours) > 0 and np.array_equal(ours.boxes, theirs.boxes) and np.array_equal(ours.scores, theirs.scores)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.ckpt", "b.ckpt"]

@@ -232,6 +232,7 @@ def test_too_large_a_drop_is_refused(learnt: Path, blocks: Path) -> None:
     [
         ({"int8": True}, "--int8 needs pictures to calibrate on: add --calib DATA"),
         ({"calib": "set"}, "--calib is for int8 only"),
+        ({"max_drop": 0.1}, "--max-drop is for int8 only"),
         ({"int8": True, "calib": "set", "form": Form(half=True)}, "give one of the two"),
         ({"int8": True, "calib": "set", "max_drop": -0.1}, "--max-drop -0.1: give an AP"),
         ({"int8": True, "calib": "set", "max_drop": float("nan")}, "--max-drop nan: give an AP"),

@@ -133,6 +133,7 @@ def bench(
         str | None, typer.Option("--target", help="Measure there: ssh://user@host[:port], adb or adb:SERIAL.")
     ] = None,
     python: Annotated[str, typer.Option("--python", help="Python on the target, with onnxruntime.")] = "python3",
+    config: Config = None,
     json_file: Json = None,
     markdown: Annotated[Path | None, typer.Option("--markdown", help="Write the table to this file.")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw AP against latency to this .png.")] = None,
@@ -144,7 +145,7 @@ def bench(
     check_outputs(models, {"--json": json_file, "--markdown": markdown, "--plot": plot})
     card = run(
         models, data=data, split=split, runtimes=_listed(runtime or ""), threads=_counts(threads), target=target,
-        python=python,
+        python=python, config=config,
     )  # fmt: skip
     say(card.to_markdown())
     for path, write in ((json_file, card.write_json), (markdown, card.write_markdown), (plot, card.write_plot)):

@@ -42,6 +42,7 @@ def bench(
     threads: Sequence[int] = (1,),
     target: str | None = None,
     python: str = "python3",
+    config: str | Path | None = None,
 ) -> BenchCard:
     """Measure models in runtimes.
 
@@ -53,6 +54,7 @@ def bench(
         threads: of each runtime.
         target: ``ssh://user@host[:port]``, ``adb`` or ``adb:SERIAL``; this machine where None.
         python: Python on the target.
+        config: a NanoDet ``.yml`` of NanoDet's checkpoints among the models.
 
     Raises:
         ExportError: nothing could be measured, or the target does not answer.
@@ -69,7 +71,7 @@ def bench(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="nanogfl-bench-")))
         ready = [
-            prepare(source, name, folder / f"m{i}", frames)
+            prepare(source, name, folder / f"m{i}", frames, None if config is None else Path(config))
             for i, (source, name) in enumerate(zip(models, _names(models), strict=True))
         ]
         place = stack.enter_context(_place(device, ready))

@@ -33,7 +33,7 @@ class BenchModel:
         name: in the table.
         card: what it is.
         file: a copy of the ONNX that onnxruntime runs; of a checkpoint, its proven export.
-        checkpoint: where one was given.
+        checkpoint: where one was given; written anew, so that it says itself what it is.
         core: the network alone.
         why_not: why there is no core, for the table.
         outputs: of the core.
@@ -64,20 +64,20 @@ class BenchModel:
         return None if self.core is None else open_detector("onnxruntime", self.core, 1, self.card, self.outputs)
 
 
-def prepare(source: str, name: str, folder: Path, frames: Sequence[Picture]) -> BenchModel:
-    """Make a model ready, in a folder of its own.
+def prepare(source: str, name: str, folder: Path, frames: Sequence[Picture], config: Path | None = None) -> BenchModel:
+    """Make a model ready, in a folder of its own; ``config`` is a NanoDet ``.yml`` for its checkpoint.
 
     Raises:
         ModelError: it is none of ours.
     """
     folder.mkdir()
-    detector, checkpoint = load(source), None
+    detector, checkpoint = load(source, config=None if Path(source).suffix.lower() == ".onnx" else config), None
     file = folder / f"{folder.name}.onnx"  # a name that no other model has on a device
     if isinstance(detector, TorchDetector):
         from nanogfl.deploy.run import export  # brings torch, which files do without
 
-        checkpoint = detector.source
-        export(source, out=file)
+        checkpoint = detector.save(file.with_suffix(".ckpt"))
+        export(checkpoint, out=file)
     else:
         shutil.copy(source, file)
     whole = OnnxDetector(file)

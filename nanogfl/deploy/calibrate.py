@@ -59,6 +59,7 @@ class Statistics:
     samples: dict[str, list[NDArray[np.float32]]] = field(default_factory=dict)
     means: dict[str, list[NDArray[np.float32]]] = field(default_factory=dict)
     slopes: dict[str, float] = field(default_factory=dict)
+    _ranges: dict[str, dict[str, Range]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def add(self, name: str, values: NDArray[np.float32], picks: np.random.Generator) -> None:
         """One picture's activation [B, C, h, w]."""
@@ -67,10 +68,13 @@ class Statistics:
         flat = values.reshape(-1)
         self.samples.setdefault(name, []).append(flat[picks.integers(flat.size, size=SAMPLES)])
         self.means.setdefault(name, []).append(values.mean(axis=(0, 2, 3)))
+        self._ranges.clear()
 
     def ranges(self, method: str) -> dict[str, Range]:
-        """Lowest and highest value to keep of each activation."""
-        return {name: self._range(name, method) for name in self.low}
+        """Lowest and highest value to keep of each activation; taken once, for many candidates share them."""
+        if method not in self._ranges:
+            self._ranges[method] = {name: self._range(name, method) for name in self.low}
+        return self._ranges[method]
 
     def _range(self, name: str, method: str) -> Range:
         low, high = self.low[name], self.high[name]

@@ -54,7 +54,7 @@ def export_format(
         ExportError: the converter failed, or its file gives something else; nothing is left.
         UsageError: no such format, or its converter is not installed.
     """
-    chosen, path = _asked(format, Path(out), {"--input": input, "--config": config})
+    chosen, path = _asked(format, Path(out))
     detector = load(checkpoint, input=input, config=config)
     if not isinstance(detector, TorchDetector):
         raise ModelError(f"{checkpoint} is an ONNX already; export takes a checkpoint")
@@ -62,11 +62,13 @@ def export_format(
     card = read_card({p.key: p.value for p in core.metadata_props}, Path(checkpoint))
     with TemporaryDirectory(prefix="nanogfl-export-") as folder:
         made = Path(folder, path.name)
-        given = Path(folder, "core.onnx") if chosen.takes == "core" else detector.source
         if chosen.takes == "core":
+            given = Path(folder, "core.onnx")
             given.write_bytes(core.SerializeToString())
+        else:
+            given = detector.save(Path(folder, "network.ckpt"))
         with Worker(LOCAL) as converter:
-            converter.ask("convert", runtime=chosen.name, given=str(given.absolute()), out=str(made))
+            converter.ask("convert", runtime=chosen.name, given=str(given), out=str(made))
         parity = _prove(detector, chosen.name, made, card, [o.name for o in core.graph.output], data)
         path.parent.mkdir(parents=True, exist_ok=True)
         files = [path.with_suffix(file.suffix) for file in files_of(made)]
@@ -82,7 +84,7 @@ def export_format(
     return Converted([*files, about], parity)
 
 
-def _asked(name: str, out: Path, changed: dict[str, object]) -> tuple[Runtime, Path]:
+def _asked(name: str, out: Path) -> tuple[Runtime, Path]:
     """The runtime and the file; UsageError where it cannot be had."""
     chosen = runtime(name, "--format")
     if chosen.suffix is None:
@@ -90,9 +92,6 @@ def _asked(name: str, out: Path, changed: dict[str, object]) -> tuple[Runtime, P
         raise UsageError(f"--format {name}: {chosen.name} has no file of its own; give one of {known}")
     if chosen.missing:
         raise UsageError(f"--format {name}: {chosen.missing}")
-    for option, value in changed.items():
-        if value is not None and chosen.takes == "checkpoint":
-            raise UsageError(f"{option}: {chosen.name} is made of the checkpoint as it is; leave {option} out")
     path = out if out.suffix else out / f"model{chosen.suffix}"
     if path.suffix != chosen.suffix:
         raise UsageError(f"--out {path}: a file for {chosen.name} ends in {chosen.suffix}")

@@ -122,7 +122,7 @@ def to_int8(model: onnx.ModelProto, calib: str | Path, max_drop: float) -> tuple
     if len(table) < FEW:
         log.warning("--calib %s: %d pictures say little about AP; give %d or more", calib, len(table), FEW)
     plain = Candidate(model, observe(model, detector, pictures), "mse")
-    blocks = examine(plain, pictures[:8])
+    blocks = examine(plain, detector, pictures[:8])
     kept = [block for block in blocks if block.error >= SENSITIVE or block.time <= -SLOWER]
     best, ap = choose(replace(plain, floats=sum((block.names for block in kept), ())), pictures, table)
     log.info("float32: AP %.4f", float_ap)
@@ -171,15 +171,16 @@ class Block:
     time: float
 
 
-def examine(plain: Candidate, pictures: Sequence[Picture]) -> list[Block]:
-    """Leave each block float in turn; the first one has the largest maps."""
+def examine(plain: Candidate, detector: OnnxDetector, pictures: Sequence[Picture]) -> list[Block]:
+    """Leave each block float in turn; the first one has the largest maps. ``detector`` prepares pictures."""
     names = [node.name for node in network_of(plain.model).nodes if node.op_type == "Conv"]
     size = -(-(len(names) - FIRST) // BLOCKS)
     blocks = [tuple(names[:FIRST]), *(tuple(names[i : i + size]) for i in range(FIRST, len(names), size))]
     maps = [node.output[0] for node in network_of(plain.model).last]
-    expected = maps_of(plain.model, maps, pictures)
+    images = [detector.prepare([picture] * detector.batch) for picture in pictures]
+    expected = maps_of(plain.model, maps, images)
     models = [plain.make(), *(replace(plain, floats=block).make() for block in blocks)]
-    errors = [_square_error(maps_of(model, maps, pictures), expected) for model in models]
+    errors = [_square_error(maps_of(model, maps, images), expected) for model in models]
     times = latencies(models, pictures[0])
     found = []
     for block, left, taken in zip(blocks, errors[1:], times[1:], strict=True):
@@ -211,14 +212,13 @@ def better(best: Candidate, ap: float, other: Candidate, table: Table) -> tuple[
     return (other, reached) if reached > ap else (best, ap)
 
 
-def maps_of(model: onnx.ModelProto, maps: Sequence[str], pictures: Sequence[Picture]) -> list[Any]:
-    """These tensors of a model, each picture."""
+def maps_of(model: onnx.ModelProto, maps: Sequence[str], images: Sequence[Any]) -> list[Any]:
+    """These tensors of a model, for each prepared picture."""
     shown = onnx.ModelProto()
     shown.CopyFrom(model)
     del shown.graph.output[:]
     shown.graph.output.extend(onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in maps)
-    session, detector = open_session(shown.SerializeToString()), opened(model)
-    images = (detector.prepare([picture] * detector.batch) for picture in pictures)
+    session = open_session(shown.SerializeToString())
     return [session.run(maps, {"image": image}) for image in images]
 
 

@@ -17,6 +17,8 @@ from nanogfl.runtime.outputs import check_outputs
 from nanogfl.runtime.session import OnnxDetector
 from nanogfl.wholefile import whole_file
 
+MAX_DROP = 0.02  # of AP, by int8
+
 
 @dataclass(frozen=True)
 class Exported:
@@ -48,7 +50,7 @@ def export(
     sigma: bool = False,
     int8: bool = False,
     calib: str | Path | None = None,
-    max_drop: float = 0.02,
+    max_drop: float = MAX_DROP,
 ) -> Exported:
     """Make one ONNX file of a checkpoint, and keep it only if it finds the same boxes.
 
@@ -100,6 +102,8 @@ def _check(form: Form, int8: bool, calib: str | Path | None, max_drop: float) ->
         raise UsageError("--calib is for int8 only: add --int8, or leave it out")
     if int8 and form.half:
         raise UsageError("--int8 and --fp16: give one of the two")
+    if max_drop != MAX_DROP and not int8:
+        raise UsageError("--max-drop is for int8 only: add --int8, or leave it out")
     if not 0 <= max_drop <= 1:
         raise UsageError(f"--max-drop {max_drop:g}: give an AP from 0 to 1")
 
