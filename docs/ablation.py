@@ -39,10 +39,11 @@ ROWS = {
     "+ DGQP, moments": ["model.quality=moments"],
     "ATSS instead of dynamic soft labels": ["loss.assign=atss"],
     "ATSS, sides apart": ["loss.assign=atss", "model.separate_sides=true"],
+    "focal loss instead of QFL": ["loss.classes=focal"],
     "guidance, light": ["model.guidance=light"],
     "guidance, NanoDet-Plus' own": ["model.guidance=full"],
 }
-TEACHER = "a teacher"  # only with --teacher
+TEACHER = "a teacher, {}"  # one row for each that was given a name by --teacher
 SCHEDULE = ["--epochs", "9", "--input", "320", "--size", "m"]
 LAST = ["--set", "train.workers=0", "--set", "train.validate_every=9"]  # the weights of the end, not of the best epoch
 COMMAND = [sys.executable, "-m", "nanogfl"]
@@ -51,18 +52,31 @@ Record = dict[str, Any]
 
 def planned(given: argparse.Namespace, done: Sequence[Record]) -> Iterator[Record]:
     """Runs that are still to be done, seed by seed."""
-    known = {(r["data"], r["init"], r["row"], r["seed"]) for r in done}
-    rows = [row for row in [*ROWS, *([TEACHER] if given.teacher else [])] if re.search(given.rows, row)]
+    known = {identity(record) for record in done}
+    rows = [row for row in [*ROWS, *teachers(given)] if re.search(given.rows, row)]
+    changed = {"set": " ".join(given.set)} if given.set else {}
     for seed in given.seeds:
         for row in rows:
-            record = {"data": Path(given.data).name, "init": Path(given.init).stem, "row": row, "seed": seed}
-            if tuple(record.values()) not in known:
+            what = {"data": Path(given.data).name, "init": Path(given.init).stem, "row": row}
+            record = what | {"seed": seed, "batch": given.batch} | changed
+            if identity(record) not in known:
                 yield record
+
+
+def identity(record: Record) -> tuple[Any, ...]:
+    """What makes a run another one."""
+    return tuple(record.get(name, "") for name in ("data", "init", "row", "seed", "batch", "set"))
+
+
+def teachers(given: argparse.Namespace) -> dict[str, list[str]]:
+    """The row of the teacher that was given, if any."""
+    name, _, checkpoint = (given.teacher or "").rpartition("=")
+    return {TEACHER.format(name or Path(checkpoint).stem): [f"train.teacher={checkpoint}"]} if checkpoint else {}
 
 
 def run(record: Record, given: argparse.Namespace) -> Record:
     """Train and score one row."""
-    keys = ROWS.get(record["row"], [f"train.teacher={given.teacher}"])
+    keys = (ROWS | teachers(given))[record["row"]]
     settings = [word for key in [*keys, *given.set] for word in ("--set", key)]
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // given.jobs))}
     with TemporaryDirectory(prefix="ablation") as folder:
@@ -76,7 +90,7 @@ def run(record: Record, given: argparse.Namespace) -> Record:
                 raise SystemExit(f"{record}: {done.stderr.strip().splitlines()[-1]}")
         found, summary = json.loads(scores.read_text()), json.loads((out / "summary.json").read_text())
     numbers = {name: round(found[name], 4) for name in ("AP", "AP50", "AP75")}
-    return record | numbers | {"seconds": summary["seconds"], "batch": given.batch, "machine": machine()}
+    return record | numbers | {"seconds": summary["seconds"], "machine": machine()}
 
 
 def machine() -> str:
@@ -85,9 +99,9 @@ def machine() -> str:
 
 
 def groups(done: Sequence[Record]) -> dict[tuple[str, str], dict[str, list[Record]]]:
-    """Records by (set, start), then by row, in the order of ROWS."""
+    """Records by (set, start), then by row, in the order of ROWS; teachers last."""
     found: dict[tuple[str, str], dict[str, list[Record]]] = {}
-    for row in [*ROWS, TEACHER]:
+    for row in dict.fromkeys([*ROWS, *(record["row"] for record in done)]):
         for record in done:
             if record["row"] == row:
                 found.setdefault((record["data"], record["init"]), {}).setdefault(row, []).append(record)
@@ -98,9 +112,13 @@ def table(done: Sequence[Record]) -> str:
     """Markdown: mean and standard deviation over the seeds; seconds are those of a core that others share."""
     lines = []
     for (data, init), rows in groups(done).items():
-        one = next(iter(rows.values()))[0]
-        where = f"{data}, from {init} (batch {one['batch']}, {one['machine']})"
-        lines += [f"{where}:\n", "| row | seeds | AP | AP50 | AP75 |", "|---|---|---|---|---|"]
+        every = [record for records in rows.values() for record in records]
+        batch, where = (" and ".join(sorted({str(r[name]) for r in every})) for name in ("batch", "machine"))
+        lines += [
+            f"{data}, from {init} (batch {batch}; {where}):\n",
+            "| row | seeds | AP | AP50 | AP75 |",
+            "|---|---|---|---|---|",
+        ]
         for row, records in rows.items():
             cells = [_spread([r[name] for r in records]) for name in ("AP", "AP50", "AP75")]
             lines.append(f"| {row} | {len(records)} | {' | '.join(cells)} |")
@@ -118,11 +136,11 @@ def picture(done: Sequence[Record], path: Path) -> None:
     found = groups(done)
     columns = min(2, len(found))
     lines = -(-len(found) // columns)
-    figure = Figure((1.8 + 4.8 * columns, (0.36 * len(ROWS) + 1.2) * lines), layout="constrained")
+    figure = Figure((1.8 + 4.8 * columns, (0.36 * len(ROWS) + 1.6) * lines), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(lines, columns, sharey=True, squeeze=False)
     panels = grid.flat[: len(found)]
-    names = [row for row in [*ROWS, TEACHER] if any(row in rows for rows in found.values())]
+    names = [row for row in dict.fromkeys([*ROWS, *(r["row"] for r in done)]) if any(row in f for f in found.values())]
     for panel, ((data, init), rows) in zip(panels, found.items(), strict=True):
         for place, row in enumerate(names):
             values = [r["AP"] for r in rows.get(row, [])]
@@ -151,7 +169,7 @@ def main() -> None:
     parser.add_argument("--init", default="none", help="where all rows start: a checkpoint, a published name, or none")
     parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1, 2])
     parser.add_argument("--rows", default="", help="only rows whose name this regular expression finds")
-    parser.add_argument("--teacher", help="checkpoint of a larger detector: one row more")
+    parser.add_argument("--teacher", help="NAME=CKPT, of a larger detector: one row more, by that name")
     parser.add_argument("--batch", type=int, default=8, help="pictures a step")
     parser.add_argument("--set", action="append", default=[], help="key.path=value for every row")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once; they share the cores; 0 trains nothing")

@@ -356,18 +356,19 @@ PUBLISHED = [  # AP, AP50, AP75 of NanoDet's own code and weights
     ("nanodet-plus-m_416", 416, (0.3455, 0.5106, 0.3618)),
     ("nanodet-plus-m_416", 320, (0.3164, 0.4775, 0.3432)),
     ("nanodet-plus-m_320", 320, (0.3095, 0.4715, 0.3289)),
+    ("nanodet-m_320", 320, (0.2578, None, None)),
 ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "side", "expected"), PUBLISHED)
 def test_published_weights_reach_what_nanodet_reaches(
-    name: str, side: int, expected: tuple[float, float, float], shared: Path, tmp_path: Path
+    name: str, side: int, expected: tuple[float | None, ...], shared: Path, tmp_path: Path
 ) -> None:
     checkpoint = shared / "weights" / f"{name}.ckpt"
     onnx = tmp_path / "m.onnx"
     nanogfl.export(checkpoint, out=onnx, input=side)
     data = shared / "data" / "coco_val"
     for scores in (nanogfl.evaluate(checkpoint, data, input=side), nanogfl.evaluate(onnx, data)):
-        found = [scores.numbers[key] for key in ("AP", "AP50", "AP75")]
-        assert found == pytest.approx(expected, abs=0.003)
+        for key, value in zip(("AP", "AP50", "AP75"), expected, strict=True):
+            assert value is None or scores.numbers[key] == pytest.approx(value, abs=0.003)

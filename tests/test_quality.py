@@ -9,12 +9,16 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
+from models import write_checkpoint
 from oracles import head as oracle
 from torch import Tensor
 
-from nanogfl.model.detector import count_parameters
+import nanogfl
+from nanogfl.deploy.build import Form, build
+from nanogfl.model.detector import Architecture, Detector, count_parameters
 from nanogfl.model.head import GFLHead
 from nanogfl.model.quality import QualityPredictor, product_logits
+from nanogfl.predictor import TorchDetector
 from nanogfl.training.losses import quality_focal_loss
 
 Statistics = Literal["top4", "moments"]
@@ -188,3 +192,24 @@ def test_the_heads_class_columns_are_logits_of_the_product(statistics: Statistic
     torch.testing.assert_close(raw[..., 3:], before[..., 3:])
     expected = before[..., :3].sigmoid() * made(before[..., 3:])
     torch.testing.assert_close(raw[..., :3].sigmoid(), expected, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("statistics", ["top4", "moments"])
+def test_only_top4_needs_topk_in_the_graph(statistics: Statistics, tmp_path: Path) -> None:
+    """Accelerators often lack the operator."""
+    path = write_checkpoint(tmp_path / "c.ckpt", Architecture("s", 3, quality=statistics), input_size=(64, 64))
+    detector = nanogfl.load(path)
+    assert isinstance(detector, TorchDetector)
+    operators = {node.op_type for node in build(detector, Form("core")).graph.node}
+    assert ("TopK" in operators) == (statistics == "top4")
+
+
+@pytest.mark.parametrize("statistics", ["top4", "moments"])
+def test_a_detectors_scores_are_float32_under_autocast(statistics: Statistics) -> None:
+    detector = Detector(Architecture("s", 3, quality=statistics)).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        raw = detector(torch.randn(2, 3, 64, 64))
+    assert raw.dtype == torch.float32
+    raw.square().mean().backward()
+    for name, parameter in detector.named_parameters():
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name

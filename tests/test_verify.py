@@ -99,6 +99,19 @@ def test_a_files_priors_are_those_of_its_family(centred: bool, family: Any, tmp_
     assert layouts[0].centred == layouts[1].centred == centred and layouts[0].strides == layouts[1].strides
 
 
+def test_deviations_of_the_sides_are_compared_where_both_have_them(folder: Path, tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "c.ckpt", input_size=SIZE)
+    write_file(path, "c.onnx", Form(sigma=True))
+    said = verify(path, tmp_path / "c.onnx", folder / "set")
+    assert said.sigma_px is not None and 0 < said.sigma_px < 0.1 and "sigma_px" in said.to_json()
+    content = torch.load(path, weights_only=True)
+    content["nanogfl"]["temperature"] = 1.5
+    torch.save(content, tmp_path / "warm.ckpt")
+    with pytest.raises(ExportError, match="deviations of the sides differ by"):
+        verify(tmp_path / "warm.ckpt", tmp_path / "c.onnx", folder / "set")
+    assert verify(tmp_path / "warm.ckpt", folder / "a.onnx", folder / "set").sigma_px is None
+
+
 def test_nanodets_checkpoint_is_compared_as_its_yml_says(shared: Path, tmp_path: Path) -> None:
     checkpoint, config = shared / "reference" / "nanodet_plus_m_10cls.ckpt", tmp_path / "n.yml"
     names = [f"kind {i}" for i in range(10)]

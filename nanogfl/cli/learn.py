@@ -38,7 +38,7 @@ def train(
     epochs: Annotated[
         int | None, typer.Option("--epochs", help="Passes over the pictures; follows from their number.")
     ] = None,
-    batch: Annotated[int | None, typer.Option("--batch", help="Pictures a step.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", help="Pictures a step and process.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of everything random.")] = None,
     freeze: Annotated[
         str | None, typer.Option("--freeze", help="backbone: keep it as loaded, for very small sets.")
@@ -74,7 +74,7 @@ def evaluate(
     model: Model,
     data: Data,
     split: Annotated[
-        str | None, typer.Option("--split", help="train | val | test | all; test where there is one.")
+        str | None, typer.Option("--split", help="train | val | test | all; else test, else val, else all pictures.")
     ] = None,
     input: Input = None,  # noqa: A002
     config: Config = None,

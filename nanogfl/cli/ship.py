@@ -38,7 +38,7 @@ def export(
     data: Annotated[str | None, typer.Option("--data", help="Prove the file on this set's pictures.")] = None,
     config: Config = None,
     format_: Annotated[
-        str, typer.Option("--format", help="onnx | openvino | ncnn | mnn | executorch | litert: others hold the core.")
+        str, typer.Option("--format", help="onnx; or, the network alone: openvino | ncnn | mnn | executorch | litert.")
     ] = "onnx",
 ) -> None:
     """Make one ONNX file that takes a frame and returns boxes, kept only if it equals the checkpoint."""
@@ -123,7 +123,7 @@ def bench(
         str | None, typer.Option("--data", help="Measure AP on this set, and time on its pictures; else drawn ones.")
     ] = None,
     split: Annotated[
-        str | None, typer.Option("--split", help="train | val | test | all; test where there is one.")
+        str | None, typer.Option("--split", help="train | val | test | all; else test, else val, else all pictures.")
     ] = None,
     runtime: Annotated[
         str | None, typer.Option("--runtime", help="Only these, separated by commas: onnxruntime, openvino, ncnn ...")

@@ -117,7 +117,7 @@ KINDS: dict[str, Kind] = {
     ),
     "picture-lying": Kind(
         "warning",
-        "pictures annotated as the file lies, turned with EXIF",
+        "pictures annotated before EXIF's turn, their boxes turned",
         "save the picture upright and turn its boxes",
     ),
     "picture-merged": Kind(

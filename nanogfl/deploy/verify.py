@@ -31,7 +31,7 @@ class Bar:
     """Largest differences of two equal models.
 
     Attributes:
-        box_px: of a matched box's side.
+        box_px: of a matched box's side, and of its sigma.
         score: of its score.
         raw: of any score, and of any side logit over ten.
         of_input: the px are those of the network's input, where the picture is larger than that.
@@ -56,6 +56,7 @@ class Parity:
         one_sided: boxes that only one model has, without a reason.
         ties: boxes that only one model has because two scores, or an overlap and its threshold, are nearly equal.
         raw: largest difference of the networks' raw outputs; None where they cannot be had.
+        sigma_px: of the sides' deviations of matched boxes; None where one model does not give them.
         worst: one line for each picture beyond the bar.
         bar: what is allowed.
     """
@@ -67,6 +68,7 @@ class Parity:
     one_sided: int = 0
     ties: int = 0
     raw: float | None = None
+    sigma_px: float | None = None
     worst: list[str] = field(default_factory=list)
     bar: Bar = FULL
 
@@ -80,6 +82,7 @@ class Parity:
         rounded = {"box_px": round(self.box_px, 5), "score": round(self.score, 7)}
         raw = None if self.raw is None else round(self.raw, 7)
         counts = {"one_sided": self.one_sided, "ties": self.ties, "raw": raw}
+        counts |= {} if self.sigma_px is None else {"sigma_px": round(self.sigma_px, 5)}
         bar = {"bar_px": self.bar.box_px, "bar_score": self.bar.score}
         return {"pictures": self.pictures, "boxes": self.boxes, **rounded, **counts, **bar}
 
@@ -88,9 +91,10 @@ class Parity:
         few = "" if self.boxes >= ENOUGH_BOXES else f" (fewer than {ENOUGH_BOXES}: give --data with more objects)"
         raw = "not compared" if self.raw is None else f"{self.raw:.2g}"
         ties = f", {self.ties} by near ties of NMS" if self.ties else ""
+        sigma = "" if self.sigma_px is None else f", sigma {self.sigma_px:.4f} px"
         return (
             f"{self.pictures} pictures, {self.boxes} boxes compared{few}: largest difference {self.box_px:.4f} px, "
-            f"score {self.score:.2g}, raw outputs {raw}, {self.one_sided} on one side only{ties}"
+            f"score {self.score:.2g}{sigma}, raw outputs {raw}, {self.one_sided} on one side only{ties}"
         )
 
 
@@ -169,6 +173,11 @@ def match(
     parity.box_px, parity.score = max(parity.box_px, box), max(parity.score, score)
     parity.one_sided += beyond
     parity.ties += len(above) - beyond
+    if a.side_sigma is not None and b.side_sigma is not None:
+        sigma = float(np.abs(a.side_sigma[matched] - b.side_sigma[pairs]).max(initial=0)) / zoom
+        parity.sigma_px = max(parity.sigma_px or 0.0, sigma)
+        if sigma > bar.box_px:
+            parity.worst.append(f"{name}: deviations of the sides differ by {sigma:.3f} px")
     if box > bar.box_px or score > bar.score or beyond:
         parity.worst.append(f"{name}: boxes differ by {box:.3f} px, scores by {score:.2g}, {beyond} on one side only")
 

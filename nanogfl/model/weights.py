@@ -47,7 +47,11 @@ def read_weights(path: Path) -> Weights:
     Raises:
         ModelError: missing, damaged, of another kind, or holding anything but tensors and plain values.
     """
-    content = read_tensors_only(path)
+    return weights_of(read_tensors_only(path), path)
+
+
+def weights_of(content: dict[str, Any], path: Path) -> Weights:
+    """What a checkpoint that was read holds; raises as ``read_weights`` does."""
     if isinstance(content.get("nanogfl"), dict):
         return Weights(path, "nanogfl", _ours(content, path), content["nanogfl"])
     tensors = content.get("state_dict", content)

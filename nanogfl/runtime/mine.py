@@ -1,8 +1,8 @@
 """Which unlabelled pictures to label next: those that the model is least sure of.
 
-The doubt of a picture is the sum over its candidates of the entropy of their scores, in bits: how many yes-or-no
-questions it would answer. How far the sides may lie is told beside it; it does not change the order, because that did
-not find more errors (docs/reports.md has the numbers, and what chance finds).
+The doubt of a picture is the sum over its candidates (at most 100) of the entropy of their scores, in bits, as if each
+score were the probability of an object. How far the sides may lie is told beside it; it does not change the order,
+because that did not find more errors (docs/reports.md has the numbers, and what chance finds).
 """
 
 from __future__ import annotations

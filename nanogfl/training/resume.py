@@ -6,7 +6,7 @@ import logging
 import signal
 import threading
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import Callback
 
 from nanogfl.errors import ModelError, TrainingError, UsageError
 from nanogfl.model.checkpoint import read_card
-from nanogfl.model.weights import read_tensors_only, read_weights
+from nanogfl.model.weights import read_tensors_only, weights_of
 from nanogfl.recipe import Recipe, from_dict
 from nanogfl.training.folder import WITHIN, Folder
 from nanogfl.training.schedule import Plan
@@ -55,7 +55,20 @@ class LongEpochs(Callback):
             trainer.save_checkpoint(self.folder / WITHIN, weights_only=False)
 
 
-def former_state(folder: Folder, cut: Mapping[str, int]) -> Path | None:
+@dataclass(frozen=True)
+class Former:
+    """The checkpoint that a run goes on from, and what it holds."""
+
+    path: Path
+    state: dict[str, Any]
+
+    @property
+    def batches(self) -> dict[str, int]:
+        """How the epoch was cut into batches, and how many of them were taken."""
+        return self.state["loops"]["fit_loop"]["state_dict"]["combined_loader"][0]
+
+
+def former_state(folder: Folder, cut: Mapping[str, int]) -> Former | None:
     """The checkpoint that this run goes on from, if any.
 
     The state within an epoch, where it is the newer one; but what was changed since then may have changed which
@@ -65,15 +78,13 @@ def former_state(folder: Folder, cut: Mapping[str, int]) -> Path | None:
         folder: of the run.
         cut: of this run's batches.
     """
-    last, within = folder / "last.ckpt", folder / WITHIN
-    ended = last if folder.resume and last.is_file() else None
-    if not (folder.resume and within.is_file()):
+    ended, within = (_loaded(folder / name) if folder.resume else None for name in ("last.ckpt", WITHIN))
+    if within is None:
         return ended
-    state = _loaded(within)
-    if ended is not None and _loaded(ended)["global_step"] >= state["global_step"]:
+    state = within.state
+    if ended is not None and ended.state["global_step"] >= state["global_step"]:
         return ended  # it was killed between the two
-    was = state["loops"]["fit_loop"]["state_dict"]["combined_loader"][0]
-    changed = [name for name, now in cut.items() if was.get(name) != now]
+    changed = [name for name, now in cut.items() if within.batches.get(name) != now]
     if not changed:
         return within
     log.warning(
@@ -86,30 +97,32 @@ def former_state(folder: Folder, cut: Mapping[str, int]) -> Path | None:
     return ended
 
 
-def _loaded(path: Path) -> dict[str, Any]:
+def _loaded(path: Path) -> Former | None:
+    if not path.is_file():
+        return None
     try:
-        return read_tensors_only(path)
+        return Former(path, read_tensors_only(path))
     except ModelError as error:
         raise TrainingError(
             f"cannot read {path}: it is damaged, or no checkpoint; remove it, and --resume again"
         ) from error
 
 
-def going_on(recipe: Recipe, last: Path, names: tuple[str, ...]) -> Recipe:
+def going_on(recipe: Recipe, last: Former, names: tuple[str, ...]) -> Recipe:
     """The recipe of a resumed run; what it leaves open is as it was.
 
     Raises:
         UsageError: what cannot change in a run has changed.
     """
-    weights = read_weights(last)
-    card, was = read_card(weights), from_dict(weights.card.get("recipe", {}), str(last))
+    weights = weights_of(last.state, last.path)
+    card, was = read_card(weights), from_dict(weights.card.get("recipe", {}), str(last.path))
     model, former_model = (filled(m, card.architecture) for m in (recipe.model, was.model))
     for key, asked, former in [
         *((f"model.{key}", value, getattr(former_model, key)) for key, value in vars(model).items()),
         ("train.freeze", recipe.train.freeze, was.train.freeze),
     ]:
-        _refuse_change(last, key, asked, former)
-    _refuse_change(last, "the data's classes", ", ".join(names), ", ".join(card.names))
+        _refuse_change(last.path, key, asked, former)
+    _refuse_change(last.path, "the data's classes", ", ".join(names), ", ".join(card.names))
     seen = replace(
         recipe.input,
         size="x".join(map(str, card.input_size)) if recipe.input.size is None else recipe.input.size,
@@ -119,16 +132,15 @@ def going_on(recipe: Recipe, last: Path, names: tuple[str, ...]) -> Recipe:
     return replace(recipe, model=model, input=seen, train=train)
 
 
-def shifted(made: Plan, last: Path, accumulate: int) -> Plan:
+def shifted(made: Plan, last: Former, accumulate: int) -> Plan:
     """The plan of a resumed run, whose rate goes on from where it was, also where epochs have more steps now, or fewer.
 
     Raises:
         UsageError: more epochs are done than the plan has.
     """
-    state = _loaded(last)
-    epochs, steps = state["epoch"], state["global_step"]
-    if last.name == WITHIN:
-        steps -= state["loops"]["fit_loop"]["state_dict"]["combined_loader"][0]["taken"] // accumulate
+    epochs, steps = last.state["epoch"], last.state["global_step"]
+    if last.path.name == WITHIN:
+        steps -= last.batches["taken"] // accumulate
     else:
         epochs += 1
     if made.epochs < epochs:

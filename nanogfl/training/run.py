@@ -100,7 +100,7 @@ def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> d
     began = time.monotonic()
     try:
         loaders = make_loaders(recipe, made, order, shards, training, validation, task, trainer)
-        trainer.fit(task, *loaders, ckpt_path=last, weights_only=True)
+        trainer.fit(task, *loaders, ckpt_path=None if last is None else last.path, weights_only=True)
         return write_summary(folder, trainer, task, keeper, time.monotonic() - began)
     except (SystemExit, RuntimeError, OSError, ValueError, MemoryError) as error:  # Lightning makes Ctrl-C an exit
         if not was_interrupted(error):
