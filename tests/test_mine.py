@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -136,3 +137,17 @@ def test_it_needs_no_torch(model: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "a.png" in done.stdout
+
+
+def test_the_script_that_compares_rankings(learnt: Path, blocks: Path) -> None:
+    """docs/uncertainty.py, whose figures docs/reports.md shows."""
+    script = Path(__file__).parents[1] / "docs" / "uncertainty.py"
+    given = [sys.executable, script, learnt / "best.ckpt", blocks, "all"]
+    said = subprocess.run(given, capture_output=True, text=True, check=True).stdout
+    table = said.split("\n\n")[0].splitlines()[1:]
+    errors = {
+        name: float(number) for name, number in re.findall(r"^(.+?) {2,}([\d.]+)", "\n".join(table), re.MULTILINE)
+    }
+    assert said.startswith("4 of 22 pictures") and len(errors) == 7
+    assert max(errors.values()) == errors["the most there is"] > errors["at random"] > 0
+    assert "sides, Spearman of sigma and error" in said and "within one calibrated sigma" in said
