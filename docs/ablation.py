@@ -101,11 +101,17 @@ def machine() -> str:
 def groups(done: Sequence[Record]) -> dict[tuple[str, str], dict[str, list[Record]]]:
     """Records by (set, start), then by row, in the order of ROWS; teachers last."""
     found: dict[tuple[str, str], dict[str, list[Record]]] = {}
-    for row in dict.fromkeys([*ROWS, *(record["row"] for record in done)]):
+    for row in in_order(done):
         for record in done:
             if record["row"] == row:
                 found.setdefault((record["data"], record["init"]), {}).setdefault(row, []).append(record)
     return found
+
+
+def in_order(done: Sequence[Record]) -> list[str]:
+    """The rows that were run, as ROWS has them, then the teachers."""
+    present = [record["row"] for record in done]
+    return [row for row in dict.fromkeys([*ROWS, *present]) if row in present]
 
 
 def table(done: Sequence[Record]) -> str:
@@ -140,7 +146,7 @@ def picture(done: Sequence[Record], path: Path) -> None:
     FigureCanvasAgg(figure)
     grid = figure.subplots(lines, columns, sharey=True, squeeze=False)
     panels = grid.flat[: len(found)]
-    names = [row for row in dict.fromkeys([*ROWS, *(r["row"] for r in done)]) if any(row in f for f in found.values())]
+    names = in_order(done)
     for panel, ((data, init), rows) in zip(panels, found.items(), strict=True):
         for place, row in enumerate(names):
             values = [r["AP"] for r in rows.get(row, [])]

@@ -15,7 +15,6 @@ from nanogfl.detections import Detections
 from nanogfl.errors import ModelError, RecipeError, UsageError
 from nanogfl.pictures import as_picture
 from nanogfl.view import MAX_SIDE, View, is_side, normalise
-from nanogfl.wholefile import whole_file
 
 if TYPE_CHECKING:
     import torch
@@ -163,11 +162,9 @@ class TorchDetector:
 
     def save(self, path: Path) -> Path:
         """Write a checkpoint of ours, which says itself what NanoDet's name, ``.yml`` and the options said."""
-        import torch
+        from nanogfl.model.checkpoint import write_detector
 
-        state = {f"detector.{key}": value for key, value in self.network.state_dict().items()}
-        with whole_file(path) as partial:
-            torch.save({"nanogfl": self.card.to_dict(), "state_dict": state}, partial)
+        write_detector(path, self.network, self.card.to_dict())
         return path
 
     def describe(self) -> dict[str, Any]:

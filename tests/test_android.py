@@ -47,7 +47,7 @@ def test_it_finds_what_onnxruntime_finds(tmp_path: Path) -> None:
     write_onnx(checkpoint, model)
     picture = write_scene(tmp_path / "scene.png", 90, 130, seed=3)
     kotlin, classes = compiler(tmp_path), tmp_path / "classes"
-    run = ["java", "-cp", f"{classes}{os.pathsep}{kotlin}"]
+    run = ["java", f"-Djava.io.tmpdir={tmp_path}", "-cp", f"{classes}{os.pathsep}{kotlin}"]
     compile_kotlin = [*run, "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler", "-no-stdlib", "-no-reflect", "-Werror"]
     for line in (
         ["javac", "-d", classes, *STAND_INS.rglob("*.java")],

@@ -71,7 +71,7 @@ def bench(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="nanogfl-bench-")))
         ready = [
-            prepare(source, name, folder / f"m{i}", frames, None if config is None else Path(config))
+            prepare(source, name, folder / f"m{i}", frames, config)
             for i, (source, name) in enumerate(zip(models, _names(models), strict=True))
         ]
         place = stack.enter_context(_place(device, ready))

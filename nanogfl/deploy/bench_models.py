@@ -64,7 +64,9 @@ class BenchModel:
         return None if self.core is None else open_detector("onnxruntime", self.core, 1, self.card, self.outputs)
 
 
-def prepare(source: str, name: str, folder: Path, frames: Sequence[Picture], config: Path | None = None) -> BenchModel:
+def prepare(
+    source: str, name: str, folder: Path, frames: Sequence[Picture], config: str | Path | None = None
+) -> BenchModel:
     """Make a model ready, in a folder of its own; ``config`` is a NanoDet ``.yml`` for its checkpoint.
 
     Raises:

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, numpy_helper
+from onnxruntime import InferenceSession
 
 from nanogfl.data.readers import read_table
 from nanogfl.data.table import Table
@@ -100,11 +101,7 @@ def observe(model: onnx.ModelProto, detector: OnnxDetector, pictures: Iterable[P
     """Run the network on pictures and note its activations; ``detector`` knows how the model wants them."""
     network = network_of(model)
     names = network.tensors
-    shown = onnx.ModelProto()
-    shown.CopyFrom(model)
-    del shown.graph.output[:]
-    shown.graph.output.extend(onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in names)
-    session = open_session(shown.SerializeToString())
+    session = showing(model, names)
     slopes = {n.input[0]: n.attribute[0].f for n in network.nodes if n.op_type == "LeakyRelu"}
     seen, picks = Statistics(slopes=slopes), np.random.default_rng(0)
     for picture in pictures:
@@ -112,6 +109,15 @@ def observe(model: onnx.ModelProto, detector: OnnxDetector, pictures: Iterable[P
         for name, values in zip(names, session.run(names, {"image": image}), strict=True):
             seen.add(name, np.asarray(values), picks)
     return seen
+
+
+def showing(model: onnx.ModelProto, names: Iterable[str]) -> InferenceSession:
+    """The model, opened so that it gives these tensors."""
+    shown = onnx.ModelProto()
+    shown.CopyFrom(model)
+    del shown.graph.output[:]
+    shown.graph.output.extend(onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in names)
+    return open_session(shown.SerializeToString())
 
 
 def equalise(model: onnx.ModelProto, rounds: int = 3) -> onnx.ModelProto:

@@ -14,7 +14,16 @@ import onnx
 
 from nanogfl.data.table import Table
 from nanogfl.decode import Thresholds
-from nanogfl.deploy.calibrate import METHODS, Statistics, calibration_table, correct_biases, equalise, observe, spread
+from nanogfl.deploy.calibrate import (
+    METHODS,
+    Statistics,
+    calibration_table,
+    correct_biases,
+    equalise,
+    observe,
+    showing,
+    spread,
+)
 from nanogfl.deploy.quantize import network_of, quantize
 from nanogfl.errors import DataError, ExportError, UsageError
 from nanogfl.evaluation.run import evaluate
@@ -214,11 +223,7 @@ def better(best: Candidate, ap: float, other: Candidate, table: Table) -> tuple[
 
 def maps_of(model: onnx.ModelProto, maps: Sequence[str], images: Sequence[Any]) -> list[Any]:
     """These tensors of a model, for each prepared picture."""
-    shown = onnx.ModelProto()
-    shown.CopyFrom(model)
-    del shown.graph.output[:]
-    shown.graph.output.extend(onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in maps)
-    session = open_session(shown.SerializeToString())
+    session = showing(model, maps)
     return [session.run(maps, {"image": image}) for image in images]
 
 

@@ -1,13 +1,17 @@
-"""What a checkpoint says of its detector, what is taken where it is silent, and the log of which."""
+"""What a checkpoint says of its detector, what is taken where it is silent, and how one is written."""
 
 from __future__ import annotations
 
 import logging
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
+
+import torch
+from torch import nn
 
 from nanogfl.errors import ModelError, RecipeError
 from nanogfl.model import zoo
@@ -15,6 +19,7 @@ from nanogfl.model.coco_names import COCO_NAMES
 from nanogfl.model.detector import WIDTHS, Architecture, Family, Quality
 from nanogfl.model.weights import Weights, recognise
 from nanogfl.view import MAX_SIDE, RULES, is_side
+from nanogfl.wholefile import whole_file
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
@@ -48,6 +53,13 @@ class Card:
             "resize": self.resize,
             "temperature": self.temperature,
         }
+
+
+def write_detector(path: Path, detector: nn.Module, card: Mapping[str, Any], **beside: Any) -> None:
+    """A checkpoint that holds what use needs: the detector's tensors and its card, and what else is to lie beside."""
+    state = {f"detector.{key}": value.detach().cpu() for key, value in detector.state_dict().items()}
+    with whole_file(path) as partial:
+        torch.save({"nanogfl": card, **beside, "state_dict": state}, partial)
 
 
 def read_card(weights: Weights, config: Path | None = None) -> Card:

@@ -19,6 +19,7 @@ from nanogfl.decode import Layout, decode
 from nanogfl.detections import Detections
 from nanogfl.evaluation.calibrate import fit_temperature, matched_sides
 from nanogfl.evaluation.coco import Scores, score
+from nanogfl.model.checkpoint import write_detector
 from nanogfl.model.weights import read_weights
 from nanogfl.training.finite import gather
 from nanogfl.training.folder import WITHIN, Folder
@@ -179,10 +180,7 @@ def save_detector(task: DetectionTask, path: Path, scores: Scores | None, temper
     task.on_save_checkpoint(content)
     content["nanogfl"]["temperature"] = temperature
     content["nanogfl"]["validation"] = None if scores is None else scores.to_json()
-    content["epoch"] = task.current_epoch
-    content["state_dict"] = {f"detector.{k}": v.detach().cpu() for k, v in task.detector.state_dict().items()}
-    with whole_file(path) as partial:
-        torch.save(content, partial)
+    write_detector(path, task.detector, content["nanogfl"], epoch=task.current_epoch)
 
 
 def validated(path: Path) -> Scores | None:

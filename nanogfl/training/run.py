@@ -89,6 +89,8 @@ def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> d
     made = plan(recipe.train, len(training), processes, begin.trained)
     if last is not None:
         made = shifted(made, last, recipe.train.accumulate)
+    resumed_from = None if last is None else last.path
+    del last  # as large as the run itself
     recipe = written_out(recipe, begin, made)
     log.info("%d training and %d validation pictures", len(training), len(validation))
     log.info("%d epochs, %d steps, input %dx%d", made.epochs, made.steps, *begin.card.input_size)
@@ -100,7 +102,7 @@ def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> d
     began = time.monotonic()
     try:
         loaders = make_loaders(recipe, made, order, shards, training, validation, task, trainer)
-        trainer.fit(task, *loaders, ckpt_path=None if last is None else last.path, weights_only=True)
+        trainer.fit(task, *loaders, ckpt_path=resumed_from, weights_only=True)
         return write_summary(folder, trainer, task, keeper, time.monotonic() - began)
     except (SystemExit, RuntimeError, OSError, ValueError, MemoryError) as error:  # Lightning makes Ctrl-C an exit
         if not was_interrupted(error):
