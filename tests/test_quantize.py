@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,15 @@ import onnx
 import pytest
 from models import scene, write_checkpoint
 from onnx import numpy_helper
+from onnxruntime import InferenceSession, SessionOptions
 from runs import block_picture, write_coco
 
 import nanogfl
 from nanogfl.decode import Thresholds
 from nanogfl.deploy.build import Form, build
 from nanogfl.deploy.calibrate import METHODS, Statistics, correct_biases, equalise, observe, spread
-from nanogfl.deploy.int8 import opened, to_int8
+from nanogfl.deploy.candidates import opened
+from nanogfl.deploy.int8 import float_share, to_int8
 from nanogfl.deploy.quantize import network_of, quantize, to_bytes, weight_scales
 from nanogfl.errors import DataError, ExportError, UsageError
 from nanogfl.model.detector import Architecture
@@ -73,11 +76,10 @@ def test_what_is_quantized(model: onnx.ModelProto, seen: Statistics) -> None:
     last = {node.name for node in network.last}
     assert len(last) == 8, "classes and sides of four levels"
     arrays = {t.name: numpy_helper.to_array(t) for t in made.graph.initializer}
-    for node in (n for n in made.graph.node if n.op_type == "Conv"):
+    convolutions = [n for n in made.graph.node if n.op_type == "Conv"]
+    assert len(convolutions) + len(last) == sum(n.op_type == "Conv" for n in model.graph.node)
+    for node in convolutions:
         image, weight = (writer[name] for name in node.input[:2])
-        if node.name in last:
-            assert weight.op_type == "Mul" and writer[weight.input[0]].op_type == "Cast"
-            continue
         assert image.op_type == weight.op_type == writer[node.input[2]].op_type == "DequantizeLinear"
         stored, scale, zero = (arrays[name] for name in weight.input)
         assert stored.dtype == np.int8 and scale.shape == zero.shape == (len(stored),) and (zero == 0).all()
@@ -89,14 +91,57 @@ def test_what_is_quantized(model: onnx.ModelProto, seen: Statistics) -> None:
     assert len(made.SerializeToString()) < 0.5 * len(model.SerializeToString())
 
 
+def test_classes_and_sides_are_products_of_bytes_that_give_floats(model: onnx.ModelProto, seen: Statistics) -> None:
+    made = quantize(model, seen.ranges("minmax"))
+    writer = {name: node for node in made.graph.node for name in node.output}
+    arrays = {t.name: numpy_helper.to_array(t) for t in made.graph.initializer}
+    products, scales = [node for node in made.graph.node if node.op_type == "MatMul"], []
+    assert len(products) == 8 and {t.elem_type for t in (o.type.tensor_type for o in made.graph.output)} == {1}
+    for node in products:
+        pixels, matrix = (writer[name] for name in node.input)
+        assert pixels.op_type == matrix.op_type == "DequantizeLinear" and arrays[pixels.input[2]].dtype == np.uint8
+        stored, scale = (arrays[name] for name in matrix.input[:2])
+        assert stored.dtype == np.int8 and scale.shape == stored.shape[1:], "a scale for each class and side"
+        scales.append(matrix.input[1])
+    assert len(set(scales)) == 8, "classes and sides never under one scale"
+    after = [n for n in made.graph.node if set(n.input) & {o for p in products for o in p.output}]
+    assert {n.op_type for n in after} == {"Sub"}, "the biases: nothing rounds what the products give"
+
+
 def test_what_passes_values_on_keeps_their_scale(model: onnx.ModelProto, seen: Statistics) -> None:
+    """A map that is a part of another has its scale, so that its bytes are copied and not computed again."""
     made = quantize(model, seen.ranges("minmax"))
     writer = {name: node for node in made.graph.node for name in node.output}
     reader = {node.input[0]: node for node in made.graph.node}
-    passing = [node for node in made.graph.node if node.op_type in ("MaxPool", "Slice", "Resize")]
-    assert passing
+    passing = [node for node in made.graph.node if node.op_type in ("MaxPool", "Slice", "Resize", "Concat")]
+    assert {node.op_type for node in passing} == {"MaxPool", "Slice", "Resize", "Concat"}
     for node in passing:
-        assert list(writer[node.input[0]].input[1:]) == list(reader[node.output[0]].input[1:])
+        given = reader[node.output[0]].input[1:]
+        read = [writer[name].input[1:] for name in node.input if name in writer]
+        assert read and all(list(scale) == list(given) for scale in read)
+
+
+def test_a_shared_scale_holds_all_that_share_it(model: onnx.ModelProto, seen: Statistics) -> None:
+    ranges = seen.ranges("minmax")
+    made = quantize(model, ranges)
+    arrays = {t.name: numpy_helper.to_array(t) for t in made.graph.initializer}
+    for node in (n for n in made.graph.node if n.op_type == "QuantizeLinear"):
+        low, high = ranges[node.input[0]]
+        step, zero = (float(arrays[name]) for name in node.input[1:])
+        assert -zero * step <= low + 0.51 * step and high - 0.51 * step <= (255 - zero) * step
+
+
+def test_onnxruntime_computes_it_in_bytes(model: onnx.ModelProto, seen: Statistics, tmp_path: Path) -> None:
+    """What makes it fast, without a clock: the kernels that onnxruntime takes, the stem alone in float."""
+    stem = next(node.name for node in network_of(model).nodes if node.op_type == "Conv")
+    made = quantize(model, seen.ranges("minmax"), (stem,))
+    options = SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    InferenceSession(made.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    kinds = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+    convolutions = sum(node.op_type == "Conv" for node in model.graph.node)
+    assert kinds["Conv"] == 1 and kinds["QLinearConv"] == convolutions - 9 and kinds["MatMulIntegerToFloat"] == 8
+    assert kinds["Gemm"] == kinds["LeakyRelu"] - 1 == 0 and kinds["DequantizeLinear"] <= 2
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -114,6 +159,14 @@ def test_left_float_is_nearer(model: onnx.ModelProto, seen: Statistics) -> None:
     errors = [np.abs(maps(quantize(model, ranges, floats)) - expected).mean() for floats in ((), names[:20], names)]
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] < 0.15 * expected.std(), "only weights are in bytes"
+
+
+def test_what_is_left_float_is_counted(model: onnx.ModelProto, seen: Statistics) -> None:
+    ranges = seen.ranges("minmax")
+    names = [node.name for node in network_of(model).nodes if node.op_type == "Conv"]
+    every = len(names) + 8
+    assert float_share(model, quantize(model, ranges, names[:3])) == f"3 of {every} convolutions float"
+    assert float_share(model, quantize(model, ranges, names)) == f"{every} of {every} convolutions float"
 
 
 def test_equalised_is_the_same_function(model: onnx.ModelProto) -> None:
@@ -170,6 +223,8 @@ def test_export_int8(learnt: Path, blocks: Path, tmp_path: Path, command: Callab
     assert said.code == 0, said
     for word in ("fp32 ", "int8 ", "calibration pictures", "convolutions float", "before int8 equal"):
         assert word in said.out
+    first = next(node for node in onnx.load(out).graph.node if node.op_type == "Conv")
+    assert first.input[0] == "sub_0", "the camera's three channels are read as floats"
     card = nanogfl.load(out).describe()
     measured = card["parity"]["int8"]
     assert card["kind"] == "ONNX, form frame, int8" and measured["pictures"] == 16

@@ -25,9 +25,12 @@ MOST_FILLING = 1.15  # filled width / width, beyond which pieces of a tensor are
 
 def write_backbone(graph: Graph, backbone: ShuffleNetV2, image: str) -> list[Value]:
     """ShuffleNetV2: three maps."""
-    stem = write_layers(graph, backbone.conv1, Value(image, (0, 1, 2)))
+    convolution, *rest = backbone.conv1
+    stem = write_layers(graph, convolution, Value(image, (0, 1, 2)))
     pool = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
-    value, maps = Value(graph.node("MaxPool", [stem.name], attributes=pool), stem.order), []
+    pooled = Value(graph.node("MaxPool", [stem.name], attributes=pool), stem.order)
+    # the activation grows with its input, so that it may come after the pool: a quarter of the values
+    value, maps = write_layers(graph, nn.Sequential(*rest), pooled), []
     for stage in (backbone.stage2, backbone.stage3, backbone.stage4):
         value = write_stage(graph, list(stage), value)  # type: ignore[arg-type]
         maps.append(value)

@@ -33,7 +33,7 @@ class BenchModel:
         name: in the table.
         card: what it is.
         file: a copy of the ONNX that onnxruntime runs; of a checkpoint, its proven export.
-        checkpoint: where one was given; written anew, so that it says itself what it is.
+        checkpoint: where one was given; written anew where only a ``.yml`` says what it is.
         core: the network alone.
         why_not: why there is no core, for the table.
         outputs: of the core.
@@ -78,7 +78,7 @@ def prepare(
     if isinstance(detector, TorchDetector):
         from nanogfl.deploy.run import export  # brings torch, which files do without
 
-        checkpoint = detector.save(file.with_suffix(".ckpt"))
+        checkpoint = detector.source if config is None else detector.save(file.with_suffix(".ckpt"))
         export(checkpoint, out=file)
     else:
         shutil.copy(source, file)

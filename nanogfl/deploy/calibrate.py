@@ -148,9 +148,10 @@ def correct_biases(model: onnx.ModelProto, seen: Statistics, floats: Collection[
     Convolutions that stay float, and biases that several share, are left alone.
     """
     network = network_of(model)
-    uses = Counter(name for node in network.nodes for name in node.input)
+    nodes = [*network.nodes, *network.last]
+    uses = Counter(name for node in nodes for name in node.input)
     biases = {}
-    for node in network.nodes:
+    for node in nodes:
         if node.op_type != "Conv" or node.name in floats or uses[node.input[2]] > 1:
             continue
         weight, bias = (network.weights[name] for name in node.input[1:3])

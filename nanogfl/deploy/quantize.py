@@ -1,8 +1,10 @@
 """A float model to an int8 one: pairs of QuantizeLinear and DequantizeLinear around what is worth it.
 
 Activations are unsigned bytes with a zero point for each tensor, weights signed bytes with a scale for each output
-channel. What stays float keeps its weights as bytes all the same, behind a cast that every runtime folds when it loads
-the file. The convolutions that give classes and sides are always among these, so that no output has a scale.
+channel. Tensors that lie in one another (a concatenation and its parts) share a scale: then bytes are copied and not
+computed again. What stays float keeps its weights as bytes all the same, behind a cast that every runtime folds when
+it loads the file. Classes and sides leave as floats that no scale limits: their convolutions become products of
+matrices of bytes, for which onnxruntime has a kernel with a float result.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-PASSING = ("MaxPool", "Slice", "Resize")  # give what they read: one scale for both
-KINDS = ("Conv", "LeakyRelu", "Concat", "Add", "AveragePool", *PASSING)
+PASSING = ("MaxPool", "Slice", "Resize", "Concat")  # give what they read: one scale for all
+KINDS = ("Conv", "LeakyRelu", "Add", "AveragePool", *PASSING)
 Weights = dict[str, NDArray]
 Range = tuple[float, float]
 
@@ -67,10 +69,14 @@ def quantize(model: onnx.ModelProto, ranges: dict[str, Range], floats: Collectio
         ranges: lowest and highest value of each activation, from calibration.
         floats: names of convolutions that stay float.
     """
-    network, writer = network_of(model), _Writer(ranges)
+    network = network_of(model)
+    writer = _Writer(ranges, groups_of(network))
     quantized = {node.name for node in network.nodes if node.name not in floats}
+    last = {node.name for node in network.last}
     for node in model.graph.node:
-        if node.op_type == "Conv":
+        if node.name in last and writer.reads_bytes(node) and network.weights[node.input[1]].shape[2:] == (1, 1):
+            writer.product(node, network.weights)
+        elif node.op_type == "Conv":
             writer.convolution(node, network.weights, node.name in quantized)
         elif node.name in quantized:
             writer.other(node, activations(node, network.weights))
@@ -79,13 +85,27 @@ def quantize(model: onnx.ModelProto, ranges: dict[str, Range], floats: Collectio
     made = onnx.ModelProto()
     made.CopyFrom(model)
     del made.graph.node[:], made.graph.initializer[:]
-    made.graph.node.extend(writer.nodes)
     read = {name for node in writer.nodes for name in node.input}
+    made.graph.node.extend(n for n in writer.nodes if n.op_type != "DequantizeLinear" or n.output[0] in read)
     kept = [t for t in model.graph.initializer if t.name in read]
     made.graph.initializer.extend([*kept, *writer.constants.values()])
     next(p for p in made.metadata_props if p.key == "nanogfl.precision").value = "int8"
     onnx.checker.check_model(made, full_check=True)
     return made
+
+
+def groups_of(network: Network) -> dict[str, list[str]]:
+    """For each activation: all that share its scale."""
+    groups = {name: [name] for name in network.tensors}
+    for node in network.nodes:
+        if node.op_type in PASSING:
+            read = [name for name in activations(node, network.weights) if name in groups]
+            for name in read:
+                ours, theirs = groups[node.output[0]], groups[name]
+                if ours is not theirs:
+                    ours += theirs
+                    groups |= dict.fromkeys(theirs, ours)
+    return groups
 
 
 def weight_scales(weight: NDArray) -> NDArray[np.float32]:
@@ -115,12 +135,13 @@ def to_bytes(weight: NDArray, scales: NDArray[np.float32]) -> NDArray[np.int8]:
 class _Writer:
     """Nodes and constants of the int8 model; ``read_as`` says by which name an activation is to be read."""
 
-    def __init__(self, ranges: dict[str, Range]) -> None:
+    def __init__(self, ranges: dict[str, Range], groups: dict[str, list[str]]) -> None:
         self.ranges = ranges
+        self.groups = groups
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, TensorProto] = {}
         self.read_as: dict[str, str] = {}
-        self.scales: dict[str, tuple[str, str, float]] = {}
+        self.rows: dict[str, str] = {}
 
     def constant(self, name: str, value: NDArray) -> str:
         self.constants[name] = numpy_helper.from_array(value, name)
@@ -137,8 +158,6 @@ class _Writer:
         """A node without weights: in bytes where all that it reads is."""
         self.plain(node)
         if all(name in self.read_as for name in read):
-            if node.op_type in PASSING:
-                self.scales[node.output[0]] = self.scales[read[0]]
             self.pair(node.output[0])
 
     def convolution(self, node: NodeProto, weights: Weights, quantized: bool) -> None:
@@ -149,19 +168,45 @@ class _Writer:
             self.nodes[-1].input[1] = name
             return
         image = self.pair(node.input[0])
-        step = np.float32(self.scales[node.input[0]][2])
+        step = self.scale(node.input[0])[2]
         scales = np.maximum(weight_scales(weight), np.abs(bias) / step / 2**30).astype(np.float32)  # bias fits 32 bits
         steps = scales * step
         inputs = [
             image,
-            self.dequantized(f"{node.name}_weight", to_bytes(weight, scales), scales),
-            self.dequantized(f"{node.name}_bias", np.rint(bias / steps).astype(np.int32), steps),
+            self.dequantized(f"{node.name}_weight", to_bytes(weight, scales), scales, 0),
+            self.dequantized(f"{node.name}_bias", np.rint(bias / steps).astype(np.int32), steps, 0),
         ]
         made = NodeProto()
         made.CopyFrom(node)
         made.input[:] = inputs
         self.nodes.append(made)
         self.pair(node.output[0])
+
+    def reads_bytes(self, node: NodeProto) -> bool:
+        """Whether what a node reads has been quantized."""
+        return node.input[0] in self.read_as
+
+    def product(self, node: NodeProto, weights: Weights) -> None:
+        """A convolution of single pixels as the product of its pixels [B, h, w, C] and a matrix [C, K]."""
+        weight, bias = (weights[name] for name in node.input[1:3])
+        scales, matrix = weight_scales(weight), f"{node.name}_matrix"
+        self.dequantized(matrix, to_bytes(weight, scales)[:, :, 0, 0].T.copy(), scales, 1)
+        product, moved = f"{node.name}_product", f"{node.name}_pixels"
+        self.nodes.append(helper.make_node("MatMul", [self.pixels(node.input[0]), matrix], [product]))
+        # not Add, which onnxruntime joins with the product to a float Gemm before it looks for bytes
+        less = self.constant(f"{node.name}_bias_less", -bias)
+        self.nodes.append(helper.make_node("Sub", [product, less], [moved]))
+        self.nodes.append(helper.make_node("Transpose", [moved], [node.output[0]], name=node.name, perm=[0, 3, 1, 2]))
+
+    def pixels(self, tensor: str) -> str:
+        """A quantized activation [B, C, h, w] as [B, h, w, C], written once: bytes are moved, not floats."""
+        if tensor not in self.rows:
+            moved, self.rows[tensor] = f"{tensor}_pixels_bytes", f"{tensor}_pixels"
+            perm = [0, 2, 3, 1]
+            self.nodes.append(helper.make_node("Transpose", [f"{tensor}_bytes"], [moved], perm=perm))
+            inputs = [moved, *self.scale(tensor)[:2]]
+            self.nodes.append(helper.make_node("DequantizeLinear", inputs, [self.rows[tensor]]))
+        return self.rows[tensor]
 
     def folded(self, node: NodeProto, weight: NDArray) -> str:
         """A weight in bytes that becomes float when the file is loaded: the largest is 127 here, no sum is in bytes."""
@@ -174,30 +219,31 @@ class _Writer:
         self.nodes.append(helper.make_node("Mul", [cast, step], [name], name=name))
         return name
 
-    def dequantized(self, name: str, stored: NDArray, scales: NDArray[np.float32]) -> str:
+    def dequantized(self, name: str, stored: NDArray, scales: NDArray[np.float32], axis: int) -> str:
         inputs = [
             self.constant(f"{name}_bytes", stored),
             self.constant(f"{name}_scale", scales),
             self.constant(f"zeros_{stored.dtype}_{len(scales)}", np.zeros(len(scales), stored.dtype)),
         ]
-        self.nodes.append(helper.make_node("DequantizeLinear", inputs, [name], name=name, axis=0))
+        self.nodes.append(helper.make_node("DequantizeLinear", inputs, [name], axis=axis))
         return name
+
+    def scale(self, tensor: str) -> tuple[str, str, np.float32]:
+        """Names of the step and the zero point of a tensor and all that share them, and the step."""
+        group = self.groups[tensor]
+        low = min(0.0, *(self.ranges[name][0] for name in group))
+        high = max(1e-6, *(self.ranges[name][1] for name in group))
+        step = np.float32((high - low) / 255)
+        zero = np.uint8(np.clip(np.rint(-low / step), 0, 255))
+        names = (f"{group[0]}_scale", f"{group[0]}_zero")
+        return self.constant(names[0], np.array(step)), self.constant(names[1], np.array(zero)), step
 
     def pair(self, tensor: str) -> str:
         """QuantizeLinear and DequantizeLinear behind a tensor, once; the name to read it by."""
         if tensor not in self.read_as:
-            if tensor not in self.scales:
-                low, high = min(self.ranges[tensor][0], 0.0), max(self.ranges[tensor][1], 1e-6)
-                step = np.float32((high - low) / 255)
-                zero = np.uint8(np.clip(np.rint(-low / step), 0, 255))
-                names = [
-                    self.constant(f"{tensor}_scale", np.array(step)),
-                    self.constant(f"{tensor}_zero", np.array(zero)),
-                ]
-                self.scales[tensor] = (names[0], names[1], float(step))
-            both = list(self.scales[tensor][:2])
+            both = self.scale(tensor)[:2]
             stored, read = f"{tensor}_bytes", f"{tensor}_read"
-            self.nodes.append(helper.make_node("QuantizeLinear", [tensor, *both], [stored], name=f"{stored}_q"))
-            self.nodes.append(helper.make_node("DequantizeLinear", [stored, *both], [read], name=f"{read}_dq"))
+            self.nodes.append(helper.make_node("QuantizeLinear", [tensor, *both], [stored]))
+            self.nodes.append(helper.make_node("DequantizeLinear", [stored, *both], [read]))
             self.read_as[tensor] = read
         return self.read_as[tensor]

@@ -1,0 +1,184 @@
+"""The candidates for an int8 model: which is best by AP on the calibration pictures, and what stays float in it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from nanogfl.data.table import Table
+from nanogfl.decode import Thresholds
+from nanogfl.deploy.calibrate import METHODS, Statistics, correct_biases, equalise, observe, showing
+from nanogfl.deploy.quantize import network_of, quantize
+from nanogfl.evaluation.run import evaluate
+from nanogfl.pictures import Picture
+from nanogfl.runtime.session import OnnxDetector, open_session
+
+log = logging.getLogger(__name__)
+GOOD = 0.01  # AP: no more is left float where no more than this is lost
+FIRST, BLOCKS = 12, 8  # convolutions of the first block behind the stem, and blocks of the rest, left float together
+LEAST = 0.01  # of a frame's time: what a block in float costs at least, when blocks are ordered by error for time
+WATCHED = 8  # pictures for the maps' error
+LIKELY = 6  # candidates of the least error, whose AP is measured
+CHANCE = 0.004  # of AP on some 150 pictures: what rounding otherwise changes, either way
+SLOWER = 0.03  # of a frame's time: a block by which int8 is slower stays float at once
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to quantize.
+
+    Attributes:
+        model: float, perhaps with other weights.
+        seen: its activations.
+        method: how ranges are taken from them.
+        equalised, corrected: what was done to weights and biases.
+        floats: convolutions that stay float.
+    """
+
+    model: onnx.ModelProto
+    seen: Statistics
+    method: str
+    equalised: bool = False
+    corrected: bool = False
+    floats: tuple[str, ...] = ()
+
+    def make(self) -> onnx.ModelProto:
+        """The int8 model."""
+        model = correct_biases(self.model, self.seen, self.floats) if self.corrected else self.model
+        return quantize(model, self.seen.ranges(self.method), self.floats)
+
+    def __str__(self) -> str:
+        """What was done, for people."""
+        done = ["equalised"] * self.equalised + ["biases corrected"] * self.corrected
+        return ", ".join([f"ranges by {self.method}", *done])
+
+
+class Judge:
+    """What candidates are measured by: AP on all pictures of a table, and the square error of the maps on a few.
+
+    Attributes:
+        picture: one that times are taken on.
+    """
+
+    def __init__(self, model: onnx.ModelProto, table: Table, pictures: Sequence[Picture]) -> None:
+        detector = opened(model)
+        self.table, self.picture = table, pictures[0]
+        self.maps = [node.output[0] for node in network_of(model).last]
+        self.images = [detector.prepare([picture] * detector.batch) for picture in pictures[:WATCHED]]
+        self.expected = self._maps_of(model)
+
+    def average_precision(self, model: onnx.ModelProto) -> float:
+        """0 where nothing is to be found."""
+        return evaluate(opened(model), self.table, split="all").numbers["AP"] or 0.0
+
+    def error(self, model: onnx.ModelProto) -> float:
+        """Mean over all maps."""
+        both = list(zip(chain(*self._maps_of(model)), chain(*self.expected), strict=True))
+        return float(np.mean([np.square(found - expected).mean() for found, expected in both]))
+
+    def _maps_of(self, model: onnx.ModelProto) -> list[Any]:
+        session = showing(model, self.maps)
+        return [session.run(self.maps, {"image": image}) for image in self.images]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive convolutions, and what it would change to leave them float.
+
+    Attributes:
+        names: of the nodes.
+        error: share of the maps' square error that would go.
+        time: by how much a frame would take longer, as a share; below 0 int8 is slower there on this machine.
+    """
+
+    names: tuple[str, ...]
+    error: float
+    time: float
+
+
+def choose(plain: Candidate, judge: Judge, pictures: Sequence[Picture], float_ap: float) -> tuple[Candidate, float]:
+    """The best candidate and its AP: in bytes all that is no slower so, and where too much AP is lost then, less."""
+    blocks = examine(plain, judge)
+    slow, rest = [b for b in blocks if b.time <= -SLOWER], [b for b in blocks if b.time > -SLOWER]
+    best, ap = best_method(replace(plain, floats=sum((b.names for b in slow), plain.floats)), judge, pictures)
+    log.info("float32: AP %.4f", float_ap)
+    wider = best
+    for block in sorted(rest, key=lambda block: -block.error / max(block.time, LEAST)):
+        if float_ap - ap <= GOOD:
+            break
+        wider = replace(wider, floats=wider.floats + block.names)
+        reached = tried(wider, judge)
+        best, ap = (wider, reached) if reached > ap else (best, ap)
+    return best, ap
+
+
+def examine(plain: Candidate, judge: Judge) -> list[Block]:
+    """Leave each block float in turn; the first one has the largest maps."""
+    names = [node.name for node in network_of(plain.model).nodes if node.op_type == "Conv"]
+    names = [name for name in names if name not in plain.floats]
+    size = -(-(len(names) - FIRST) // BLOCKS)
+    blocks = [tuple(names[:FIRST]), *(tuple(names[i : i + size]) for i in range(FIRST, len(names), size))]
+    models = [plain.make(), *(replace(plain, floats=plain.floats + block).make() for block in blocks)]
+    errors, times = [judge.error(model) for model in models], latencies(models, judge.picture)
+    found = []
+    for block, left, taken in zip(blocks, errors[1:], times[1:], strict=True):
+        found.append(Block(block, 1 - left / errors[0] if errors[0] else 0.0, taken / times[0] - 1))
+        log.info(
+            "int8: %s to %s in float take %.0f %% of the error away and %+.1f %% of time",
+            *(block[0], block[-1], 100 * found[-1].error, 100 * found[-1].time),
+        )
+    return found
+
+
+def best_method(plain: Candidate, judge: Judge, pictures: Sequence[Picture]) -> tuple[Candidate, float]:
+    """How to take ranges, equalised weights or not, corrected biases or not: the highest AP.
+
+    On so few pictures AP tells differences of some thousandths by chance; between such the error of the maps decides.
+    """
+    even = equalise(plain.model)
+    equalised = replace(plain, model=even, seen=observe(even, opened(even), pictures), equalised=True)
+    every = [
+        replace(base, method=method, corrected=corrected)
+        for base in (plain, equalised)
+        for method in METHODS
+        for corrected in (False, True)
+    ]
+    likely = sorted(every, key=lambda candidate: judge.error(candidate.make()))[:LIKELY]
+    reached = [tried(candidate, judge) for candidate in likely]
+    return next((c, ap) for c, ap in zip(likely, reached, strict=True) if ap >= max(reached) - CHANCE)
+
+
+def tried(candidate: Candidate, judge: Judge) -> float:
+    """A candidate's AP, told to whoever waits."""
+    reached = judge.average_precision(candidate.make())
+    log.info("int8, %s, convolutions in float %d: AP %.4f", candidate, len(candidate.floats), reached)
+    return reached
+
+
+def opened(model: onnx.ModelProto, threads: int | None = None) -> OnnxDetector:
+    """A model in memory as a predictor."""
+    return OnnxDetector(Path("the model"), session=open_session(model.SerializeToString(), threads))
+
+
+def latencies(models: Sequence[onnx.ModelProto], picture: Picture, rounds: int = 25) -> list[float]:
+    """CPU ms of each model for one picture on one thread, interleaved: the lower quartile, for other work disturbs."""
+    detectors = [opened(model, 1) for model in models]
+    images = [d.prepare([picture] * d.batch) for d in detectors]
+    times: list[list[float]] = [[] for _ in models]
+    for _ in range(rounds):
+        for detector, image, taken in zip(detectors, images, times, strict=True):
+            start = time.process_time()
+            detector.run(image, Thresholds())
+            taken.append(time.process_time() - start)
+    return [
+        1e3 * float(np.percentile(taken[rounds // 5 :], 25)) / detector.batch
+        for detector, taken in zip(detectors, times, strict=True)
+    ]
