@@ -22,8 +22,10 @@ from nanogfl.deploy.bench_card import COLUMNS, BenchCard
 from nanogfl.deploy.bench_models import prepare
 from nanogfl.deploy.bench_rows import _ratio
 from nanogfl.deploy.build import Form
+from nanogfl.deploy.calibrate import observe
 from nanogfl.deploy.cut import cut_core
 from nanogfl.deploy.device_runner import FrameFile
+from nanogfl.deploy.quantize import quantize
 from nanogfl.deploy.runtimes import RUNTIMES, runtime
 from nanogfl.deploy.runtimes.detector import RuntimeDetector, open_detector, rows
 from nanogfl.deploy.runtimes.torch import example, ready
@@ -185,6 +187,18 @@ def test_the_runner_multiplies_the_quality_in(tmp_path: Path) -> None:
     core = OnnxDetector(tmp_path / "core.onnx")
     expected = core.rows(core.run(image, Thresholds()))[0]
     np.testing.assert_allclose(file.raw(image), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_network_of_an_int8_file_is_taken_out(folder: Path, tmp_path: Path) -> None:
+    """It is compared on frames that need no resizing: exactly the same there, though not where a resize differs."""
+    given = onnx.load(folder / "model.onnx")
+    whole = OnnxDetector(folder / "model.onnx")
+    frames = [scene(480, 640, seed=i) for i in range(3)]
+    onnx.save(quantize(given, observe(given, whole, frames).ranges("mse")), tmp_path / "int8.onnx")
+    model = prepare(str(tmp_path / "int8.onnx"), "int8", tmp_path / "m", frames)
+    assert not model.why_not and model.core is not None and model.card.precision == "int8"
+    kinds = {node.op_type for node in onnx.load(model.core).graph.node}
+    assert {"MatMul", "QuantizeLinear"} < kinds and "NonMaxSuppression" not in kinds
 
 
 @pytest.mark.parametrize(("options", "benched"), [({}, True), ({"batch": 2}, False), ({"uint8": True}, False)])
