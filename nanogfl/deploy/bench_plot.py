@@ -29,6 +29,7 @@ def plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
             c=COLOURS[runtimes.index(row["runtime"]) % len(COLOURS)],
             marker=MARKS[models.index((row["model"], row["precision"])) % len(MARKS)],
             edgecolors="white",
+            alpha=0.75,  # runtimes as fast as one another are all seen
             zorder=3,
         )
     for i, runtime in enumerate(runtimes):
