@@ -162,7 +162,7 @@ class TrainRecipe:
         detach_guidance: part of the run after which guidance no longer trains the detector.
         freeze: ``backbone`` keeps the backbone as it was loaded.
         teacher: a checkpoint or published name of a detector whose predictions are learnt as well; none.
-        precision: auto | 32 | bf16 | 16.
+        precision: auto (bf16 where a GPU or an x86 CPU multiplies it itself, else 32) | 32 | bf16 | 16.
         patience: validations without a better AP after which to stop; 0: never.
         validate_every: epochs between validations; the last epoch always has one.
         save_every: steps after which the state is written within an epoch.

@@ -141,7 +141,8 @@ def test_onnxruntime_computes_it_in_bytes(model: onnx.ModelProto, seen: Statisti
     kinds = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
     convolutions = sum(node.op_type == "Conv" for node in model.graph.node)
     assert kinds["Conv"] == 1 and kinds["QLinearConv"] == convolutions - 9 and kinds["MatMulIntegerToFloat"] == 8
-    assert kinds["Gemm"] == kinds["LeakyRelu"] - 1 == 0 and kinds["DequantizeLinear"] <= 2
+    assert kinds["Gemm"] == 0 and kinds["LeakyRelu"] == 1, "the stem's, behind its pool"
+    assert kinds["DequantizeLinear"] <= 2
 
 
 @pytest.mark.parametrize("method", METHODS)

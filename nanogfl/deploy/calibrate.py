@@ -16,7 +16,7 @@ from onnxruntime import InferenceSession
 
 from nanogfl.data.readers import read_table
 from nanogfl.data.table import Table
-from nanogfl.deploy.quantize import Network, Range, activations, network_of, to_bytes, weight_scales
+from nanogfl.deploy.quantize import Network, Range, activations, byte_tensors, network_of, to_bytes, weight_scales
 from nanogfl.errors import DataError
 from nanogfl.members import is_file
 from nanogfl.pictures import Picture
@@ -148,8 +148,9 @@ def correct_biases(model: onnx.ModelProto, seen: Statistics, floats: Collection[
     Convolutions that stay float, and biases that several share, are left alone.
     """
     network = network_of(model)
-    nodes = [*network.nodes, *network.last]
-    uses = Counter(name for node in nodes for name in node.input)
+    read = byte_tensors(network, floats)
+    nodes = [*network.nodes, *(node for node in network.last if node.input[0] in read)]
+    uses = Counter(name for node in [*network.nodes, *network.last] for name in node.input)
     biases = {}
     for node in nodes:
         if node.op_type != "Conv" or node.name in floats or uses[node.input[2]] > 1:

@@ -72,9 +72,9 @@ def quantize(model: onnx.ModelProto, ranges: dict[str, Range], floats: Collectio
     network = network_of(model)
     writer = _Writer(ranges, groups_of(network))
     quantized = {node.name for node in network.nodes if node.name not in floats}
-    last = {node.name for node in network.last}
+    products = {node.name for node in network.last if node.input[0] in byte_tensors(network, floats)}
     for node in model.graph.node:
-        if node.name in last and writer.reads_bytes(node) and network.weights[node.input[1]].shape[2:] == (1, 1):
+        if node.name in products:
             writer.product(node, network.weights)
         elif node.op_type == "Conv":
             writer.convolution(node, network.weights, node.name in quantized)
@@ -85,13 +85,25 @@ def quantize(model: onnx.ModelProto, ranges: dict[str, Range], floats: Collectio
     made = onnx.ModelProto()
     made.CopyFrom(model)
     del made.graph.node[:], made.graph.initializer[:]
-    read = {name for node in writer.nodes for name in node.input}
+    read = {name for node in writer.nodes for name in node.input}  # what only products read, they read as pixels
     made.graph.node.extend(n for n in writer.nodes if n.op_type != "DequantizeLinear" or n.output[0] in read)
     kept = [t for t in model.graph.initializer if t.name in read]
     made.graph.initializer.extend([*kept, *writer.constants.values()])
     next(p for p in made.metadata_props if p.key == "nanogfl.precision").value = "int8"
     onnx.checker.check_model(made, full_check=True)
     return made
+
+
+def byte_tensors(network: Network, floats: Collection[str]) -> set[str]:
+    """Activations that are read as bytes where these convolutions stay float."""
+    known: set[str] = set()
+    for node in network.nodes:
+        read = activations(node, network.weights)
+        if node.op_type == "Conv" and node.name not in floats:
+            known |= {*read, node.output[0]}
+        elif node.op_type != "Conv" and known.issuperset(read):
+            known.add(node.output[0])
+    return known
 
 
 def groups_of(network: Network) -> dict[str, list[str]]:
@@ -141,7 +153,7 @@ class _Writer:
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, TensorProto] = {}
         self.read_as: dict[str, str] = {}
-        self.rows: dict[str, str] = {}
+        self.moved: dict[str, str] = {}
 
     def constant(self, name: str, value: NDArray) -> str:
         self.constants[name] = numpy_helper.from_array(value, name)
@@ -182,10 +194,6 @@ class _Writer:
         self.nodes.append(made)
         self.pair(node.output[0])
 
-    def reads_bytes(self, node: NodeProto) -> bool:
-        """Whether what a node reads has been quantized."""
-        return node.input[0] in self.read_as
-
     def product(self, node: NodeProto, weights: Weights) -> None:
         """A convolution of single pixels as the product of its pixels [B, h, w, C] and a matrix [C, K]."""
         weight, bias = (weights[name] for name in node.input[1:3])
@@ -200,13 +208,13 @@ class _Writer:
 
     def pixels(self, tensor: str) -> str:
         """A quantized activation [B, C, h, w] as [B, h, w, C], written once: bytes are moved, not floats."""
-        if tensor not in self.rows:
-            moved, self.rows[tensor] = f"{tensor}_pixels_bytes", f"{tensor}_pixels"
+        if tensor not in self.moved:
+            moved, self.moved[tensor] = f"{tensor}_pixels_bytes", f"{tensor}_pixels"
             perm = [0, 2, 3, 1]
             self.nodes.append(helper.make_node("Transpose", [f"{tensor}_bytes"], [moved], perm=perm))
             inputs = [moved, *self.scale(tensor)[:2]]
-            self.nodes.append(helper.make_node("DequantizeLinear", inputs, [self.rows[tensor]]))
-        return self.rows[tensor]
+            self.nodes.append(helper.make_node("DequantizeLinear", inputs, [self.moved[tensor]]))
+        return self.moved[tensor]
 
     def folded(self, node: NodeProto, weight: NDArray) -> str:
         """A weight in bytes that becomes float when the file is loaded: the largest is 127 here, no sum is in bytes."""

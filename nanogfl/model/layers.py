@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+
+class Depthwise(nn.Conv2d):
+    """A convolution of each channel by itself; on a CPU in float32, under autocast too.
+
+    Its gradients take three times as long in bf16 there, where everything else takes half as long (docs/scale.md).
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, h, w], in the precision that autocast asks for."""
+        if images.is_cuda or not torch.is_autocast_enabled("cpu"):
+            return super().forward(images)
+        with torch.autocast("cpu", enabled=False):
+            made = super().forward(images.float())
+        return made.to(torch.get_autocast_dtype("cpu"))
 
 
 def activation() -> nn.Module:
@@ -12,7 +28,8 @@ def activation() -> nn.Module:
 
 def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
     """A padded convolution without bias and its batch norm, as a list to be spread into a Sequential."""
-    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+    kind = nn.Conv2d if groups == 1 else Depthwise
+    conv = kind(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
     return [conv, nn.BatchNorm2d(outputs)]
 
 

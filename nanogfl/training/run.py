@@ -27,6 +27,7 @@ from nanogfl.recipe import Recipe, load_recipe
 from nanogfl.training.accidents import explain
 from nanogfl.training.averaging import Averaging
 from nanogfl.training.folder import TENSORBOARD, Folder, finished, open_folder
+from nanogfl.training.hardware import devices
 from nanogfl.training.keeper import Keeper, WholeCheckpoints, save_detector
 from nanogfl.training.progress import Progress
 from nanogfl.training.resume import LongEpochs, Signals, former_state, going_on, interrupted, shifted, was_interrupted
@@ -79,7 +80,7 @@ def train(
 def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> dict[str, Any]:
     """Run a recipe on two tables; returns what summary.json holds."""
     pl.seed_everything(recipe.train.seed, workers=True, verbose=False)
-    hardware, processes = devices(recipe)
+    hardware, processes = devices(recipe.train)
     shards = shards_of(training)
     order = EpochOrder(len(training), recipe.train.seed, None if shards is None else shards.numbers)
     last = former_state(folder, EvenBatches(order, recipe.train.batch, 0, processes).cut())
@@ -159,35 +160,6 @@ def resolve(folder: Folder, source: str | None, assignments: Iterable[str], opti
         source = str(config)
     given = {known[name]: value for name, value in options.items()}
     return load_recipe(source, assignments, **given)
-
-
-def devices(recipe: Recipe) -> tuple[dict[str, Any], int]:
-    """Lightning's options for the hardware, and how many processes that makes."""
-    train = recipe.train
-    cuda = torch.cuda.is_available()
-    count = train.devices or (torch.cuda.device_count() if cuda else 1)
-    if cuda and count > torch.cuda.device_count():
-        raise UsageError(f"train.devices={count}: this machine has {torch.cuda.device_count()} GPUs; give 0 for all")
-    if train.sync_batch_norm and not cuda:
-        raise UsageError("train.sync_batch_norm=true needs GPUs; leave it away on a CPU")
-    bf16 = cuda and torch.cuda.is_bf16_supported()
-    precision = {
-        "auto": "bf16-mixed" if bf16 else "32-true",
-        "32": "32-true",
-        "bf16": "bf16-mixed",
-        "16": "16-mixed",
-    }
-    if train.fp16 and not cuda:
-        raise UsageError("train.precision=16 needs a GPU; use bf16 or 32 on a CPU")
-    options = {
-        "accelerator": "gpu" if cuda else "cpu",
-        "devices": count,
-        "num_nodes": train.nodes,
-        "strategy": "ddp" if count * train.nodes > 1 else "auto",
-        "precision": precision[str(train.precision)],
-        "sync_batchnorm": train.sync_batch_norm,
-    }
-    return options, count * train.nodes
 
 
 def make_loaders(

@@ -20,6 +20,7 @@ from nanogfl.data.splits import for_training
 from nanogfl.data.table import Table
 from nanogfl.recipe import Recipe
 from nanogfl.training.averaging import Averages
+from nanogfl.training.hardware import in_bf16
 from nanogfl.training.objective import WHOLE, Assignment, Targets, assign, head_loss
 from nanogfl.training.schedule import plan
 from nanogfl.training.start import start
@@ -103,7 +104,9 @@ def measure(row: Row, work: Work) -> dict[str, Any]:
         task.use_graphs()
     batches = noise(task, work) if table is None else endless(table, task, work.recipe.train.workers)
     clock, times = Clock(device), []
-    precision = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")  # as in a run
+    half = torch.float16 if recipe.train.fp16 else torch.bfloat16
+    enabled = recipe.train.fp16 or in_bf16(recipe.train, device.type == "cuda")
+    precision = torch.autocast(device.type, half, enabled=enabled)  # as in a run
     for step in range(WARM + work.steps):
         if step == WARM:
             clock.stages.clear()

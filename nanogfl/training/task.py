@@ -130,9 +130,10 @@ class DetectionTask(pl.LightningModule):
         self.watch.settle()
 
     def validation_step(self, batch: tuple[list[int], Tensor, list[tuple[int, int]]], _: int) -> None:
-        """Keep the raw outputs; the keeper decodes and scores them."""
+        """Keep the raw outputs, in float32 as ``eval`` and exports have them; the keeper decodes and scores them."""
         indices, images, shapes = batch
-        raws = self.detector(self.normalise(images)).float().cpu().numpy()
+        with torch.autocast(self.device.type, enabled=False):
+            raws = self.detector(self.normalise(images)).cpu().numpy()
         self.predictions += list(zip(indices, raws, shapes, strict=True))
 
     def configure_optimizers(self) -> Any:

@@ -1,0 +1,43 @@
+"""What a run computes on, and in which precision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from nanogfl.errors import UsageError
+from nanogfl.recipe import TrainRecipe
+
+BF16 = ("avx512_bf16", "amx_bf16")  # x86 that multiplies bf16 itself: AMD since Zen 4, Intel's newer servers
+
+
+def devices(train: TrainRecipe) -> tuple[dict[str, Any], int]:
+    """Lightning's options for the hardware, and how many processes that makes."""
+    cuda = torch.cuda.is_available()
+    count = train.devices or (torch.cuda.device_count() if cuda else 1)
+    if cuda and count > torch.cuda.device_count():
+        raise UsageError(f"train.devices={count}: this machine has {torch.cuda.device_count()} GPUs; give 0 for all")
+    if train.sync_batch_norm and not cuda:
+        raise UsageError("train.sync_batch_norm=true needs GPUs; leave it away on a CPU")
+    if train.fp16 and not cuda:
+        raise UsageError("train.precision=16 needs a GPU; use bf16 or 32 on a CPU")
+    options = {
+        "accelerator": "gpu" if cuda else "cpu",
+        "devices": count,
+        "num_nodes": train.nodes,
+        "strategy": "ddp" if count * train.nodes > 1 else "auto",
+        "precision": "16-mixed" if train.fp16 else "bf16-mixed" if in_bf16(train, cuda) else "32-true",
+        "sync_batchnorm": train.sync_batch_norm,
+    }
+    return options, count * train.nodes
+
+
+def in_bf16(train: TrainRecipe, cuda: bool) -> bool:
+    """Whether a recipe trains in bf16: where it says so, or leaves it open and the hardware multiplies bf16 itself."""
+    if str(train.precision) != "auto":
+        return str(train.precision) == "bf16"
+    if cuda:
+        return torch.cuda.get_device_capability() >= (8, 0)  # older ones emulate it
+    known = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not tell
+    return any(known.get(feature) for feature in BF16)

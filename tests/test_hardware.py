@@ -1,0 +1,85 @@
+"""What a run computes on: when bf16 is taken, and what it leaves in float32."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from models import random_detector
+from torch import Tensor, nn
+
+from nanogfl.model.detector import Architecture, Detector
+from nanogfl.model.layers import Depthwise
+from nanogfl.recipe import TrainRecipe
+from nanogfl.training import hardware
+from nanogfl.training.hardware import devices, in_bf16
+
+
+@pytest.mark.parametrize(
+    ("precision", "features", "expected"),
+    [
+        ("auto", {"avx512_bf16": True}, True),
+        ("auto", {"amx_bf16": True, "avx512_bf16": False}, True),
+        ("auto", {"avx2": True, "avx512_f": True}, False),
+        ("auto", {}, False),
+        ("bf16", {}, True),
+        ("32", {"avx512_bf16": True}, False),
+        (32, {"avx512_bf16": True}, False),
+    ],
+)
+def test_a_cpu_takes_bf16_where_it_multiplies_it_itself(
+    precision: Any, features: dict[str, bool], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware.torch.cpu, "get_capabilities", lambda: features, raising=False)
+    assert in_bf16(TrainRecipe(precision=precision), cuda=False) is expected
+    if not torch.cuda.is_available():
+        wanted = "bf16-mixed" if expected else "32-true"
+        assert devices(TrainRecipe(precision=precision))[0]["precision"] == wanted
+
+
+def test_a_torch_that_does_not_tell_trains_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(hardware.torch.cpu, "get_capabilities", raising=False)
+    assert not in_bf16(TrainRecipe(), cuda=False)
+
+
+def test_depthwise_convolutions_stay_float32_under_autocast() -> None:
+    """Only what goes in and comes out is rounded; weights and gradients are those of float32."""
+    torch.manual_seed(0)
+    conv = Depthwise(6, 6, 5, 2, 2, groups=6, bias=False)
+    plain = nn.Conv2d(6, 6, 5, 2, 2, groups=6, bias=False)
+    plain.load_state_dict(conv.state_dict())
+    images = torch.randn(2, 6, 17, 12).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        made = conv(images)
+    expected = plain(images.float())
+    assert made.dtype == torch.bfloat16 and torch.equal(made, expected.bfloat16())
+    slope = torch.randn_like(expected).bfloat16()
+    made.backward(slope)
+    expected.backward(slope.float())
+    assert conv.weight.grad is not None and plain.weight.grad is not None
+    assert conv.weight.grad.dtype == torch.float32 and torch.equal(conv.weight.grad, plain.weight.grad)
+    assert torch.equal(conv(images.float()), plain(images.float())), "without autocast nothing is special"
+
+
+@pytest.mark.parametrize("family", ["plus", "first"])
+def test_every_depthwise_convolution_of_the_network_is_one(family: Any) -> None:
+    detector = Detector(Architecture("s", 3, family=family))
+    depthwise = [m for m in detector.modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
+    assert len(depthwise) > 15 and all(isinstance(m, Depthwise) for m in depthwise)
+    copied = copy.deepcopy(detector)
+    assert [type(m) for m in copied.modules()] == [type(m) for m in detector.modules()]
+
+
+def test_a_network_in_bf16_is_near_float32() -> None:
+    detector = random_detector(Architecture("s", 3)).eval()
+    images: Tensor = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = detector(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = detector(images)
+    assert found.dtype == torch.bfloat16
+    spread = expected.std(dim=1).mean()  # of one output over the priors: the image's part
+    assert (found.float() - expected).abs().mean() < 0.1 * spread
+    assert (expected[1] - expected[0]).abs().mean() > 0.3 * spread, "another picture is further away"
