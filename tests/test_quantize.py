@@ -20,8 +20,9 @@ from nanogfl.decode import Thresholds
 from nanogfl.deploy.build import Form, build
 from nanogfl.deploy.calibrate import METHODS, Statistics, correct_biases, equalise, observe, spread
 from nanogfl.deploy.candidates import opened
+from nanogfl.deploy.inner import network_of
 from nanogfl.deploy.int8 import float_share, to_int8
-from nanogfl.deploy.quantize import network_of, quantize, to_bytes, weight_scales
+from nanogfl.deploy.quantize import quantize, to_bytes, weight_scales
 from nanogfl.errors import DataError, ExportError, UsageError
 from nanogfl.model.detector import Architecture
 from nanogfl.predictor import TorchDetector

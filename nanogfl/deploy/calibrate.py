@@ -16,7 +16,8 @@ from onnxruntime import InferenceSession
 
 from nanogfl.data.readers import read_table
 from nanogfl.data.table import Table
-from nanogfl.deploy.quantize import Network, Range, activations, byte_tensors, network_of, to_bytes, weight_scales
+from nanogfl.deploy.inner import Network, activations, byte_tensors, network_of
+from nanogfl.deploy.quantize import Range, to_bytes, weight_scales
 from nanogfl.errors import DataError
 from nanogfl.members import is_file
 from nanogfl.pictures import Picture

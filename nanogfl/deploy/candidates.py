@@ -16,7 +16,8 @@ import onnx
 from nanogfl.data.table import Table
 from nanogfl.decode import Thresholds
 from nanogfl.deploy.calibrate import METHODS, Statistics, correct_biases, equalise, observe, showing
-from nanogfl.deploy.quantize import network_of, quantize
+from nanogfl.deploy.inner import network_of
+from nanogfl.deploy.quantize import quantize
 from nanogfl.evaluation.run import evaluate
 from nanogfl.pictures import Picture
 from nanogfl.runtime.session import OnnxDetector, open_session

@@ -11,7 +11,7 @@ import onnx
 
 from nanogfl.deploy.calibrate import calibration_table, observe, spread
 from nanogfl.deploy.candidates import Candidate, Judge, choose, latencies, opened
-from nanogfl.deploy.quantize import network_of
+from nanogfl.deploy.inner import network_of
 from nanogfl.errors import DataError, ExportError, UsageError
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,78 @@
+"""The part of a finished model that can be quantized, and which of its tensors go together."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import onnx
+from numpy.typing import NDArray
+from onnx import NodeProto, numpy_helper
+
+PASSING = ("MaxPool", "Slice", "Resize", "Concat")  # give what they read: one scale for all
+KINDS = ("Conv", "LeakyRelu", "Add", "AveragePool", *PASSING)
+Weights = dict[str, NDArray]
+
+
+@dataclass(frozen=True)
+class Network:
+    """The part of a model that can be quantized.
+
+    Attributes:
+        nodes: its nodes, in order; the last convolutions are not among them.
+        last: the convolutions that give classes and sides.
+        tensors: activations that these read and write, the network's input first.
+        weights: all constants of the model.
+    """
+
+    nodes: list[NodeProto]
+    last: list[NodeProto]
+    tensors: list[str]
+    weights: Weights
+
+
+def network_of(model: onnx.ModelProto) -> Network:
+    """Find the network in a model that ``deploy.build`` made: from the first convolution's input to the maps."""
+    weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    first = next(node for node in model.graph.node if node.op_type == "Conv")
+    inside, nodes = {first.input[0]: None}, []
+    for node in model.graph.node:
+        read = activations(node, weights)
+        if node.op_type in KINDS and read and all(name in inside for name in read):
+            nodes.append(node)
+            inside[node.output[0]] = None
+    read_again = {name for node in nodes for name in node.input}
+    last = [node for node in nodes if node.output[0] not in read_again]
+    nodes = [node for node in nodes if node.output[0] in read_again]
+    return Network(nodes, last, [name for name in inside if name in read_again], weights)
+
+
+def activations(node: NodeProto, weights: Collection[str]) -> list[str]:
+    """What a node reads that is no constant."""
+    return [name for name in node.input if name and name not in weights]
+
+
+def byte_tensors(network: Network, floats: Collection[str]) -> set[str]:
+    """Activations that are read as bytes where these convolutions stay float."""
+    known: set[str] = set()
+    for node in network.nodes:
+        read = activations(node, network.weights)
+        if node.op_type == "Conv" and node.name not in floats:
+            known |= {*read, node.output[0]}
+        elif node.op_type != "Conv" and known.issuperset(read):
+            known.add(node.output[0])
+    return known
+
+
+def groups_of(network: Network) -> dict[str, list[str]]:
+    """For each activation: all that share its scale."""
+    groups = {name: [name] for name in network.tensors}
+    for node in network.nodes:
+        if node.op_type in PASSING:
+            read = [name for name in activations(node, network.weights) if name in groups]
+            for name in read:
+                ours, theirs = groups[node.output[0]], groups[name]
+                if ours is not theirs:
+                    ours += theirs
+                    groups |= dict.fromkeys(theirs, ours)
+    return groups
