@@ -11,7 +11,8 @@ from models import random_detector
 from torch import Tensor, nn
 
 from nanogfl.model.detector import Architecture, Detector
-from nanogfl.model.layers import Depthwise
+from nanogfl.model.layers import FloatConv2d
+from nanogfl.model.resnet import FPN
 from nanogfl.recipe import TrainRecipe
 from nanogfl.training import hardware
 from nanogfl.training.hardware import devices, in_bf16
@@ -47,7 +48,7 @@ def test_a_torch_that_does_not_tell_trains_in_float32(monkeypatch: pytest.Monkey
 def test_depthwise_convolutions_stay_float32_under_autocast() -> None:
     """Only what goes in and comes out is rounded; weights and gradients are those of float32."""
     torch.manual_seed(0)
-    conv = Depthwise(6, 6, 5, 2, 2, groups=6, bias=False)
+    conv = FloatConv2d(6, 6, 5, 2, 2, groups=6, bias=False)
     plain = nn.Conv2d(6, 6, 5, 2, 2, groups=6, bias=False)
     plain.load_state_dict(conv.state_dict())
     images = torch.randn(2, 6, 17, 12).bfloat16()
@@ -67,9 +68,26 @@ def test_depthwise_convolutions_stay_float32_under_autocast() -> None:
 def test_every_depthwise_convolution_of_the_network_is_one(family: Any) -> None:
     detector = Detector(Architecture("s", 3, family=family))
     depthwise = [m for m in detector.modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
-    assert len(depthwise) > 15 and all(isinstance(m, Depthwise) for m in depthwise)
+    assert len(depthwise) > 15 and all(isinstance(m, FloatConv2d) for m in depthwise)
     copied = copy.deepcopy(detector)
     assert [type(m) for m in copied.modules()] == [type(m) for m in detector.modules()]
+
+
+@pytest.mark.parametrize("side", [32, 64])
+def test_gradients_of_maps_of_one_pixel_are_numbers(side: int) -> None:
+    """The heavy network's last levels; what memory held before must not matter."""
+    gradients = []
+    for _ in range(4):
+        torch.manual_seed(0)
+        neck = FPN((8, 8, 8), 64).train()
+        maps = [torch.randn(8, 8, side // s, side // s) for s in (8, 16, 32)]
+        left = [torch.full((1 << n,), float("nan")) for n in range(10, 22)]
+        del left
+        with torch.autocast("cpu", torch.bfloat16):
+            made = neck(maps)
+        torch.stack([level.float().square().mean() for level in made]).sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in neck.parameters() if p.grad is not None]))
+    assert all(torch.isfinite(g).all() and torch.equal(g, gradients[0]) for g in gradients)
 
 
 def test_a_network_in_bf16_is_near_float32() -> None:

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 
-class Depthwise(nn.Conv2d):
-    """A convolution of each channel by itself; on a CPU in float32, under autocast too.
+class FloatConv2d(nn.Conv2d):
+    """A convolution that a CPU computes in float32, under autocast too.
 
-    Its gradients take three times as long in bf16 there, where everything else takes half as long (docs/scale.md).
+    Depthwise ones, whose gradients take three times as long in bf16 there (docs/scale.md), and strided ones of maps that
+    may be a single pixel, whose gradients oneDNN takes from memory that nobody wrote.
     """
 
     def forward(self, images: Tensor) -> Tensor:
@@ -28,7 +29,7 @@ def activation() -> nn.Module:
 
 def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
     """A padded convolution without bias and its batch norm, as a list to be spread into a Sequential."""
-    kind = nn.Conv2d if groups == 1 else Depthwise
+    kind = nn.Conv2d if groups == 1 else FloatConv2d
     conv = kind(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
     return [conv, nn.BatchNorm2d(outputs)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nanogfl.model.layers import conv_bn
+from nanogfl.model.layers import FloatConv2d, conv_bn
 
 # size: blocks of the four stages, and how many times wider a block's output is than its inside
 RESNETS: dict[str, tuple[tuple[int, int, int, int], int]] = {
@@ -79,7 +79,7 @@ class FPN(nn.Module):
         super().__init__()
         self.lateral = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in inputs)
         self.smooth = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in inputs)
-        self.extra = nn.ModuleList(nn.Conv2d(width, width, 3, stride=2, padding=1) for _ in range(2))
+        self.extra = nn.ModuleList(FloatConv2d(width, width, 3, stride=2, padding=1) for _ in range(2))
         for conv in (*self.lateral, *self.smooth, *self.extra):
             assert isinstance(conv, nn.Conv2d) and conv.bias is not None
             nn.init.xavier_uniform_(conv.weight)
