@@ -9,8 +9,8 @@ from torch import Tensor, nn
 class FloatConv2d(nn.Conv2d):
     """A convolution that a CPU computes in float32, under autocast too.
 
-    Depthwise ones, whose gradients take three times as long in bf16 there (docs/scale.md), and strided ones of maps that
-    may be a single pixel, whose gradients oneDNN takes from memory that nobody wrote.
+    Depthwise ones, whose gradients take three times as long in bf16 there (docs/scale.md), and strided ones of maps
+    that may be a single pixel, whose gradients oneDNN takes from memory that nobody wrote.
     """
 
     def forward(self, images: Tensor) -> Tensor:
