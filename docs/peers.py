@@ -26,7 +26,7 @@ from nanogfl.deploy.cut import cut_core
 from nanogfl.deploy.runtimes.detector import RuntimeDetector, network_image
 from nanogfl.evaluation.run import evaluate
 from nanogfl.runtime.session import OnnxDetector, open_session
-from nanogfl.view import MEAN, STD, View
+from nanogfl.view import View, normalise
 
 ROUNDS, LEAST = 100, 1e-6
 
@@ -75,8 +75,7 @@ def deployment(path: Path) -> Deployment:
 
 
 def _normalised(image: Any) -> Any:
-    mean, std = (np.array(v, np.float32).reshape(1, 3, 1, 1) for v in (MEAN, STD))
-    return np.ascontiguousarray((image - mean) / std)
+    return normalise(image[0].transpose(1, 2, 0))[None]
 
 
 def _logits(score: Any) -> Any:

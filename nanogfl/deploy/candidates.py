@@ -65,12 +65,15 @@ class Candidate:
 class Judge:
     """What candidates are measured by: AP on all pictures of a table, and the square error of the maps on a few.
 
+    ``detector`` is the float model opened, which prepares pictures.
+
     Attributes:
         picture: one that times are taken on.
     """
 
-    def __init__(self, model: onnx.ModelProto, table: Table, pictures: Sequence[Picture]) -> None:
-        detector = opened(model)
+    def __init__(
+        self, model: onnx.ModelProto, detector: OnnxDetector, table: Table, pictures: Sequence[Picture]
+    ) -> None:
         self.table, self.picture = table, pictures[0]
         self.maps = [node.output[0] for node in network_of(model).last]
         self.images = [detector.prepare([picture] * detector.batch) for picture in pictures[:WATCHED]]

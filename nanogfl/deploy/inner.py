@@ -69,8 +69,7 @@ def groups_of(network: Network) -> dict[str, list[str]]:
     groups = {name: [name] for name in network.tensors}
     for node in network.nodes:
         if node.op_type in PASSING:
-            read = [name for name in activations(node, network.weights) if name in groups]
-            for name in read:
+            for name in activations(node, network.weights):
                 ours, theirs = groups[node.output[0]], groups[name]
                 if ours is not theirs:
                     ours += theirs

@@ -71,7 +71,7 @@ def to_int8(model: onnx.ModelProto, calib: str | Path, max_drop: float) -> tuple
         raise UsageError("--int8 quantizes mobile networks only, not model.family=resnet; leave it out, or use --fp16")
     table = calibration_table(calib)
     pictures = [e.picture() for e in spread(table.examples, OBSERVED)]
-    judge = Judge(model, table, pictures)
+    judge = Judge(model, detector, table, pictures)
     float_ap = judge.average_precision(model)
     if not float_ap:
         raise DataError(

@@ -32,7 +32,8 @@ def quantize(model: onnx.ModelProto, ranges: dict[str, Range], floats: Collectio
     network = network_of(model)
     writer = _Writer(ranges, groups_of(network))
     quantized = {node.name for node in network.nodes if node.name not in floats}
-    products = {node.name for node in network.last if node.input[0] in byte_tensors(network, floats)}
+    in_bytes = byte_tensors(network, floats)
+    products = {node.name for node in network.last if node.input[0] in in_bytes}
     for node in model.graph.node:
         if node.name in products:
             writer.product(node, network.weights)
