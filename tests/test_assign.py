@@ -149,11 +149,11 @@ def test_atss_equals_the_oracle(count: int, smallest: float, largest: float, top
 
 def test_the_class_cost_without_classes_as_a_dimension_is_the_cost_with_it() -> None:
     p = picture(6)
-    iou = torch.rand(1, len(PRIORS), 6, dtype=torch.float64)
+    iou = torch.rand(1, 6, len(PRIORS), dtype=torch.float64)
     got = class_cost(p.logits[None], p.labels[None], iou)[0]
     for prior, box in ((0, 0), (50, 3), (127, 5)):
-        expected = quality_focal_loss(p.logits[prior].tolist(), int(p.labels[box]), float(iou[0, prior, box]))
-        assert got[prior, box].item() == pytest.approx(expected, rel=1e-9)
+        expected = quality_focal_loss(p.logits[prior].tolist(), int(p.labels[box]), float(iou[0, box, prior]))
+        assert got[box, prior].item() == pytest.approx(expected, rel=1e-9)
 
 
 # --- laws
@@ -291,5 +291,5 @@ def test_iou_and_inside_by_hand() -> None:
     b = torch.tensor([[[1.0, 1, 3, 3], [0, 0, 2, 2]]])
     torch.testing.assert_close(pairwise_iou(a, b), torch.tensor([[[1 / 7, 1], [0, 0], [0, 0]]]))
     priors = torch.tensor([[1.0, 1, 8], [2.0, 2, 8], [2.5, 1.5, 8]])
-    assert inside(priors, b).tolist() == [[[False, True], [True, False], [True, False]]]  # an edge is not inside
-    assert inside(priors, b, margin=0.5).tolist() == [[[False, True], [True, False], [False, False]]]
+    assert inside(priors, b).tolist() == [[[False, True, True], [True, False, False]]]  # an edge is not inside
+    assert inside(priors, b, margin=0.5).tolist() == [[[False, True, False], [True, False, False]]]

@@ -36,8 +36,8 @@ def integral(logits: Tensor) -> Tensor:
     reg_max = logits.shape[-1] // 4 - 1
     if reg_max == 0:
         return F.softplus(logits)
-    probabilities = side_probabilities(logits, reg_max)
-    return probabilities @ bins(reg_max, probabilities)
+    first = logits.unflatten(-1, (4, reg_max + 1)).movedim(-1, 0)  # on a CPU rows of eight take 20 times as long
+    return torch.tensordot(bins(reg_max, logits), first.softmax(dim=0), dims=1)
 
 
 def distances_to_boxes(distances: Tensor, priors: Tensor) -> Tensor:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nanogfl.model.layers import FloatConv2d, conv_bn
+from nanogfl.model.layers import conv_bn
 
 # size: blocks of the four stages, and how many times wider a block's output is than its inside
 RESNETS: dict[str, tuple[tuple[int, int, int, int], int]] = {
@@ -65,6 +66,21 @@ class ResNet(nn.Module):
         x8 = self.layer2(self.layer1(self.maxpool(self.conv1(images))))
         x16 = self.layer3(x8)
         return [x8, x16, self.layer4(x16)]
+
+
+class FloatConv2d(nn.Conv2d):
+    """A strided convolution that a CPU computes in float32, under autocast too.
+
+    Its map may be a single pixel, and oneDNN takes the bf16 gradient of that from memory that nobody wrote.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, h, w], in the precision that autocast asks for."""
+        if images.is_cuda or not torch.is_autocast_enabled("cpu"):
+            return super().forward(images)
+        with torch.autocast("cpu", enabled=False):
+            made = super().forward(images.float())
+        return made.to(torch.get_autocast_dtype("cpu"))
 
 
 class FPN(nn.Module):

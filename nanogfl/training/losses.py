@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -21,10 +24,40 @@ def quality_focal_loss(logits: Tensor, labels: Tensor, quality: Tensor, beta: fl
     Returns:
         [N], summed over classes.
     """
-    target = _own_class(labels, logits) * quality[:, None]
-    distance = (target - logits.sigmoid()).abs()
-    loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none") * distance.pow(beta)
-    return loss.sum(dim=1)
+    own, logit = _own_class(labels, logits)
+    return background(logits, beta) + own * (modulated(logit, quality, beta) - modulated(logit, 0 * quality, beta))
+
+
+def modulated(logits: Tensor, target: Tensor, beta: float) -> Tensor:
+    """One term of QFL: ``|y - s|^beta * BCE(s, y)``, s the sigmoid of the logits; all of one shape."""
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return entropy * (target - logits.sigmoid()).abs().pow(beta)
+
+
+def background(logits: Tensor, beta: float) -> Tensor:
+    """QFL of rows that are background, ``s^beta * BCE(s, 0)`` summed over the classes: [..., C] -> [...].
+
+    Most of all rows are, and of the others all classes but one: the gradient of this is written out.
+    """
+    return _Background.apply(logits, beta)  # type: ignore[no-any-return]
+
+
+class _Background(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, beta: float) -> Tensor:
+        score, entropy = logits.sigmoid(), F.softplus(logits)
+        factor = score.pow(beta)
+        loss = (factor * entropy).sum(dim=-1)
+        if ctx.needs_input_grad[0]:  # d/dx of s^b H: H' is s, and s' is s (1 - s)
+            slope = (1 - score).mul_(entropy).mul_(beta).add_(score).mul_(factor)
+            ctx.save_for_backward(slope)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (slope,) = ctx.saved_tensors
+        return slope * gradient[..., None], None
 
 
 def distribution_focal_loss(logits: Tensor, target: Tensor) -> Tensor:
@@ -37,11 +70,9 @@ def distribution_focal_loss(logits: Tensor, target: Tensor) -> Tensor:
     Returns:
         [M].
     """
-    log_probability = logits.log_softmax(dim=-1)
-    left = target.long()
-    nearness = torch.stack([left + 1 - target, target - left], dim=-1)
-    pair = torch.stack([left, left + 1], dim=-1)
-    return -(log_probability.gather(-1, pair) * nearness).sum(dim=-1)
+    bins = torch.arange(logits.shape[1], dtype=target.dtype, device=target.device)[:, None]
+    nearness = (1 - (target - bins).abs()).clamp(min=0)  # [R + 1, M]: of all bins only the two beside are near
+    return -(logits.t().log_softmax(dim=0) * nearness).sum(dim=0)
 
 
 def generalized_focal_loss(
@@ -70,15 +101,16 @@ def generalized_focal_loss(
 
 def focal_loss(logits: Tensor, labels: Tensor, gamma: float = 2.0, alpha: float = 0.25) -> Tensor:
     """The focal loss that QFL takes the place of (Lin et al., ICCV 2017): logits [N, C], labels [N] -> [N]."""
-    target = _own_class(labels, logits).to(logits.dtype)
-    balance = alpha * target + (1 - alpha) * (1 - target)
-    loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    return (balance * (target - logits.sigmoid()).abs().pow(gamma) * loss).sum(dim=1)
+    own, logit = _own_class(labels, logits)
+    one, zero = torch.ones_like(logit), torch.zeros_like(logit)
+    swapped = alpha * modulated(logit, one, gamma) - (1 - alpha) * modulated(logit, zero, gamma)
+    return (1 - alpha) * background(logits, gamma) + own * swapped
 
 
-def _own_class(labels: Tensor, logits: Tensor) -> Tensor:
-    """Which column of the logits [N, C] is each row's class: [N, C] bool."""
-    return labels[:, None] == torch.arange(logits.shape[1], device=labels.device)
+def _own_class(labels: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether each row has a class [N], and its logit [N] (any, where it has none)."""
+    classes = logits.shape[1]
+    return labels < classes, logits.gather(1, labels.clamp(max=classes - 1)[:, None]).squeeze(1)
 
 
 def giou_loss(pred: Tensor, target: Tensor, eps: float = 1e-6) -> Tensor:

@@ -75,7 +75,7 @@ def assign(
         quality = _iou_with_own(boxes, targets.boxes, index)
     else:
         index, quality = dynamic_soft_label(logits, boxes, priors, *gt, topk=recipe.topk or 13)
-    ignored = (inside(priors, targets.boxes) & targets.crowd[:, None]).any(dim=2) & (index < 0)
+    ignored = (inside(priors, targets.boxes) & targets.crowd[..., None]).any(dim=1) & (index < 0)
     return Assignment(index, quality, ignored)
 
 
@@ -111,7 +111,7 @@ def head_loss(
     else:
         qfl = quality_focal_loss(flat, label, assignment.quality.reshape(-1), recipe.beta).view_as(own)
     positives = share.normaliser(positive.sum().float())
-    weight = logits.detach().sigmoid().amax(dim=-1) * positive
+    weight = logits.detach().amax(dim=-1).sigmoid() * positive
     total = share.normaliser(weight.sum())
 
     boxes = predicted_boxes(sides, priors)
@@ -136,7 +136,7 @@ def predicted_boxes(sides: Tensor, priors: Tensor) -> Tensor:
 def split(raw: Tensor, reg_max: int) -> tuple[Tensor, Tensor]:
     """Raw logits [B, P, C + 4 * (R + 1)] -> class logits [B, P, C] and side logits [B, P, 4 * (R + 1)]."""
     sides = 4 * (reg_max + 1)
-    return raw[..., : raw.shape[-1] - sides], raw[..., raw.shape[-1] - sides :]
+    return raw.split([raw.shape[-1] - sides, sides], dim=-1)  # type: ignore[return-value]
 
 
 def side_targets(boxes: Tensor, priors: Tensor, reg_max: int) -> Tensor:
