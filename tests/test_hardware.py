@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -13,7 +16,7 @@ from nanogfl.model.detector import Architecture
 from nanogfl.model.resnet import FPN, FloatConv2d
 from nanogfl.recipe import TrainRecipe
 from nanogfl.training import hardware
-from nanogfl.training.hardware import devices, in_bf16
+from nanogfl.training.hardware import devices, in_bf16, keep_memory
 
 
 @pytest.mark.parametrize(
@@ -90,3 +93,28 @@ def test_a_network_in_bf16_is_near_float32() -> None:
     spread = expected.std(dim=1).mean()  # of one output over the priors: the image's part
     assert (found.float() - expected).abs().mean() < 0.1 * spread
     assert (expected[1] - expected[0]).abs().mean() > 0.3 * spread, "another picture is further away"
+
+
+GIVES = """
+import os, sys, torch
+from nanogfl.training.hardware import keep_memory
+if sys.argv[1] == "keeps": keep_memory()
+def used(): return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
+before = used()
+for _ in range(3): torch.ones(1 << 24).add(1)
+print(used() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_memory_of_a_step_is_kept_for_the_next() -> None:
+    """Tensors of 64 MB are gone, and their memory is still there."""
+    found = [subprocess.run([sys.executable, "-c", GIVES, w], capture_output=True, text=True) for w in ("keeps", "")]
+    kept, given = (int(run.stdout) for run in found)
+    assert kept >= 64 and given < 32
+
+
+def test_another_libc_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware.platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.setattr(hardware.ctypes, "CDLL", None)
+    keep_memory()

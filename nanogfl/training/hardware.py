@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
 from typing import Any
 
 import torch
@@ -9,6 +11,7 @@ import torch
 from nanogfl.errors import UsageError
 from nanogfl.recipe import TrainRecipe
 
+TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4  # of mallopt(3)
 BF16 = ("avx512_bf16", "amx_bf16")  # x86 that multiplies bf16 itself: AMD since Zen 4, Intel's newer servers
 
 
@@ -41,3 +44,11 @@ def in_bf16(train: TrainRecipe, cuda: bool) -> bool:
         return torch.cuda.get_device_capability() >= (8, 0)  # older ones emulate it
     known = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not tell
     return any(known.get(feature) for feature in BF16)
+
+
+def keep_memory() -> None:
+    """Let glibc keep the memory of one step for the next; else it gives it back and takes it anew, page by page."""
+    if platform.libc_ver()[0] == "glibc":
+        mallopt = ctypes.CDLL(None).mallopt
+        for what, value in ((MMAP_MAX, 0), (TRIM_THRESHOLD, -1), (TOP_PAD, 256 << 20)):
+            mallopt(what, value)

@@ -27,7 +27,7 @@ from nanogfl.recipe import Recipe, load_recipe
 from nanogfl.training.accidents import explain
 from nanogfl.training.averaging import Averaging
 from nanogfl.training.folder import TENSORBOARD, Folder, finished, open_folder
-from nanogfl.training.hardware import devices
+from nanogfl.training.hardware import devices, keep_memory
 from nanogfl.training.keeper import Keeper, WholeCheckpoints, save_detector
 from nanogfl.training.progress import Progress
 from nanogfl.training.resume import LongEpochs, Signals, former_state, going_on, interrupted, shifted, was_interrupted
@@ -81,6 +81,8 @@ def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> d
     """Run a recipe on two tables; returns what summary.json holds."""
     pl.seed_everything(recipe.train.seed, workers=True, verbose=False)
     hardware, processes = devices(recipe.train)
+    if hardware["accelerator"] == "cpu":
+        keep_memory()
     shards = shards_of(training)
     order = EpochOrder(len(training), recipe.train.seed, None if shards is None else shards.numbers)
     last = former_state(folder, EvenBatches(order, recipe.train.batch, 0, processes).cut())

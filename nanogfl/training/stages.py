@@ -20,7 +20,7 @@ from nanogfl.data.splits import for_training
 from nanogfl.data.table import Table
 from nanogfl.recipe import Recipe
 from nanogfl.training.averaging import Averages
-from nanogfl.training.hardware import in_bf16
+from nanogfl.training.hardware import in_bf16, keep_memory
 from nanogfl.training.objective import WHOLE, Assignment, Targets, assign, head_loss
 from nanogfl.training.schedule import plan
 from nanogfl.training.start import start
@@ -87,6 +87,8 @@ class Clock:
 def measure(row: Row, work: Work) -> dict[str, Any]:
     """Time the steps of one row in this process; returns seconds a step, seconds of each stage, memory in MB."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        keep_memory()  # as in a run
     model = replace(work.recipe.model, guidance=row.guidance)
     cache = ("auto" if device.type == "cuda" else "ram") if row.cached else "none"
     train = replace(work.recipe.train, cache=cache)
