@@ -13,7 +13,7 @@ from nanogfl.errors import RecipeError, nearest
 Pair = tuple[float, float]
 MANY, PROCESSES = 1_000_000, 256  # beyond these a number is a slip, and no machine would ever be done
 RATES = (1e-12, 100.0)  # of learning; beyond them nothing learns
-YES_OR_NO = frozenset({"share_levels", "separate_sides", "sync_batch_norm", "cuda_graphs"})
+YES_OR_NO = frozenset({"share_levels", "separate_sides", "sync_batch_norm", "cuda_graphs", "compile"})
 CLOSED = {"extra": "forbid"}  # pydantic: a key that nobody reads is an error
 
 
@@ -173,6 +173,7 @@ class TrainRecipe:
         nodes: machines.
         sync_batch_norm: batch statistics over all processes.
         cuda_graphs: a GPU's steps are recorded once and replayed.
+        compile: a GPU's network is fused by torch.compile first, a minute for each size of batch.
     """
 
     __pydantic_config__ = CLOSED
@@ -201,6 +202,7 @@ class TrainRecipe:
     nodes: int = 1
     sync_batch_norm: bool = False
     cuda_graphs: bool = True
+    compile: bool = False
 
     @property
     def fp16(self) -> bool:

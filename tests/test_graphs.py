@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nanogfl.data.batch import Batch
 from nanogfl.recipe import load_recipe
-from nanogfl.training.graphs import Graphs, room
+from nanogfl.training.graphs import Graphs, compiled, room
 from nanogfl.training.objective import WHOLE
 from nanogfl.training.schedule import plan
 from nanogfl.training.start import start
@@ -103,6 +103,23 @@ def test_padding_changes_no_loss_and_no_gradient() -> None:
     for one, two in zip(task.parameters(), other.parameters(), strict=True):
         assert one.grad is not None and two.grad is not None
         assert torch.allclose(one.grad, two.grad, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # of the tracer's own looking
+@pytest.mark.parametrize("row", ["default", "first", "resnet", "light guidance"])
+def test_a_compiled_network_learns_the_same(row: str) -> None:
+    """As torch.compile traces it, without the compiler's kernels, which need a GPU to be worth their time."""
+    task, other = made(ROWS[row]), made(ROWS[row])
+    task.fused = compiled(task, backend="aot_eager")
+    names = list(task.state_dict())
+    parts = task.spread(batch(), WHOLE)
+    torch.stack(list(parts.values())).sum().backward()
+    assert {name: part.item() for name, part in parts.items()} == pytest.approx(learn(other, batch()), rel=1e-4)
+    for one, two in zip(task.parameters(), other.parameters(), strict=True):
+        assert one.grad is not None and two.grad is not None
+        assert torch.allclose(one.grad, two.grad, rtol=1e-3, atol=1e-4)
+    assert list(task.state_dict()) == names == list(other.state_dict())
+    copy.deepcopy(task)  # as averaging does
 
 
 def test_room_is_a_power_of_two() -> None:

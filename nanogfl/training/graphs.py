@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -86,6 +87,15 @@ class Recording:
             value.copy_(getattr(batch, name))
         self.graph.replay()
         return self.made
+
+
+def compiled(networks: Any, backend: str = "inductor") -> Any:
+    """Detector and guidance whose detector's parts are fused by torch.compile; the weights are the same tensors."""
+    parts = {
+        name: torch.compile(getattr(networks.detector, name), dynamic=False, backend=backend)
+        for name in ("backbone", "neck", "head")
+    }
+    return SimpleNamespace(detector=SimpleNamespace(**parts), guidance=networks.guidance)
 
 
 def room(boxes: int) -> int:

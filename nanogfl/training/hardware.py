@@ -21,8 +21,9 @@ def devices(train: TrainRecipe) -> tuple[dict[str, Any], int]:
     count = train.devices or (torch.cuda.device_count() if cuda else 1)
     if cuda and count > torch.cuda.device_count():
         raise UsageError(f"train.devices={count}: this machine has {torch.cuda.device_count()} GPUs; give 0 for all")
-    if train.sync_batch_norm and not cuda:
-        raise UsageError("train.sync_batch_norm=true needs GPUs; leave it away on a CPU")
+    for option, wanted in (("sync_batch_norm", train.sync_batch_norm), ("compile", train.compile)):
+        if wanted and not cuda:
+            raise UsageError(f"train.{option}=true needs GPUs; leave it away on a CPU")
     if train.fp16 and not cuda:
         raise UsageError("train.precision=16 needs a GPU; use bf16 or 32 on a CPU")
     options = {

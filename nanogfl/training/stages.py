@@ -20,6 +20,7 @@ from nanogfl.data.splits import for_training
 from nanogfl.data.table import Table
 from nanogfl.recipe import Recipe
 from nanogfl.training.averaging import Averages
+from nanogfl.training.graphs import compiled
 from nanogfl.training.hardware import in_bf16, keep_memory
 from nanogfl.training.objective import WHOLE, Assignment, Targets, assign, head_loss
 from nanogfl.training.schedule import plan
@@ -102,6 +103,8 @@ def measure(row: Row, work: Work) -> dict[str, Any]:
     task.train()
     learn = update(task)  # copies the task, which threads cannot be
     if row.spread:
+        if recipe.train.compile:
+            task.fused = compiled(task)
         task.use_cores()
         task.use_graphs()
     batches = noise(task, work) if table is None else endless(table, task, work.recipe.train.workers)

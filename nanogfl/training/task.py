@@ -16,7 +16,7 @@ from nanogfl.model.detector import Detector
 from nanogfl.recipe import Recipe, to_dict
 from nanogfl.training.cores import Cores, parts_for
 from nanogfl.training.finite import Watch
-from nanogfl.training.graphs import Graphs
+from nanogfl.training.graphs import Graphs, compiled
 from nanogfl.training.objective import WHOLE, Share, Targets, assign, head_loss, split
 from nanogfl.training.schedule import Plan, learning_rate
 from nanogfl.training.teacher import Teacher, teaching_loss
@@ -58,6 +58,7 @@ class DetectionTask(pl.LightningModule):
         self.detector, self.guidance, self.teacher = detector, guidance, teacher
         self.cores: Cores | None = None
         self.graphs: Graphs | None = None
+        self.fused: Trained | None = None  # what torch.compile made of the networks
         self.store: Store | None = None  # pictures, where they lie on the device
         self.card, self.recipe, self.plan = card, recipe, plan
         priors, self.levels = detector.priors(*card.input_size)
@@ -93,7 +94,7 @@ class DetectionTask(pl.LightningModule):
         if self.graphs is not None:
             return self.graphs.losses(batch, self._late())
         if self.cores is None:
-            return self.losses(self, batch, share)
+            return self.losses(self.fused or self, batch, share)
         return self.cores.losses(batch.cut(len(self.cores.replicas)), self.losses, share)
 
     def losses(self, networks: Trained, batch: Batch, share: Share) -> dict[str, Tensor]:
@@ -167,13 +168,16 @@ class DetectionTask(pl.LightningModule):
         if self.teacher is not None:
             self.teacher.to(self.device)
         self.use_cores()
+        if self.recipe.train.compile:
+            self.fused = compiled(self)
         if self.trainer.world_size == 1 and self.recipe.train.cuda_graphs:
             self.use_graphs()
 
     def use_graphs(self) -> None:
         """From now on a GPU replays its steps. Not in fp16, whose losses are scaled before the gradients."""
         if self.device.type == "cuda" and not self.recipe.train.fp16:
-            self.graphs = Graphs(Networks(self.detector, self.guidance), lambda batch: self.losses(self, batch, WHOLE))
+            networks = Networks(self.detector, self.guidance)
+            self.graphs = Graphs(networks, lambda batch: self.losses(self.fused or self, batch, WHOLE))
 
     def use_cores(self) -> None:
         """From now on a CPU's cores share the batch, where there are several and it is large enough."""
