@@ -22,8 +22,8 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
-def convolution(kernel: int, stride: int, dtype: torch.dtype = torch.float32) -> DepthwiseConv2d:
-    return DepthwiseConv2d(6, 6, kernel, stride, kernel // 2, groups=6, bias=False, dtype=dtype)
+def convolution(kernel: int, stride: int, dtype: torch.dtype = torch.float32, channels: int = 6) -> DepthwiseConv2d:
+    return DepthwiseConv2d(channels, kernel, stride).to(dtype)
 
 
 @pytest.mark.parametrize("dtype", NEAR, ids=str)
@@ -48,9 +48,12 @@ def test_it_is_the_plain_convolution(side: tuple[int, int], kernel: int, stride:
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("side", [1, 2, 3, 6])
-def test_nothing_comes_from_memory_that_nobody_wrote(side: int, stride: int) -> None:
-    conv, images = convolution(5, stride), torch.randn(8, 6, side, side).bfloat16().requires_grad_()
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("channels", [6, 58, 96])
+@pytest.mark.parametrize("side", [1, 2, 3, 6, 20])
+def test_nothing_comes_from_memory_that_nobody_wrote(side: int, channels: int, kernel: int, stride: int) -> None:
+    conv, images = convolution(kernel, stride, channels=channels), torch.randn(8, channels, side, side).bfloat16()
+    images = images.to(memory_format=torch.channels_last).requires_grad_()
     made = []
     for _ in range(4):
         left = [torch.full((1 << n,), float("nan")) for n in range(10, 20)]

@@ -278,15 +278,16 @@ def same_with_gradient(ours: Loss, general: Loss, at: Tensor) -> None:
     torch.testing.assert_close(grads[0], grads[1], rtol=1e-9, atol=1e-12)
 
 
-def test_qfl_is_the_general_form_between_zero_and_one() -> None:
+@pytest.mark.parametrize("beta", [0.0, 1.0, 2.0, 2.5])
+def test_qfl_is_the_general_form_between_zero_and_one(beta: float) -> None:
     labels, quality = torch.tensor([0, 1, 3, 2]), torch.tensor([0.9, 0.2, 0.7, 1.0]).double()
     target = F.one_hot(labels, 4)[:, :3] * quality[:, None]
 
     def general(x: Tensor) -> Tensor:
         zero, one = torch.zeros_like(x), torch.ones_like(x)
-        return generalized_focal_loss(F.logsigmoid(-x), F.logsigmoid(x), zero, one, target, 2.0).sum(dim=1)
+        return generalized_focal_loss(F.logsigmoid(-x), F.logsigmoid(x), zero, one, target, beta).sum(dim=1)
 
-    same_with_gradient(lambda x: quality_focal_loss(x, labels, quality), general, torch.randn(4, 3).double() * 3)
+    same_with_gradient(lambda x: quality_focal_loss(x, labels, quality, beta), general, torch.randn(4, 3).double() * 3)
 
 
 def test_dfl_is_the_general_form_between_neighbouring_bins() -> None:
@@ -301,16 +302,17 @@ def test_dfl_is_the_general_form_between_neighbouring_bins() -> None:
     same_with_gradient(lambda x: distribution_focal_loss(x, target), general, torch.randn(4, 8).double() * 3)
 
 
-def test_focal_loss_is_the_general_form_with_targets_zero_and_one() -> None:
+@pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0, 2.5])
+def test_focal_loss_is_the_general_form_with_targets_zero_and_one(gamma: float) -> None:
     labels = torch.tensor([0, 1, 3, 2])
     target = F.one_hot(labels, 4)[:, :3].double()
 
     def general(x: Tensor) -> Tensor:
         zero, one = torch.zeros_like(x), torch.ones_like(x)
-        loss = generalized_focal_loss(F.logsigmoid(-x), F.logsigmoid(x), zero, one, target, 2.0)
+        loss = generalized_focal_loss(F.logsigmoid(-x), F.logsigmoid(x), zero, one, target, gamma)
         return (loss * torch.where(target > 0, 0.25, 0.75)).sum(dim=1)
 
-    same_with_gradient(lambda x: focal_loss(x, labels), general, torch.randn(4, 3).double() * 3)
+    same_with_gradient(lambda x: focal_loss(x, labels, gamma), general, torch.randn(4, 3).double() * 3)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """Depthwise convolutions whose gradients a CPU makes as fast as it can.
 
-Three things that oneDNN does slowly there are done in another way (docs/scale.md has the times): the weight gradient
-of kernels wider than three columns, which is made three columns at a time; and in bf16 what goes back through a
-strided convolution, which is made in float32.
+Two things that oneDNN does slowly there are done in another way (docs/scale.md has the times): the weight gradient of
+kernels wider than three columns, which is made three columns at a time; and in bf16 both gradients of a strided
+convolution, which are made in float32.
 """
 
 from __future__ import annotations
@@ -18,11 +18,20 @@ FAST = 3  # columns
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """A padded depthwise convolution without bias, odd kernel: [B, C, H, W] -> [B, C, H / stride, W / stride]."""
+    """A padded depthwise convolution without bias: [B, C, H, W] -> [B, C, H / stride, W / stride].
+
+    Args:
+        channels: C.
+        kernel: its side, odd.
+        stride: of both axes.
+    """
+
+    def __init__(self, channels: int, kernel: int, stride: int = 1) -> None:
+        super().__init__(channels, channels, kernel, stride, kernel // 2, groups=channels, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """As ``nn.Conv2d``."""
-        if images.is_cuda or not (self.training and torch.is_grad_enabled()):
+        """As ``nn.Conv2d``, which is all that exports and GPUs ever see."""
+        if images.is_cuda or not self.training:
             return super().forward(images)
         if torch.is_autocast_enabled("cpu"):
             images = images.to(torch.get_autocast_dtype("cpu"))
@@ -34,21 +43,20 @@ class _Depthwise(torch.autograd.Function):
     def forward(ctx: Any, images: Tensor, weight: Tensor, stride: int) -> Tensor:
         ctx.save_for_backward(images, weight)
         ctx.stride = stride
-        with torch.autocast("cpu", enabled=False):
-            return F.conv2d(images, weight.to(images.dtype), None, stride, weight.shape[2] // 2, groups=len(weight))
+        return F.conv2d(images, weight.to(images.dtype), None, stride, weight.shape[2] // 2, groups=len(weight))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         images, weight = ctx.saved_tensors
         kind = images.dtype if ctx.stride == 1 else weight.dtype
-        exact, gradient = images.to(kind), gradient.to(kind)
+        seen, gradient = images.to(kind), gradient.to(kind)
         below = above = None
         if ctx.needs_input_grad[0]:
             half = weight.shape[2] // 2
-            below = gradients(exact, weight.to(kind), gradient, ctx.stride, (half, half), 0).to(images.dtype)
+            below = gradients(seen, weight.to(kind), gradient, ctx.stride, (half, half), 0).to(images.dtype)
         if ctx.needs_input_grad[1]:
-            above = weight_gradient(exact, gradient, weight.shape[2], ctx.stride).to(weight.dtype)
+            above = weight_gradient(seen, gradient, weight.shape[2], ctx.stride).to(weight.dtype)
         return below, above, None
 
 
@@ -72,7 +80,7 @@ def weight_gradient(images: Tensor, gradient: Tensor, kernel: int, stride: int) 
 def padded(images: Tensor, left: int, right: int) -> Tensor:
     """So many columns of zeros beside the maps [B, C, H, W], or fewer columns where negative; channels last.
 
-    As ``F.pad`` does it, which fills the whole map with zeros first.
+    The same values as ``F.pad``, which first fills the whole map.
     """
     rows = images.permute(0, 2, 3, 1)
     zeros = rows.new_zeros(*rows.shape[:2], max(0, left, right), rows.shape[3])

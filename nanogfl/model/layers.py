@@ -14,9 +14,10 @@ def activation() -> nn.Module:
 
 def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
     """A padded convolution without bias and its batch norm, as a list to be spread into a Sequential."""
-    kind = nn.Conv2d if groups == 1 else DepthwiseConv2d
-    conv = kind(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
-    return [conv, nn.BatchNorm2d(outputs)]
+    if groups == 1:
+        return [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs)]
+    assert groups == inputs == outputs
+    return [DepthwiseConv2d(inputs, kernel, stride), nn.BatchNorm2d(outputs)]
 
 
 def conv_block(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:

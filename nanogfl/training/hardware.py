@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 from nanogfl.errors import UsageError
 from nanogfl.recipe import TrainRecipe
 
-TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4  # of mallopt(3)
+TRIM_THRESHOLD, TOP_PAD, MMAP_MAX, ARENA_MAX = -1, -2, -4, -8  # of mallopt(3)
+MANY_PIXELS = 8_000_000  # a batch of more has maps that a thread's own arena of 64 MB does not hold
 BF16 = ("avx512_bf16", "amx_bf16")  # x86 that multiplies bf16 itself: AMD since Zen 4, Intel's newer servers
 
 
@@ -47,9 +49,19 @@ def in_bf16(train: TrainRecipe, cuda: bool) -> bool:
     return any(known.get(feature) for feature in BF16)
 
 
-def keep_memory() -> None:
-    """Let glibc keep the memory of one step for the next; else it gives it back and takes it anew, page by page."""
-    if platform.libc_ver()[0] == "glibc":
+def keep_memory(pixels: int) -> None:
+    """Let glibc keep the memory of one step for the next; else it gives it back and takes it anew, page by page.
+
+    For as long as the process lives, and not where somebody has told glibc what to do. Threads have arenas of their
+    own, which small batches are faster with; all share one where a batch has many pixels.
+
+    Args:
+        pixels: of a batch.
+    """
+    told = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
+    if platform.libc_ver()[0] == "glibc" and not told:
         mallopt = ctypes.CDLL(None).mallopt
         for what, value in ((MMAP_MAX, 0), (TRIM_THRESHOLD, -1), (TOP_PAD, 256 << 20)):
             mallopt(what, value)
+        if pixels > MANY_PIXELS:
+            mallopt(ARENA_MAX, 1)

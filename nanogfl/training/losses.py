@@ -25,7 +25,7 @@ def quality_focal_loss(logits: Tensor, labels: Tensor, quality: Tensor, beta: fl
         [N], summed over classes.
     """
     own, logit = _own_class(labels, logits)
-    return background(logits, beta) + own * (modulated(logit, quality, beta) - modulated(logit, 0 * quality, beta))
+    return background(logits, beta) + own * own_class(logit, quality, beta)
 
 
 def modulated(logits: Tensor, target: Tensor, beta: float) -> Tensor:
@@ -34,10 +34,16 @@ def modulated(logits: Tensor, target: Tensor, beta: float) -> Tensor:
     return entropy * (target - logits.sigmoid()).abs().pow(beta)
 
 
+def own_class(logit: Tensor, quality: Tensor, beta: float) -> Tensor:
+    """What a row's own class adds to its background: its term for this quality instead of that for none."""
+    return modulated(logit, quality, beta) - modulated(logit, torch.zeros_like(quality), beta)
+
+
 def background(logits: Tensor, beta: float) -> Tensor:
     """QFL of rows that are background, ``s^beta * BCE(s, 0)`` summed over the classes: [..., C] -> [...].
 
-    Most of all rows are, and of the others all classes but one: the gradient of this is written out.
+    Nearly all terms of the loss are of this kind. Autograd would keep several tensors of the logits' size; this keeps
+    one, the gradient, which is written out.
     """
     return _Background.apply(logits, beta)  # type: ignore[no-any-return]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from nanogfl.training.schedule import plan
 from nanogfl.training.start import start
 from nanogfl.training.task import DetectionTask
 
-WARM = 2  # steps that are not counted
+WARM = 6  # steps that are not counted; so many pass until no more memory is asked for
 STAGES = ("loader", "transfer", "forward", "guidance", "assignment", "loss", "backward", "optimizer", "averaging")
 
 
@@ -88,8 +89,6 @@ class Clock:
 def measure(row: Row, work: Work) -> dict[str, Any]:
     """Time the steps of one row in this process; returns seconds a step, seconds of each stage, memory in MB."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.type == "cpu":
-        keep_memory()  # as in a run
     model = replace(work.recipe.model, guidance=row.guidance)
     cache = ("auto" if device.type == "cuda" else "ram") if row.cached else "none"
     train = replace(work.recipe.train, cache=cache)
@@ -97,13 +96,15 @@ def measure(row: Row, work: Work) -> dict[str, Any]:
     table = for_training(read_table(work.data))[0] if work.data else None
     names = table.names if table else tuple(f"class {i}" for i in range(work.classes))
     begin = start(recipe, names)
+    if device.type == "cpu":
+        keep_memory(recipe.train.batch * math.prod(begin.card.input_size))  # as in a run
     made = plan(recipe.train, 1000 if table is None else len(table), 1, begin.trained)
     task = DetectionTask(begin.detector, begin.guidance, begin.card, recipe, made).to(device)
     task.detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     task.train()
     learn = update(task)  # copies the task, which threads cannot be
     if row.spread:
-        if recipe.train.compile:
+        if recipe.train.compile and device.type == "cuda":
             task.fused = compiled(task)
         task.use_cores()
         task.use_graphs()

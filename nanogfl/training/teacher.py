@@ -15,6 +15,7 @@ from nanogfl.model.checkpoint import Card, read_card
 from nanogfl.model.detector import Architecture, Detector
 from nanogfl.model.weights import load_state, read_weights
 from nanogfl.recipe import LossRecipe, Recipe
+from nanogfl.training.losses import modulated
 from nanogfl.training.objective import WHOLE, Parts, Share, split
 
 log = logging.getLogger(__name__)
@@ -113,15 +114,14 @@ def teaching_loss(
     """
     target, wanted = taught[0].sigmoid(), taught[1]
     sure = target.amax(dim=-1)
-    loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    classes = (loss * (target - logits.sigmoid()).abs().pow(recipe.beta)).sum()
+    classes = modulated(logits, target, recipe.beta).sum()
     parts = {"teach_classes": recipe.teach_classes * classes / share.normaliser(sure.sum())}
     if recipe.teach_sides:
         weight = sure.square()
         student, teacher = (
-            (x.unflatten(-1, (4, -1)) / recipe.temperature).log_softmax(dim=-1) for x in (sides, wanted)
+            (x.unflatten(-1, (4, -1)).movedim(-1, 0) / recipe.temperature).log_softmax(dim=0) for x in (sides, wanted)
         )
-        divergence = F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=-1).mean(dim=-1)
+        divergence = F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=0).mean(dim=-1)
         total = share.normaliser(weight.sum())
         parts["teach_sides"] = recipe.teach_sides * recipe.temperature**2 * (divergence * weight).sum() / total
     return parts
