@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import platform
 from typing import Any
@@ -49,19 +50,20 @@ def in_bf16(train: TrainRecipe, cuda: bool) -> bool:
     return any(known.get(feature) for feature in BF16)
 
 
-def keep_memory(pixels: int) -> None:
+def keep_memory(batch: int, size: tuple[int, int]) -> None:
     """Let glibc keep the memory of one step for the next; else it gives it back and takes it anew, page by page.
 
-    For as long as the process lives, and not where somebody has told glibc what to do. Threads have arenas of their
-    own, which small batches are faster with; all share one where a batch has many pixels.
+    Where there is no GPU, for as long as the process lives, and not where somebody has told glibc what to do. Threads
+    have arenas of their own, which small batches are faster with; all share one where a batch has many pixels.
 
     Args:
-        pixels: of a batch.
+        batch: pictures a step.
+        size: height and width of the network's input.
     """
     told = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
-    if platform.libc_ver()[0] == "glibc" and not told:
+    if platform.libc_ver()[0] == "glibc" and not told and not torch.cuda.is_available():
         mallopt = ctypes.CDLL(None).mallopt
         for what, value in ((MMAP_MAX, 0), (TRIM_THRESHOLD, -1), (TOP_PAD, 256 << 20)):
             mallopt(what, value)
-        if pixels > MANY_PIXELS:
+        if batch * math.prod(size) > MANY_PIXELS:
             mallopt(ARENA_MAX, 1)

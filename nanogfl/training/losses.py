@@ -24,7 +24,7 @@ def quality_focal_loss(logits: Tensor, labels: Tensor, quality: Tensor, beta: fl
     Returns:
         [N], summed over classes.
     """
-    own, logit = _own_class(labels, logits)
+    own, logit = _own_logits(labels, logits)
     return background(logits, beta) + own * own_class(logit, quality, beta)
 
 
@@ -107,13 +107,13 @@ def generalized_focal_loss(
 
 def focal_loss(logits: Tensor, labels: Tensor, gamma: float = 2.0, alpha: float = 0.25) -> Tensor:
     """The focal loss that QFL takes the place of (Lin et al., ICCV 2017): logits [N, C], labels [N] -> [N]."""
-    own, logit = _own_class(labels, logits)
+    own, logit = _own_logits(labels, logits)
     one, zero = torch.ones_like(logit), torch.zeros_like(logit)
     swapped = alpha * modulated(logit, one, gamma) - (1 - alpha) * modulated(logit, zero, gamma)
     return (1 - alpha) * background(logits, gamma) + own * swapped
 
 
-def _own_class(labels: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+def _own_logits(labels: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
     """Whether each row has a class [N], and its logit [N] (any, where it has none)."""
     classes = logits.shape[1]
     return labels < classes, logits.gather(1, labels.clamp(max=classes - 1)[:, None]).squeeze(1)

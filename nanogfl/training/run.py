@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import time
 from collections.abc import Iterable
@@ -88,8 +87,7 @@ def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> d
     if last is not None:
         recipe = going_on(recipe, last, training.names)
     begin = start(recipe, training.names, resumed=last is not None)
-    if hardware["accelerator"] == "cpu":
-        keep_memory(recipe.train.batch * math.prod(begin.card.input_size))
+    keep_memory(recipe.train.batch, begin.card.input_size)
     made = plan(recipe.train, len(training), processes, begin.trained)
     if last is not None:
         made = shifted(made, last, recipe.train.accumulate)

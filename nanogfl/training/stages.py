@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import resource
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +20,6 @@ from nanogfl.data.splits import for_training
 from nanogfl.data.table import Table
 from nanogfl.recipe import Recipe
 from nanogfl.training.averaging import Averages
-from nanogfl.training.graphs import compiled
 from nanogfl.training.hardware import in_bf16, keep_memory
 from nanogfl.training.objective import WHOLE, Assignment, Targets, assign, head_loss
 from nanogfl.training.schedule import plan
@@ -96,17 +94,15 @@ def measure(row: Row, work: Work) -> dict[str, Any]:
     table = for_training(read_table(work.data))[0] if work.data else None
     names = table.names if table else tuple(f"class {i}" for i in range(work.classes))
     begin = start(recipe, names)
-    if device.type == "cpu":
-        keep_memory(recipe.train.batch * math.prod(begin.card.input_size))  # as in a run
+    keep_memory(recipe.train.batch, begin.card.input_size)  # as in a run
     made = plan(recipe.train, 1000 if table is None else len(table), 1, begin.trained)
     task = DetectionTask(begin.detector, begin.guidance, begin.card, recipe, made).to(device)
     task.detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     task.train()
     learn = update(task)  # copies the task, which threads cannot be
     if row.spread:
-        if recipe.train.compile and device.type == "cuda":
-            task.fused = compiled(task)
         task.use_cores()
+        task.use_compiler()
         task.use_graphs()
     batches = noise(task, work) if table is None else endless(table, task, work.recipe.train.workers)
     clock, times = Clock(device), []

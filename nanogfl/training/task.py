@@ -168,10 +168,14 @@ class DetectionTask(pl.LightningModule):
         if self.teacher is not None:
             self.teacher.to(self.device)
         self.use_cores()
-        if self.recipe.train.compile:
-            self.fused = compiled(self)
+        self.use_compiler()
         if self.trainer.world_size == 1 and self.recipe.train.cuda_graphs:
             self.use_graphs()
+
+    def use_compiler(self) -> None:
+        """From now on a GPU's network is fused, where the recipe says so."""
+        if self.device.type == "cuda" and self.recipe.train.compile:
+            self.fused = compiled(self)
 
     def use_graphs(self) -> None:
         """From now on a GPU replays its steps. Not in fp16, whose losses are scaled before the gradients."""
