@@ -151,8 +151,9 @@ class TorchDetector:
         """Normalised images [B, 3, H, W] -> raw output [B, P, C + 4 * (R + 1)]."""
         import torch
 
-        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # as on a CPU, which people compare with
-        with torch.no_grad(), exact:
+        from nanogfl.model.detector import exact
+
+        with torch.no_grad(), exact():
             return self.network(torch.from_numpy(images).to(self.device)).float().cpu().numpy()
 
     @property

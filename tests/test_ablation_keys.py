@@ -79,9 +79,9 @@ def test_keys_give_the_network(assignments: list[str], expected: Architecture) -
     ("assignments", "expected"),
     [
         (["model.sides=dirac", "model.quality=top4"], "leave model.quality at none"),
-        (["model.sides=dirac", "model.reg_max=8"], "model.reg_max away"),
+        (["model.sides=dirac", "model.reg_max=8"], "model.reg_max out"),
         (["model.reg_max=2"], "model.reg_max must be from 3 to 64"),
-        (["model.family=resnet", "model.separate_sides=true"], "leave both keys away"),
+        (["model.family=resnet", "model.separate_sides=true"], "leave both keys out"),
         (["model.family=second"], "model.family"),
         (["loss.classes=bce"], "loss.classes"),
         (["loss.temperature=0"], "loss.temperature must be above 0"),

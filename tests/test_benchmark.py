@@ -25,7 +25,7 @@ def test_one_picture_at_a_time_assigns_as_a_batch_does() -> None:
     targets = Targets(whole.boxes, whole.labels, whole.valid, whole.crowd)
     raw = made.detector.eval()(made.normalise(whole.images)).detach()
     together = assign(made.recipe.loss, raw, made.priors, made.levels, targets, 7)
-    apart = one_by_one(made, raw, targets)
+    apart = one_by_one(made.recipe.loss, raw, made.priors, made.levels, targets, 7)
     assert (together.gt_index >= 0).any()
     for name, value in vars(together).items():
         assert torch.equal(getattr(apart, name), value), name

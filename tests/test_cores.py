@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from nanogfl.data.batch import Batch
 from nanogfl.errors import TrainingError
 from nanogfl.model.dense import halves, interleave, join
 from nanogfl.recipe import load_recipe
-from nanogfl.training.cores import Cores, average, parts_for, replica
+from nanogfl.training.cores import Cores, Meeting, average, parts_for, replica
 from nanogfl.training.keeper import Keeper
 from nanogfl.training.objective import WHOLE, Share
 from nanogfl.training.schedule import plan
@@ -71,6 +73,42 @@ def test_the_step_is_that_of_the_whole_batch(guidance: str, count: int) -> None:
         assert torch.allclose(found[name], gradient, rtol=1e-3, atol=1e-6), name
 
 
+def test_processes_of_unequal_size_make_the_step_of_all() -> None:
+    """Seven pictures: one process has four, in two parts, the other three, which are not cut."""
+    made = task().double()
+    made.eval()
+    whole = batch(7)
+    parts = made.losses(made, whole, WHOLE)
+    expected = gradients(torch.stack(list(parts.values())).sum(), made)
+    meeting = Meeting(2, 2, lambda mean: mean)
+    own = [Batch(**{name: value[rows] for name, value in vars(whole).items()}) for rows in (slice(4), slice(4, 7))]
+
+    def process(rank: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        mine = copy.deepcopy(made)
+        cores = Cores(Networks(mine.detector, mine.guidance), 2)
+        share = Share(lambda value: meeting.mean(rank, value), 2)
+        found = cores.losses(own[rank].cut(2), mine.losses, share)
+        return found, gradients(torch.stack(list(found.values())).sum(), mine)
+
+    with ThreadPoolExecutor(2) as pool:
+        one, two = pool.map(process, range(2))
+    for name, value in parts.items():
+        assert ((one[0][name] + two[0][name]) / 2).item() == pytest.approx(value.item(), rel=1e-5)
+    for name, gradient in expected.items():
+        assert torch.allclose((one[1][name] + two[1][name]) / 2, gradient, rtol=1e-3, atol=1e-6), name
+
+
+def test_parts_compute_as_the_run_does() -> None:
+    """bf16 is each thread's own affair: it must be told."""
+    made, seen = task(), list[torch.dtype]()
+    cores = Cores(Networks(made.detector, made.guidance), 2)
+    for one in cores.replicas:
+        one.detector.head.register_forward_hook(lambda *given: seen.append(given[2].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = cores.losses(batch(8).cut(2), made.losses, WHOLE)
+    assert seen == [torch.bfloat16] * 2 and {part.dtype for part in losses.values()} == {torch.float32}
+
+
 def test_parts_share_weights_and_keep_their_own_statistics() -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     other = replica(module)
@@ -104,7 +142,7 @@ def test_an_error_in_one_part_is_the_error_of_the_step() -> None:
 
 def test_average_counts_a_missing_gradient_as_zero() -> None:
     one, two = torch.tensor([2.0]), torch.tensor([4.0])
-    assert average([(one, one, None), (two, None, None)]) == [torch.tensor([3.0]), torch.tensor([1.0]), None]
+    assert average([(one, one, None), (two, None, None)], 2) == [torch.tensor([3.0]), torch.tensor([1.0]), None]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from nanogfl.data.batch import Batch
 from nanogfl.recipe import load_recipe
 from nanogfl.training.graphs import Graphs, compiled, room
-from nanogfl.training.objective import WHOLE
+from nanogfl.training.objective import WHOLE, assign, head_loss
 from nanogfl.training.schedule import plan
 from nanogfl.training.start import start
 from nanogfl.training.task import DetectionTask
@@ -78,12 +78,6 @@ def learn(task: DetectionTask, given: Batch) -> dict[str, float]:
     return {name: part.item() for name, part in parts.items()}
 
 
-@pytest.fixture(autouse=True)
-def early(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tasks without a trainer are at the beginning."""
-    monkeypatch.setattr(DetectionTask, "_late", lambda self: False)
-
-
 @pytest.mark.parametrize("row", [*ROWS, "teacher"])
 def test_nothing_in_a_step_waits_for_the_device(row: str) -> None:
     task = made(ROWS.get(row, []), row == "teacher")
@@ -135,6 +129,66 @@ def test_pictures_are_normalised_as_everywhere() -> None:
     images = torch.randint(0, 256, (2, 48, 80, 3), dtype=torch.uint8)
     expected = torch.from_numpy(np.stack([normalise(image.numpy().astype(np.float32)) for image in images]))
     assert torch.equal(made([]).normalise(images), expected)
+
+
+def test_what_was_recorded_before_a_change_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which graphs are kept, without a GPU: one for each shape; all begin anew where what they depend on changes."""
+    recorded: list[tuple[int, object]] = []
+
+    class Noted:
+        def __init__(self, step: Any, given: Batch, modules: Any, pool: object) -> None:
+            recorded.append((given.boxes.shape[1], pool))
+
+        def replay(self, given: Batch) -> Any:
+            return {"qfl": torch.ones(())}, [None]
+
+    monkeypatch.setattr("nanogfl.training.graphs.Recording", Noted)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
+    graphs = Graphs(torch.nn.Linear(1, 1), lambda given: {})
+    for state, room_for in ((False, 2), (False, 3), (False, 9), (True, 2), (True, 9)):
+        graphs.losses(batch().with_room(room_for), state)
+    assert [rows for rows, _ in recorded] == [8, 16, 8, 16]
+    pools = [pool for _, pool in recorded]
+    assert pools[0] is pools[1] is not pools[2] is pools[3], "graphs of one pool share its memory"
+    assert len(graphs.recorded) == 2
+
+
+@pytest.mark.parametrize(
+    ("epoch", "part", "epochs", "late"),
+    [(0, 0.1, 20, False), (1, 0.1, 20, False), (2, 0.1, 20, True), (0, 0, 20, True)],
+)
+def test_guidance_is_detached_after_its_part_of_the_run(
+    epoch: int, part: float, epochs: int, late: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = made(["model.guidance=full", f"train.detach_guidance={part}", f"train.epochs={epochs}"])
+    monkeypatch.setattr(DetectionTask, "current_epoch", epoch)
+    guided = task.losses(task, batch(), WHOLE)["guide_qfl"]
+    (gradient,) = torch.autograd.grad(guided, task.detector.backbone.conv1[0].weight, allow_unused=True)
+    assert (gradient is None) == late
+
+
+def test_long_gradients_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = made(["train.clip=2"])
+    monkeypatch.setattr(DetectionTask, "_mean", lambda self, total: total)
+    parameters = list(task.parameters())
+    for parameter in parameters:
+        parameter.grad = torch.full_like(parameter, 7.0)
+    task.configure_gradient_clipping(task.configure_optimizers()["optimizer"])
+    assert torch.stack([p.grad.norm() for p in parameters if p.grad is not None]).norm().item() == pytest.approx(
+        2, rel=1e-5
+    )
+
+
+def test_losses_are_made_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, seen = made([]), []
+    monkeypatch.setattr("nanogfl.training.task.head_loss", lambda *given: seen.append(enabled()) or head_loss(*given))
+
+    def enabled() -> bool:
+        return torch.is_autocast_enabled("cpu")
+
+    with torch.autocast("cpu", torch.bfloat16):
+        task.losses(task, batch(), WHOLE, lambda *given: seen.append(enabled()) or assign(*given))
+    assert seen == [False, False]
 
 
 def test_room_is_a_power_of_two() -> None:

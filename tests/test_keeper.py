@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from runs import checkpoint, quick, read_rows
+from runs import Drawn, block_picture, checkpoint, quick, read_rows, write_coco
 
 from nanogfl.data.readers import read_table
 from nanogfl.data.splits import for_training
@@ -19,7 +19,7 @@ from nanogfl.data.table import Table
 from nanogfl.decode import Layout, decode
 from nanogfl.predictor import load
 from nanogfl.training.averaging import Averages
-from nanogfl.training.keeper import Best, Keeper, WholeCheckpoints, append_row, decode_all, gather
+from nanogfl.training.keeper import Best, Keeper, WholeCheckpoints, append_row, decoded, gather
 from nanogfl.training.schedule import averaging_decay
 from nanogfl.training.task import DetectionTask
 from nanogfl.view import View
@@ -210,10 +210,28 @@ def test_a_worse_validation_keeps_the_best(learnt: Path, blocks: Path, tmp_path:
     assert json.loads((run / "summary.json").read_text())["best"]["epoch"] == 0
 
 
+def test_where_nothing_is_found_the_last_weights_are_kept(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    data = write_coco(tmp_path / "set", {"train": [block_picture(rng)] * 4, "val": [block_picture(rng)] * 2})
+    done = quick(data, tmp_path / "run", epochs=3, set=["train.validate_every=1", "train.lr=1e-5"])
+    assert [float(row["AP"]) for row in read_rows(tmp_path / "run")] == [0, 0, 0]
+    assert done["best"] == {"epoch": 2, "AP": 0.0, "AP50": 0.0}
+
+
+def test_nothing_to_find_is_no_ap(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    empty = [Drawn(block_picture(rng).picture, [], []) for _ in range(2)]
+    data = write_coco(tmp_path / "set", {"train": [block_picture(rng)] * 4, "val": empty})
+    done = quick(data, tmp_path / "run", epochs=2, set=["train.validate_every=1"])
+    assert done["best"] == {"epoch": 1, "AP": None, "AP50": None}
+    assert all("AP" not in row for row in read_rows(tmp_path / "run"))
+    assert checkpoint(tmp_path / "run" / "best.ckpt")["epoch"] == 1
+
+
 # --- scoring
 
 
-def test_predictions_are_decoded_in_the_tables_order(learnt: Path, blocks: Path) -> None:
+def test_predictions_are_decoded_each_with_its_picture(learnt: Path, blocks: Path) -> None:
     detector = load(learnt / "best.ckpt")
     _, table = for_training(read_table(blocks))
     card, network = detector.card, detector.network
@@ -225,10 +243,10 @@ def test_predictions_are_decoded_in_the_tables_order(learnt: Path, blocks: Path)
     torch.nn.Module.__init__(task)
     task.card, task.detector = card, network
     shuffled = [(i, raws[i], (table.examples[i].height, table.examples[i].width)) for i in rng.permutation(len(table))]
-    found = decode_all([(int(i), raw, shape) for i, raw, shape in shuffled], task, table)
+    found = dict(decoded([(int(i), raw, shape) for i, raw, shape in shuffled], task))
     layout = Layout(card.input_size, network.strides, 7)
-    for raw, view, one in zip(raws, views, found, strict=True):
-        expected = decode(raw, layout, view, card.names)
+    for i, (raw, view) in enumerate(zip(raws, views, strict=True)):
+        expected, one = decode(raw, layout, view, card.names), found[i]
         np.testing.assert_array_equal(one.boxes, expected.boxes)
         np.testing.assert_array_equal(one.scores, expected.scores)
 

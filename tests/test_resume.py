@@ -27,6 +27,7 @@ from runs import (
     read_rows,
     run_command,
     timeless,
+    weights,
     write_coco,
 )
 
@@ -295,7 +296,16 @@ def former(run: Path) -> Former:
 @pytest.mark.parametrize(("an_epoch", "shift"), [(3, 0), (6, 12), (2, -4)])
 def test_epochs_of_other_length_shift_the_plan(an_epoch: int, shift: int, whole: Path) -> None:
     made = Plan(6, an_epoch, 1e-3, 1, 0.9, 1, 6)
-    assert shifted(made, former(whole), 1).shift == shift  # four epochs of three steps are done
+    assert shifted(made, former(whole)).shift == shift  # four epochs of three steps are done
+
+
+def test_steps_of_a_state_within_an_epoch_are_counted_as_they_were_made() -> None:
+    """Four batches of the second epoch are taken, one a step; from now on two make a step."""
+    batches = {"state_dict": {"combined_loader": [{"taken": 4}]}}
+    recipe = {"recipe": {"train": {"accumulate": 1}}}
+    state = {"epoch": 1, "global_step": 10, "loops": {"fit_loop": batches}, "nanogfl": recipe}
+    made = Plan(6, 3, 1e-3, 1, 0.9, 1, 6)
+    assert shifted(made, Former(Path("within.ckpt"), state)).shift == 3 - (10 - 4)
 
 
 def test_fewer_epochs_than_are_done_are_refused(whole: Path, tiny_set: Path, tmp_path: Path) -> None:
@@ -311,7 +321,21 @@ def test_without_validation_pictures_the_last_weights_are_the_best(tmp_path: Pat
         done = quick(data, tmp_path / "run", input=128, epochs=epochs, resume=epochs > 1)
         assert done["best"] == {"epoch": epochs - 1, "AP": None, "AP50": None}
         best = checkpoint(tmp_path / "run" / "best.ckpt")
-        assert best["epoch"] == epochs and best["nanogfl"]["validation"] is None
+        assert best["epoch"] == epochs - 1 and best["nanogfl"]["validation"] is None
+
+
+def test_a_run_that_died_before_its_summary_keeps_the_averages(tmp_path: Path) -> None:
+    data = write_coco(tmp_path / "set", {"": [block_picture(np.random.default_rng(0))]})
+    options: dict[str, Any] = {"input": 128, "epochs": 3, "set": ["train.lr=0.01"]}
+    quick(data, tmp_path / "run", **options)
+    last, best = (tmp_path / "run" / name for name in ("last.ckpt", "best.ckpt"))
+    averages = weights(best)
+    for name in ("summary.json", "best.ckpt"):
+        (tmp_path / "run" / name).unlink()
+    quick(data, tmp_path / "run", resume=True, **options)
+    key = "detector.head.predict.0.weight"
+    assert torch.equal(weights(best)[key], averages[key])
+    assert not torch.equal(checkpoint(last)["current_model_state"][key], averages[key])
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from oracles.layouts import to_nanodet, torchvision_state
 from runs import Drawn, block_picture, checkpoint, quick, weights, write_coco
 
 import nanogfl
-from nanogfl.errors import ModelError, NanogflError, UsageError
+from nanogfl.errors import ModelError, NanogflError, RecipeError, UsageError
 from nanogfl.model.detector import WIDTHS, Architecture
 from nanogfl.model.guidance import FullGuidance, LightGuidance
 from nanogfl.model.weights import read_weights
@@ -104,7 +104,7 @@ def relabel(drawn: Drawn, to: dict[int, int]) -> Drawn:
 
 @pytest.mark.parametrize("size", ["m", "l"])
 def test_another_size_than_the_checkpoints_is_refused(size: str, learnt: Path) -> None:
-    with pytest.raises(ModelError, match=rf"size s, not {size}; leave --size away"):
+    with pytest.raises(ModelError, match=rf"size s, not {size}; leave --size out"):
         start(recipe(f"model.size={size}", init=learnt / "best.ckpt"), ("red",))
 
 
@@ -269,6 +269,24 @@ def test_an_init_that_is_nowhere_is_named(init: str) -> None:
 def test_an_onnx_is_no_init(learnt_onnx: Path) -> None:
     with pytest.raises(ModelError, match=learnt_onnx.name):
         start(recipe(init=learnt_onnx), ("red",))
+
+
+def test_weights_that_are_no_numbers_are_refused(learnt: Path, tmp_path: Path) -> None:
+    """Otherwise the first step would fail, and blame its pictures."""
+    content = checkpoint(learnt / "best.ckpt")
+    content["state_dict"]["detector.backbone.conv1.0.weight"][0, 0, 0, 0] = float("nan")
+    torch.save(content, tmp_path / "spoilt.ckpt")
+    with pytest.raises(
+        ModelError, match=r"spoilt\.ckpt holds values in backbone\.conv1\.0\.weight that are no numbers"
+    ):
+        start(recipe(init=tmp_path / "spoilt.ckpt"), ("red",))
+
+
+def test_a_recipe_against_its_checkpoint_is_refused(tmp_path: Path) -> None:
+    """Each is sound alone: a checkpoint without distributions, and a recipe that leaves the sides open."""
+    dirac = write_checkpoint(tmp_path / "dirac.ckpt", PARTS[1])
+    with pytest.raises(RecipeError, match=r"does not go with the checkpoint: model\.sides=dirac has no distribution"):
+        start(recipe("model.quality=top4", init=dirac), ("a", "b", "c"))
 
 
 # --- freezing

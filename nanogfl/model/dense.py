@@ -29,12 +29,6 @@ def interleave(first: Tensor, second: Tensor) -> Tensor:
     return _Interleave.apply(first, second)  # type: ignore[no-any-return]
 
 
-def dense(x: Tensor) -> Tensor:
-    """The same values, without gaps: channels last where the tensor is so, rows last otherwise."""
-    last = x.stride(1) == 1 and x.shape[1] > 1
-    return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
-
-
 class _Join(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *parts: Tensor) -> Tensor:
@@ -44,13 +38,13 @@ class _Join(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-        return tuple(dense(part) for part in gradient.split(ctx.widths, dim=1))
+        return tuple(part.clone() for part in gradient.split(ctx.widths, dim=1))  # without gaps, in the same order
 
 
 class _Halves(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, ...]:
-        return tuple(dense(half) for half in x.chunk(2, dim=1))
+        return tuple(half.clone() for half in x.chunk(2, dim=1))
 
     @staticmethod
     @once_differentiable

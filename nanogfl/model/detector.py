@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from nanogfl.errors import RecipeError
@@ -58,7 +60,7 @@ class Architecture:
 
     @property
     def outputs(self) -> int:
-        """Rows of ``head.predict``: classes, then four sides of R + 1 bins where they have no branch of their own."""
+        """Rows of ``head.predict`` (but resnet's): classes, then four sides of R + 1 bins unless they have a branch."""
         return self.classes + (0 if self.separate_sides else 4 * (self.reg_max + 1))
 
     @property
@@ -121,6 +123,11 @@ def make_guidance(kind: Guidance, architecture: Architecture) -> FullGuidance | 
 def count_parameters(module: nn.Module) -> int:
     """Number of learned values."""
     return sum(p.numel() for p in module.parameters())
+
+
+def exact() -> AbstractContextManager[None]:
+    """float32 without TF32 on a GPU: as on a CPU, which people compare with."""
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
 def initialise(module: nn.Module) -> None:

@@ -6,7 +6,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nanogfl.model.dense import join
-from nanogfl.model.layers import activation, conv_block, conv_bn, separable_block
+from nanogfl.model.layers import activation, conv_block, conv_bn, depthwise_bn, separable_block
+
+KERNEL = 5  # side of the depthwise kernels
 
 
 class GhostModule(nn.Module):
@@ -17,7 +19,7 @@ class GhostModule(nn.Module):
         half = outputs // 2
         end = [activation()] if active else []
         self.primary = nn.Sequential(*conv_bn(inputs, half, 1), *end)
-        self.cheap = nn.Sequential(*conv_bn(half, half, 3, groups=half), *end)
+        self.cheap = nn.Sequential(*depthwise_bn(half, 3), *end)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, H, W] -> [B, outputs, H, W]."""
@@ -28,11 +30,11 @@ class GhostModule(nn.Module):
 class GhostBlock(nn.Module):
     """Two ghost modules beside a separable shortcut."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
+    def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.ghost1 = GhostModule(inputs, outputs, active=True)
         self.ghost2 = GhostModule(outputs, outputs, active=False)
-        self.shortcut = nn.Sequential(*conv_bn(inputs, inputs, kernel, groups=inputs), *conv_bn(inputs, outputs, 1))
+        self.shortcut = nn.Sequential(*depthwise_bn(inputs, KERNEL), *conv_bn(inputs, outputs, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, H, W] -> [B, outputs, H, W]."""
@@ -45,17 +47,16 @@ class GhostPAN(nn.Module):
     Args:
         inputs: channels of the three maps.
         width: channels of all four outputs.
-        kernel: side of the depthwise kernels.
     """
 
-    def __init__(self, inputs: tuple[int, int, int], width: int, kernel: int = 5) -> None:
+    def __init__(self, inputs: tuple[int, int, int], width: int) -> None:
         super().__init__()
         self.reduce = nn.ModuleList(conv_block(channels, width, 1) for channels in inputs)
-        self.top_down = nn.ModuleList(GhostBlock(2 * width, width, kernel) for _ in range(2))
-        self.downsample = nn.ModuleList(separable_block(width, width, kernel, stride=2) for _ in range(2))
-        self.bottom_up = nn.ModuleList(GhostBlock(2 * width, width, kernel) for _ in range(2))
-        self.extra_in = separable_block(width, width, kernel, stride=2)
-        self.extra_out = separable_block(width, width, kernel, stride=2)
+        self.top_down = nn.ModuleList(GhostBlock(2 * width, width) for _ in range(2))
+        self.downsample = nn.ModuleList(separable_block(width, width, KERNEL, stride=2) for _ in range(2))
+        self.bottom_up = nn.ModuleList(GhostBlock(2 * width, width) for _ in range(2))
+        self.extra_in = separable_block(width, width, KERNEL, stride=2)
+        self.extra_out = separable_block(width, width, KERNEL, stride=2)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """Three maps [B, C_i, H / s, W / s] -> four maps [B, width, H / s, W / s], s = 8, 16, 32, 64."""

@@ -40,7 +40,7 @@ class GFLHead(nn.Module):
         separate_sides: bool = False,
     ) -> None:
         super().__init__()
-        self.classes, self.levels, self.quality = classes, levels, quality
+        self.classes, self.quality = classes, quality
         branches, sides = 1 if share_levels else levels, 4 * (reg_max + 1)
 
         def towers(count: int) -> nn.ModuleList:
@@ -52,9 +52,9 @@ class GFLHead(nn.Module):
         self.predict = nn.ModuleList(nn.Conv2d(width, outputs, 1) for _ in range(branches))
         self.measure = nn.ModuleList(nn.Conv2d(width, sides, 1) for _ in self.side_towers)
         for conv in self.predict:
-            start(conv, classes, reg_max)
+            init_predictor(conv, classes, reg_max)
         for conv in self.measure:
-            start(conv, 0, reg_max)
+            init_predictor(conv, 0, reg_max)
 
     def maps(self, features: list[Tensor]) -> list[Tensor]:
         """Maps [B, width, h, w] of each level -> [B, C + 4 * (R + 1), h, w], before the quality predictor."""
@@ -96,8 +96,8 @@ class TowerHead(nn.Module):
         self.classify = nn.Conv2d(width, classes, 3, padding=1)
         self.measure = nn.Conv2d(width, 4 * (reg_max + 1), 3, padding=1)
         self.scales = nn.Parameter(torch.ones(levels))
-        start(self.classify, classes, reg_max)
-        start(self.measure, 0, reg_max)
+        init_predictor(self.classify, classes, reg_max)
+        init_predictor(self.measure, 0, reg_max)
 
     def maps(self, features: list[Tensor]) -> list[Tensor]:
         """Maps [B, width, h, w] of each level -> [B, C + 4 * (R + 1), h, w], before the quality predictor."""
@@ -111,10 +111,10 @@ class TowerHead(nn.Module):
         return with_quality(rows(self.maps(features)), self.classes, self.quality)
 
 
-def conv_tower(width: int, depth: int = 4) -> nn.Sequential:
-    """3x3 convolutions with GroupNorm: [B, width, h, w] stays."""
+def conv_tower(width: int) -> nn.Sequential:
+    """Four 3x3 convolutions with GroupNorm: [B, width, h, w] stays."""
     layers: list[nn.Module] = []
-    for _ in range(depth):
+    for _ in range(4):
         conv = nn.Conv2d(width, width, 3, padding=1, bias=False)
         layers += [conv, nn.GroupNorm(math.gcd(32, width), width), activation()]
     return nn.Sequential(*layers)
@@ -135,7 +135,7 @@ def with_quality(raw: Tensor, classes: int, quality: QualityPredictor | None) ->
     return torch.cat([product_logits(scores, quality.logits(sides)), sides], dim=-1)
 
 
-def start(conv: nn.Module, classes: int, reg_max: int) -> None:
+def init_predictor(conv: nn.Module, classes: int, reg_max: int) -> None:
     """First values of a predictor whose first rows are classes, the others sides."""
     assert isinstance(conv, nn.Conv2d) and conv.bias is not None
     nn.init.normal_(conv.weight, std=0.01)

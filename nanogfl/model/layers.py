@@ -1,4 +1,4 @@
-"""The three convolution blocks that the whole network is made of."""
+"""The convolution blocks that the whole network is made of."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ def activation() -> nn.Module:
     return nn.LeakyReLU(0.1, inplace=True)
 
 
-def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1) -> list[nn.Module]:
     """A padded convolution without bias and its batch norm, as a list to be spread into a Sequential."""
-    if groups == 1:
-        return [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs)]
-    assert groups == inputs == outputs
-    return [DepthwiseConv2d(inputs, kernel, stride), nn.BatchNorm2d(outputs)]
+    return [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs)]
 
 
-def conv_block(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+def depthwise_bn(channels: int, kernel: int, stride: int = 1) -> list[nn.Module]:
+    """The same of a depthwise convolution."""
+    return [DepthwiseConv2d(channels, kernel, stride), nn.BatchNorm2d(channels)]
+
+
+def conv_block(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
     """Convolution, batch norm, activation."""
-    return nn.Sequential(*conv_bn(inputs, outputs, kernel, stride, groups), activation())
+    return nn.Sequential(*conv_bn(inputs, outputs, kernel, stride), activation())
 
 
 def separable_block(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
     """Depthwise k x k, then pointwise 1 x 1, each with batch norm and activation."""
-    depthwise = conv_block(inputs, inputs, kernel, stride, groups=inputs)
-    return nn.Sequential(*depthwise, *conv_block(inputs, outputs, 1))
+    return nn.Sequential(*depthwise_bn(inputs, kernel, stride), activation(), *conv_block(inputs, outputs, 1))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from nanogfl.model.dense import halves, interleave
-from nanogfl.model.layers import conv_block, conv_bn
+from nanogfl.model.layers import conv_block, depthwise_bn
 
 DEPTHS = (4, 8, 4)
 
@@ -21,12 +21,10 @@ class ShuffleBlock(nn.Module):
         half = outputs // 2
         self.stride = stride
         if stride == 2:
-            self.branch1 = nn.Sequential(
-                *conv_bn(inputs, inputs, 3, stride, groups=inputs), *conv_block(inputs, half, 1)
-            )
+            self.branch1 = nn.Sequential(*depthwise_bn(inputs, 3, stride), *conv_block(inputs, half, 1))
         self.branch2 = nn.Sequential(
             *conv_block(inputs if stride == 2 else half, half, 1),
-            *conv_bn(half, half, 3, stride, groups=half),
+            *depthwise_bn(half, 3, stride),
             *conv_block(half, half, 1),
         )
 

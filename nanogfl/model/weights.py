@@ -168,10 +168,15 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], source: Path) -> 
         first = (missing or wrong)[0]
         what = "lacks" if missing else "has another shape of"
         raise ModelError(f"{source} {what} {first} (and {len(missing) + len(wrong) - 1} more); is it this size?")
-    spoilt = next((k for k in own if k in state and not torch.isfinite(state[k]).all()), None)
+    loaded = {k: state[k] for k in own if k in state}
+    _refuse_spoilt(loaded, source)
+    module.load_state_dict(loaded, strict=False)
+
+
+def _refuse_spoilt(state: Mapping[str, Tensor], source: Path) -> None:
+    spoilt = next((key for key, value in state.items() if not torch.isfinite(value).all()), None)
     if spoilt is not None:
         raise ModelError(f"{source} holds values in {spoilt} that are no numbers; use an earlier checkpoint")
-    module.load_state_dict({k: state[k] for k in own if k in state}, strict=False)
 
 
 def transplant(
@@ -196,6 +201,7 @@ def transplant(
             if old_names and (source.shape[0] < len(old_names) or (source.shape[0] - len(old_names)) % 4):
                 raise ModelError(f"{weights.source}: {key} has {source.shape[0]} rows for {len(old_names)} classes")
             loaded[key] = _by_class(target, source, rows, len(new_names), len(old_names or ()))
+    _refuse_spoilt(loaded, weights.source)
     module.load_state_dict(loaded, strict=False)
     fresh = [k for k in own if k not in loaded and not k.endswith("num_batches_tracked")]
     made = f", {len(fresh)} made anew ({fresh[0]} ...)" if fresh else ""

@@ -13,7 +13,8 @@ def explain(error: BaseException, folder: Path) -> TrainingError:
     text = str(error)
     lacking = any(words in text.lower() for words in ("out of memory", "can't allocate memory"))
     if lacking or isinstance(error, MemoryError):
-        advice = "lower --batch (and raise train.accumulate) or --input, or set train.cache=none; go on with --resume"
+        room = "train.cache=none or train.cuda_graphs=false" if "cuda" in text.lower() else "train.cache=none"
+        advice = f"lower --batch (and raise train.accumulate) or --input, or set {room}; go on with --resume"
         return TrainingError(f"out of memory; {advice}")
     if "more than 1 value per channel" in text:
         return TrainingError(

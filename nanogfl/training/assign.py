@@ -1,8 +1,8 @@
 """Which prior learns which box: dynamic soft labels (NanoDet-Plus) and ATSS, for a whole batch at once.
 
 Shapes: B pictures, P priors, M boxes (the fullest picture's; the others are padded), C classes. Pairs are [B, M, P],
-a row a box: rows are long, and what is looked for lies along them. Across them it is found by ``max``, which a CPU does
-many times as fast as ``argmax``.
+a row a box: rows are long, and what is looked for lies along them. Along dim 1, over the boxes of a prior, the best is
+found by ``max``, which a CPU does many times as fast as ``argmax``.
 Boxes of padding are marked by ``gt_valid``; nothing loops over pictures or boxes and nothing waits for the device.
 """
 

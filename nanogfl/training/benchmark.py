@@ -53,7 +53,7 @@ def summary(name: str, turns: list[dict[str, Any]]) -> dict[str, Any]:
     }
     return {
         "row": name,
-        "images_per_second": turns[0]["batch"] / statistics.median(seconds),
+        "images_per_second": statistics.fmean(turn["pictures"] for turn in turns) / statistics.median(seconds),
         "p50_ms": statistics.median(seconds) * 1000,
         "p90_ms": seconds[int(0.9 * (len(seconds) - 1))] * 1000,
         "megabytes": max(turn["megabytes"] for turn in turns),

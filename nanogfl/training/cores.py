@@ -17,11 +17,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from nanogfl.training.gradients import Gradients, given, gradients_of
 from nanogfl.training.objective import Parts, Share
 
 LEAST = 8  # pictures a part of a full batch: batch norm wants company
 Modules = TypeVar("Modules", bound=nn.Module)
-Gradients = list[Tensor | None]
 
 
 def parts_for(batch: int, threads: int) -> int:
@@ -60,7 +60,8 @@ class Cores:
         for one in self.replicas[1:]:
             for ours, theirs in zip(self.replicas[0].modules(), one.modules(), strict=True):
                 theirs.training = ours.training
-        meeting, count = Meeting(len(pieces), share.mean), share.count * len(pieces)
+        parts = len(self.replicas)  # of every step and process: what a small batch leaves out counts as nothing
+        meeting, count = Meeting(len(pieces), parts, share.mean), share.count * parts
         autocast = torch.get_autocast_dtype("cpu"), torch.is_autocast_enabled("cpu")
 
         def part(index: int, piece: Any) -> tuple[Parts, Sequence[Tensor | None]]:
@@ -70,16 +71,22 @@ class Cores:
 
         futures = [self.pool.submit(part, *item) for item in enumerate(pieces)]
         made = results(futures)
-        shown = {name: torch.stack([p[name].detach() for p, _ in made]).mean() for name in made[0][0]}
-        return given(shown, average([g for _, g in made]), self.parameters)
+        shown = {name: torch.stack([p[name].detach() for p, _ in made]).sum() / parts for name in made[0][0]}
+        return given(shown, average([g for _, g in made], parts), self.parameters)
 
 
 class Meeting:
-    """Where the parts of a batch exchange a number; one that fails sends the others home."""
+    """Where the parts of a batch exchange a number; one that fails sends the others home.
 
-    def __init__(self, count: int, mean: Callable[[Tensor], Tensor]) -> None:
+    Args:
+        count: of those that come.
+        parts: of those that the mean is over; who does not come has nothing.
+        mean: over the processes.
+    """
+
+    def __init__(self, count: int, parts: int, mean: Callable[[Tensor], Tensor]) -> None:
         self.values: list[Tensor | None] = [None] * count
-        self.over_processes, self.result = mean, torch.zeros(())
+        self.parts, self.over_processes, self.result = parts, mean, torch.zeros(())
         self.barrier = Barrier(count, self._settle)
 
     def __enter__(self) -> None: ...
@@ -95,31 +102,8 @@ class Meeting:
         return self.result
 
     def _settle(self) -> None:
-        self.result = self.over_processes(torch.stack([v for v in self.values if v is not None]).mean(dim=0))
-
-
-def gradients_of(parts: Parts, parameters: list[nn.Parameter]) -> Gradients:
-    """Of the parts' sum; None for what takes no part in it."""
-    total = torch.stack(list(parts.values())).sum()
-    return list(torch.autograd.grad(total, parameters, allow_unused=True))
-
-
-def given(parts: Parts, gradients: Gradients, parameters: list[nn.Parameter]) -> Parts:
-    """Parts of a loss whose gradients are known already: backward through their sum hands these out, in copies."""
-    name = next(iter(parts))
-    return parts | {name: _Given.apply(parts[name], gradients, *parameters)}
-
-
-class _Given(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, loss: Tensor, gradients: Gradients, *parameters: Tensor) -> Tensor:
-        ctx.gradients = gradients
-        return loss.clone()
-
-    @staticmethod
-    def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
-        scaled = iter(torch._foreach_mul([g for g in ctx.gradients if g is not None], factor))  # pyright: ignore[reportPrivateImportUsage]
-        return None, None, *(None if g is None else next(scaled) for g in ctx.gradients)
+        total = torch.stack([v for v in self.values if v is not None]).sum(dim=0)
+        self.result = self.over_processes(total / self.parts)
 
 
 def replica(modules: Modules) -> Modules:
@@ -127,10 +111,10 @@ def replica(modules: Modules) -> Modules:
     return copy.deepcopy(modules, {id(p): p for p in modules.parameters()})
 
 
-def average(gradients: Sequence[Sequence[Tensor | None]]) -> Gradients:
-    """The mean over parts of the gradient of each parameter; a part that gave none counts as zero."""
+def average(gradients: Sequence[Sequence[Tensor | None]], parts: int) -> Gradients:
+    """The mean over so many parts of the gradient of each parameter; a part that gave none counts as zero."""
     same = ([g for g in column if g is not None] for column in zip(*gradients, strict=True))
-    return [torch.stack(known).sum(dim=0) / len(gradients) if known else None for known in same]
+    return [torch.stack(known).sum(dim=0) / parts if known else None for known in same]
 
 
 def results(futures: Sequence[Any]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""A run stops where a number is none, with the names of its batch; on a GPU without waiting for every step."""
+"""A run stops where a number is NaN or infinite, with its batch's names; on a GPU without waiting for every step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LAG = 8  # numbers that a GPU may be behind: asking it for the newest would make
 
 @dataclass(frozen=True)
 class _Number:
-    """A mean over all processes on its way to the CPU, and what is said if it is none."""
+    """A mean over all processes on its way to the CPU, and what is said if it is not finite."""
 
     own: Tensor
     mean: Tensor
@@ -49,7 +49,7 @@ class Watch:
 
         Args:
             own: this process' number.
-            mean: over all processes: where one has none, nor has the mean, and all stop together.
+            mean: over all processes: it is not finite where one of them is not, so that all stop together.
             what: it is.
             epoch: of the step.
             names: of the batch's pictures.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from nanogfl.data.batch import Batch
-from nanogfl.training.cores import Gradients, given, gradients_of
+from nanogfl.training.gradients import Gradients, given, gradients_of
 from nanogfl.training.objective import Parts
 
 WARM = 2  # passes before recording, in which libraries choose their kernels
@@ -36,8 +36,12 @@ class Graphs:
     def __init__(self, modules: nn.Module, losses: Losses) -> None:
         self.modules, self.make = modules, losses
         self.parameters = [p for p in modules.parameters() if p.requires_grad]
-        self.recorded: dict[Hashable, Recording] = {}
-        self.pool = torch.cuda.graph_pool_handle()  # one at a time runs, so that all work in the same memory
+        self._begin(None)
+
+    def _begin(self, state: Hashable) -> None:
+        """What another state recorded will not be asked for again; a pool without graphs cannot be used again."""
+        self.state, self.recorded = state, dict[Hashable, Recording]()
+        self.pool = torch.cuda.graph_pool_handle()  # one graph at a time runs, so that all work in the same memory
 
     def losses(self, batch: Batch, state: Hashable) -> Parts:
         """The parts of the loss, whose sum carries the gradients.
@@ -46,8 +50,10 @@ class Graphs:
             batch: on the GPU.
             state: whatever else ``losses`` depends on.
         """
+        if state != self.state:
+            self._begin(state)
         batch = batch.with_room(room(batch.boxes.shape[1]))
-        key = (batch.images.shape, batch.boxes.shape[1], state)
+        key = (batch.images.shape, batch.boxes.shape[1])
         if key not in self.recorded:
             self.recorded[key] = Recording(self._step, batch, self.modules, self.pool)
         return given(*self.recorded[key].replay(batch), self.parameters)
@@ -75,7 +81,8 @@ class Recording:
                 step(batch)
         now.wait_stream(aside)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, pool=pool):
+        # What other threads do meanwhile, such as pinning the next batches, is not their mistake.
+        with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
             self.made = step(batch)
         with torch.no_grad():
             for buffer, before in zip(modules.buffers(), statistics, strict=True):

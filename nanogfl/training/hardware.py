@@ -15,6 +15,7 @@ from nanogfl.recipe import TrainRecipe
 
 TRIM_THRESHOLD, TOP_PAD, MMAP_MAX, ARENA_MAX = -1, -2, -4, -8  # of mallopt(3)
 MANY_PIXELS = 8_000_000  # a batch of more has maps that a thread's own arena of 64 MB does not hold
+COMPILES = "2.6"  # torch 2.4 and 2.5 trace our autograd functions, but give other gradients
 BF16 = ("avx512_bf16", "amx_bf16")  # x86 that multiplies bf16 itself: AMD since Zen 4, Intel's newer servers
 
 
@@ -26,7 +27,11 @@ def devices(train: TrainRecipe) -> tuple[dict[str, Any], int]:
         raise UsageError(f"train.devices={count}: this machine has {torch.cuda.device_count()} GPUs; give 0 for all")
     for option, wanted in (("sync_batch_norm", train.sync_batch_norm), ("compile", train.compile)):
         if wanted and not cuda:
-            raise UsageError(f"train.{option}=true needs GPUs; leave it away on a CPU")
+            raise UsageError(f"train.{option}=true needs GPUs; leave it out on a CPU")
+    if train.compile and torch.__version__ < COMPILES:  # a TorchVersion, which compares numbers
+        raise UsageError(
+            f"train.compile=true needs torch {COMPILES} or newer, here is {torch.__version__}; leave it out"
+        )
     if train.fp16 and not cuda:
         raise UsageError("train.precision=16 needs a GPU; use bf16 or 32 on a CPU")
     options = {

@@ -23,7 +23,7 @@ from nanogfl.model.checkpoint import write_detector
 from nanogfl.model.weights import read_weights
 from nanogfl.training.finite import gather
 from nanogfl.training.folder import WITHIN, Folder
-from nanogfl.training.task import DetectionTask
+from nanogfl.training.task import DetectionTask, Predicted
 from nanogfl.view import View
 from nanogfl.wholefile import whole_file
 
@@ -41,11 +41,11 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 @dataclass
 class Best:
-    """The best validation so far."""
+    """The best validation so far; no AP where there is nothing to find."""
 
     epoch: int = -1
-    AP: float = -1.0
-    AP50: float = -1.0
+    AP: float | None = None
+    AP50: float | None = None
 
 
 @dataclass
@@ -66,6 +66,7 @@ class Keeper(Callback):
     _started: float = 0.0
     _seen: int = 0
     _pending: dict[str, Any] = field(default_factory=dict)
+    _found: list[tuple[int, Detections]] = field(default_factory=list)
 
     def state_dict(self) -> dict[str, Any]:
         """Goes into last.ckpt, so that a resumed run knows its best."""
@@ -102,21 +103,38 @@ class Keeper(Callback):
         self.images_per_second = self._seen / max(1e-9, time.monotonic() - self._started)
         self._pending["images_per_second"] = self.images_per_second
 
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """What a validation that was broken off has found is of no use."""
+        self._found = []
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Decode at once: raw outputs of 5,000 pictures are gigabytes."""
+        assert isinstance(pl_module, DetectionTask)
+        self._found += decoded(outputs, pl_module)
+
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Score; the averaged weights are still in place here, so the best ones are kept from here."""
         assert isinstance(pl_module, DetectionTask)
-        predictions, pl_module.predictions = gather(pl_module.predictions), []
+        detections, self._found = dict(gather(self._found)), []
         if not trainer.is_global_zero:
             return
-        found = decode_all(predictions, pl_module, self.table)
+        found = [detections[i] for i in range(len(self.table))]
         scores = score(self.table, found)
-        ap, ap50 = (scores.numbers[k] or 0.0 for k in ("AP", "AP50"))
-        self._pending |= {"AP": ap, "AP50": ap50}
-        self.since_best += 1
-        if ap > self.best.AP or scores.numbers["AP"] is None:  # with nothing to find the last are the best
-            self.best, self.since_best = Best(trainer.current_epoch, ap, ap50), 0
+        ap, before = scores.numbers["AP"], self.best.AP
+        self._pending |= {name: scores.numbers[name] for name in ("AP", "AP50") if ap is not None}
+        self.since_best = 0 if ap is None or before is None or ap > before else self.since_best + 1
+        if ap is None or before is None or ap >= before:  # of equal ones, such as 0, the last have learnt most
+            self.best = Best(trainer.current_epoch, ap, scores.numbers["AP50"])
             temperature = fit_temperature(matched_sides(self.table, found))
-            save_detector(pl_module, self.out / "best.ckpt", scores, temperature)
+            save_detector(pl_module, self.out / "best.ckpt", trainer.current_epoch, scores, temperature)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Early stop, where the recipe asks for it."""
@@ -161,26 +179,25 @@ def highest_rate(trainer: pl.Trainer) -> float:
     return max(group["lr"] for group in trainer.optimizers[0].param_groups)
 
 
-def decode_all(predictions: list[Any], task: DetectionTask, table: Table) -> list[Detections]:
-    """Raw outputs to detections, in the table's order."""
+def decoded(predictions: list[Predicted], task: DetectionTask) -> list[tuple[int, Detections]]:
+    """Raw outputs to detections, each with its picture's index."""
     card = task.card
     architecture, detector = card.architecture, task.detector
     sigma = architecture.reg_max > 0
     layout = Layout(card.input_size, detector.strides, architecture.reg_max, detector.centred, sigma=sigma)
-    found = {
-        index: decode(raw, layout, View(tuple(shape), card.input_size, card.resize), card.names)
+    return [
+        (index, decode(raw, layout, View(shape, card.input_size, card.resize), card.names))
         for index, raw, shape in predictions
-    }
-    return [found[i] for i in range(len(table))]
+    ]
 
 
-def save_detector(task: DetectionTask, path: Path, scores: Scores | None, temperature: float = 1.0) -> None:
+def save_detector(task: DetectionTask, path: Path, epoch: int, scores: Scores | None, temperature: float = 1.0) -> None:
     """Only what use needs: the detector's tensors, its card with the factor on sigma, and how it scored."""
     content: dict[str, Any] = {}
     task.on_save_checkpoint(content)
     content["nanogfl"]["temperature"] = temperature
     content["nanogfl"]["validation"] = None if scores is None else scores.to_json()
-    write_detector(path, task.detector, content["nanogfl"], epoch=task.current_epoch)
+    write_detector(path, task.detector, content["nanogfl"], epoch=epoch)
 
 
 def validated(path: Path) -> Scores | None:

@@ -55,7 +55,13 @@ WHOLE = Share()
 
 @dataclass(frozen=True)
 class Assignment:
-    """What each prior learns: its box [B, P] (-1 = background), the quality [B, P], and which are not judged."""
+    """What each prior learns.
+
+    Attributes:
+        gt_index: [B, P] int64, its box; -1 is background.
+        quality: [B, P], IoU with that box; 0 of background.
+        ignored: [B, P] bool, background that is not judged, in a crowd.
+    """
 
     gt_index: Tensor
     quality: Tensor

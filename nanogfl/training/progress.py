@@ -15,6 +15,7 @@ from nanogfl.training.keeper import Keeper, highest_rate
 from nanogfl.training.task import DetectionTask
 
 log = logging.getLogger(__name__)
+REFRESH_S = 0.5  # between two looks at the losses
 SILENCE_S = 30  # longer than this, a log says that the run lives
 # What is left out where the terminal is narrow stands last: the guidance's losses. 80 columns hold the rest.
 FORM = "{desc}{bar} {elapsed}<{remaining}{postfix}"
@@ -26,7 +27,7 @@ class Progress(Callback):
     def __init__(self, keeper: Keeper) -> None:
         self.keeper = keeper
         self.bar: Any = None
-        self.silent_since = 0.0
+        self.silent_since = self.shown = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the bar."""
@@ -45,7 +46,8 @@ class Progress(Callback):
         if self.bar is not None:
             self.bar.update(trainer.global_step - self.bar.n)
             self.bar.set_description(epoch, refresh=False)
-            if batch_idx % 5 == 0:
+            if time.monotonic() > self.shown + REFRESH_S:  # not more often: a GPU is waited for
+                self.shown = time.monotonic()
                 self.bar.set_postfix_str(self._numbers(trainer), refresh=False)
         elif trainer.is_global_zero and time.monotonic() > self.silent_since + SILENCE_S:
             self.silent_since = time.monotonic()

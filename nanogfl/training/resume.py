@@ -67,6 +67,11 @@ class Former:
         """How the epoch was cut into batches, and how many of them were taken."""
         return self.state["loops"]["fit_loop"]["state_dict"]["combined_loader"][0]
 
+    @property
+    def accumulate(self) -> int:
+        """Batches a step, as the run was."""
+        return self.state["nanogfl"]["recipe"]["train"]["accumulate"]
+
 
 def former_state(folder: Folder, cut: Mapping[str, int]) -> Former | None:
     """The checkpoint that this run goes on from, if any.
@@ -132,7 +137,7 @@ def going_on(recipe: Recipe, last: Former, names: tuple[str, ...]) -> Recipe:
     return replace(recipe, model=model, input=seen, train=train)
 
 
-def shifted(made: Plan, last: Former, accumulate: int) -> Plan:
+def shifted(made: Plan, last: Former) -> Plan:
     """The plan of a resumed run, whose rate goes on from where it was, also where epochs have more steps now, or fewer.
 
     Raises:
@@ -140,7 +145,7 @@ def shifted(made: Plan, last: Former, accumulate: int) -> Plan:
     """
     epochs, steps = last.state["epoch"], last.state["global_step"]
     if last.path.name == WITHIN:
-        steps -= last.batches["taken"] // accumulate
+        steps -= last.batches["taken"] // last.accumulate
     else:
         epochs += 1
     if made.epochs < epochs:

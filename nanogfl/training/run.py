@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -22,13 +23,14 @@ from nanogfl.data.splits import for_training
 from nanogfl.data.table import Table
 from nanogfl.errors import TrainingError, UsageError, nearest
 from nanogfl.model.detector import count_parameters
+from nanogfl.model.weights import read_tensors_only
 from nanogfl.predictor import parse_input
 from nanogfl.recipe import Recipe, load_recipe
 from nanogfl.training.accidents import explain
 from nanogfl.training.averaging import Averaging
 from nanogfl.training.folder import TENSORBOARD, Folder, finished, open_folder
 from nanogfl.training.hardware import devices, keep_memory
-from nanogfl.training.keeper import Keeper, WholeCheckpoints, save_detector
+from nanogfl.training.keeper import Best, Keeper, WholeCheckpoints, save_detector
 from nanogfl.training.progress import Progress
 from nanogfl.training.resume import LongEpochs, Signals, former_state, going_on, interrupted, shifted, was_interrupted
 from nanogfl.training.schedule import Plan, plan, with_plan
@@ -90,7 +92,7 @@ def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> d
     keep_memory(recipe.train.batch, begin.card.input_size)
     made = plan(recipe.train, len(training), processes, begin.trained)
     if last is not None:
-        made = shifted(made, last, recipe.train.accumulate)
+        made = shifted(made, last)
     resumed_from = None if last is None else last.path
     del last  # as large as the run itself
     recipe = written_out(recipe, begin, made)
@@ -126,17 +128,18 @@ def written_out(recipe: Recipe, begin: Start, made: Plan) -> Recipe:
 def make_trainer(recipe: Recipe, made: Plan, keeper: Keeper, hardware: dict[str, Any]) -> pl.Trainer:
     """Lightning's trainer; the keeper stands before the averaging, so that it sees the averaged weights."""
     averaging = [Averaging(made.average)] if made.average else []
+    logger = tensorboard(keeper.out.path)
     return pl.Trainer(
         max_epochs=made.epochs,
         callbacks=[Signals(), keeper, *averaging, LongEpochs(keeper.out, recipe.train.save_every), Progress(keeper)],
         plugins=[WholeCheckpoints()],
-        logger=tensorboard(keeper.out.path),
+        logger=logger,
         enable_checkpointing=False,
         check_val_every_n_epoch=made.validate_every,
         limit_val_batches=None if len(keeper.table) else 0,
         accumulate_grad_batches=recipe.train.accumulate,
         num_sanity_val_steps=0,
-        log_every_n_steps=min(10, made.steps_per_epoch),
+        log_every_n_steps=min(10, made.steps_per_epoch) if logger else sys.maxsize,  # Lightning asks a GPU for numbers
         enable_model_summary=False,
         enable_progress_bar=False,
         use_distributed_sampler=False,
@@ -214,7 +217,9 @@ def write_summary(
     }
     if trainer.is_global_zero:
         if keeper.best.epoch < 0:  # nothing to validate on: the last weights are the best
-            summary["best"] = {"epoch": trainer.current_epoch - 1, "AP": None, "AP50": None}
-            save_detector(task, folder / "best.ckpt", None)
+            last = trainer.current_epoch - 1
+            summary["best"] = dict(vars(Best(last)))
+            task.load_state_dict(read_tensors_only(folder / "last.ckpt")["state_dict"])  # the averages
+            save_detector(task, folder / "best.ckpt", last, None)
         write_json(folder / "summary.json", summary)
     return summary

@@ -25,7 +25,8 @@ class Plan:
         average: decay of the averaged weights, 0 for none.
         validate_every: epochs between validations; the last epoch always has one.
         plain_from: epoch from which pictures vary less.
-        shift: steps that the epochs before a resume would have more by now, of smaller batches; else 0.
+        shift: added to the number of steps after a resume, so that the rate goes on at the same epoch although epochs
+            have another number of steps now; else 0.
     """
 
     epochs: int

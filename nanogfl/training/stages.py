@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -18,10 +19,10 @@ from nanogfl.data.readers import read_table
 from nanogfl.data.shards import shards_of
 from nanogfl.data.splits import for_training
 from nanogfl.data.table import Table
-from nanogfl.recipe import Recipe
+from nanogfl.recipe import LossRecipe, Recipe
 from nanogfl.training.averaging import Averages
 from nanogfl.training.hardware import in_bf16, keep_memory
-from nanogfl.training.objective import WHOLE, Assignment, Targets, assign, head_loss
+from nanogfl.training.objective import WHOLE, Assignment, Targets, assign
 from nanogfl.training.schedule import plan
 from nanogfl.training.start import start
 from nanogfl.training.task import DetectionTask
@@ -105,7 +106,7 @@ def measure(row: Row, work: Work) -> dict[str, Any]:
         task.use_compiler()
         task.use_graphs()
     batches = noise(task, work) if table is None else endless(table, task, work.recipe.train.workers)
-    clock, times = Clock(device), []
+    clock, times, counts = Clock(device), list[float](), list[int]()
     half = torch.float16 if recipe.train.fp16 else torch.bfloat16
     enabled = recipe.train.fp16 or in_bf16(recipe.train, device.type == "cuda")
     precision = torch.autocast(device.type, half, enabled=enabled)  # as in a run
@@ -122,47 +123,27 @@ def measure(row: Row, work: Work) -> dict[str, Any]:
                 loss = torch.stack(list(task.spread(batch, WHOLE).values())).sum()
                 clock.tick("at once")
             else:
-                loss = staged(task, batch, row.batched, clock)
+                choose = assign if row.batched else one_by_one
+                loss = torch.stack(list(task.losses(task, batch, WHOLE, choose, clock.tick).values())).sum()
         loss.backward()
         clock.tick("backward")
         learn(clock)
         times.append(time.perf_counter() - began)
+        counts.append(len(batch.names))
     used = torch.cuda.max_memory_allocated() if clock.cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-    return {"seconds": times[WARM:], "stages": clock.stages, "megabytes": used / 1e6, "batch": recipe.train.batch}
+    pictures = statistics.fmean(counts[WARM:])  # a step, which may be fewer than asked for: an epoch's batches are even
+    return {"seconds": times[WARM:], "stages": clock.stages, "megabytes": used / 1e6, "pictures": pictures}
 
 
-def staged(task: DetectionTask, batch: Batch, batched: bool, clock: Clock) -> Tensor:
-    """The task's loss, a stage at a time."""
-    targets = Targets(batch.boxes, batch.labels, batch.valid, batch.crowd)
-    reg_max, loss = task.card.architecture.reg_max, task.recipe.loss
-    features = task.detector.backbone(task.normalise(batch.images))
-    pyramid = task.detector.neck(features)
-    raw = task.detector.head(pyramid)
-    clock.tick("forward")
-    heads = [raw]
-    if task.guidance is not None:
-        heads.append(task.guidance(features, pyramid, detach=False))
-        clock.tick("guidance")
-    if batched:
-        assignment = assign(loss, heads[-1], task.priors, task.levels, targets, reg_max)
-    else:
-        assignment = one_by_one(task, heads[-1], targets)
-    clock.tick("assignment")
-    found = [head_loss(h, task.priors, targets, assignment, loss, WHOLE, reg_max) for h in heads]
-    total = torch.stack([part for parts in found for part in parts.values()]).sum()
-    clock.tick("loss")
-    return total
-
-
-def one_by_one(task: DetectionTask, raw: Tensor, targets: Targets) -> Assignment:
-    """Each picture assigned apart, with its own boxes only."""
+def one_by_one(
+    recipe: LossRecipe, raw: Tensor, priors: Tensor, levels: list[int], targets: Targets, reg_max: int
+) -> Assignment:
+    """As ``assign``, but each picture apart, with its own boxes only."""
     made = []
     for i in range(len(raw)):
         keep = targets.valid[i] | targets.crowd[i]
         own = Targets(*(value[i : i + 1, keep] for value in vars(targets).values()))
-        made.append(
-            assign(task.recipe.loss, raw[i : i + 1], task.priors, task.levels, own, task.card.architecture.reg_max)
-        )
+        made.append(assign(recipe, raw[i : i + 1], priors, levels, own, reg_max))
     return Assignment(*(torch.cat([getattr(m, name) for m in made]) for name in vars(made[0])))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from nanogfl.errors import ModelError
+from nanogfl.errors import ModelError, RecipeError
 from nanogfl.model import zoo
 from nanogfl.model.checkpoint import Card, read_card
 from nanogfl.model.detector import Architecture, Detector, Family, initialise, make_guidance
@@ -81,19 +81,26 @@ def _architecture(recipe: Recipe, weights: Weights | None, former: Card | None, 
 
 
 def filled(model: ModelRecipe, was: Architecture) -> ModelRecipe:
-    """The recipe, with all that it leaves open as a detector has it."""
+    """The recipe, with all that it leaves open as a detector has it.
+
+    Raises:
+        RecipeError: the two contradict each other.
+    """
     sides = model.sides or ("distribution" if model.reg_max or was.reg_max else "dirac")
     dirac = sides == "dirac"
-    return replace(
-        model,
-        size=model.size or was.size,
-        family=model.family or was.family,
-        share_levels=was.share_levels if model.share_levels is None else model.share_levels,
-        separate_sides=was.separate_sides if model.separate_sides is None else model.separate_sides,
-        sides=sides,
-        reg_max=None if dirac else model.reg_max or was.reg_max or None,
-        quality=model.quality or ("none" if dirac else was.quality),
-    )
+    try:
+        return replace(
+            model,
+            size=model.size or was.size,
+            family=model.family or was.family,
+            share_levels=was.share_levels if model.share_levels is None else model.share_levels,
+            separate_sides=was.separate_sides if model.separate_sides is None else model.separate_sides,
+            sides=sides,
+            reg_max=None if dirac else model.reg_max or was.reg_max or None,
+            quality=model.quality or ("none" if dirac else was.quality),
+        )
+    except ValueError as error:
+        raise RecipeError(f"what is asked for does not go with the checkpoint: {error}") from error
 
 
 def _family(recipe: Recipe, weights: Weights | None, former: Card | None) -> Family:
@@ -102,7 +109,7 @@ def _family(recipe: Recipe, weights: Weights | None, former: Card | None) -> Fam
     if former is not None:
         own = former.architecture.family
         if asked not in (None, own):
-            raise ModelError(f"--init {recipe.init} is a detector of family {own}, not {asked}; leave it away")
+            raise ModelError(f"--init {recipe.init} is a detector of family {own}, not {asked}; leave it out")
         return own
     if weights is None:
         return asked or "plus"
@@ -119,7 +126,7 @@ def _size(recipe: Recipe, weights: Weights | None, former: Card | None) -> str:
     if former is not None:
         own = former.architecture.size
         if asked not in (None, own):
-            raise ModelError(f"--init {recipe.init} is a detector of size {own}, not {asked}; leave --size away")
+            raise ModelError(f"--init {recipe.init} is a detector of size {own}, not {asked}; leave --size out")
         return own
     if weights is not None:
         _, own = backbone_size(weights.state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import pytorch_lightning as pl
@@ -12,15 +13,17 @@ from torch.optim.lr_scheduler import LambdaLR
 from nanogfl.data.batch import Batch, Undrawn
 from nanogfl.data.device import Store
 from nanogfl.model.checkpoint import Card
-from nanogfl.model.detector import Detector
+from nanogfl.model.detector import Detector, exact
 from nanogfl.recipe import Recipe, to_dict
 from nanogfl.training.cores import Cores, parts_for
 from nanogfl.training.finite import Watch
 from nanogfl.training.graphs import Graphs, compiled
-from nanogfl.training.objective import WHOLE, Share, Targets, assign, head_loss, split
+from nanogfl.training.objective import WHOLE, Assignment, Share, Targets, assign, head_loss, split
 from nanogfl.training.schedule import Plan, learning_rate
 from nanogfl.training.teacher import Teacher, teaching_loss
 from nanogfl.view import MEAN, STD
+
+Predicted = tuple[int, Any, tuple[int, int]]  # index of a validation picture, raw output [P, C + 4 * (R + 1)], its size
 
 
 class Trained(Protocol):
@@ -68,7 +71,6 @@ class DetectionTask(pl.LightningModule):
         self.names: list[str] = []
         self.watch = Watch()
         self.rates: list[dict[str, float]] = []
-        self.predictions: list[tuple[int, Any, tuple[int, int]]] = []
         if recipe.train.freeze == "backbone":
             detector.backbone.requires_grad_(False)
 
@@ -92,18 +94,27 @@ class DetectionTask(pl.LightningModule):
     def spread(self, batch: Batch, share: Share) -> dict[str, Tensor]:
         """The loss' parts of a batch, which the cores share where there are several, and which a GPU replays."""
         if self.graphs is not None:
-            return self.graphs.losses(batch, self._late())
+            return self.graphs.losses(batch, self.guidance is not None and self._late())
         if self.cores is None:
             return self.losses(self.fused or self, batch, share)
         return self.cores.losses(batch.cut(len(self.cores.replicas)), self.losses, share)
 
-    def losses(self, networks: Trained, batch: Batch, share: Share) -> dict[str, Tensor]:
+    def losses(
+        self,
+        networks: Trained,
+        batch: Batch,
+        share: Share,
+        choose: Callable[..., Assignment] = assign,
+        tick: Callable[[str], None] = lambda _: None,
+    ) -> dict[str, Tensor]:
         """Guidance assigns for both heads; both learn from the same assignment, and the detector from a teacher.
 
         Args:
             networks: detector and guidance.
             batch: with pictures [B, H, W, 3].
             share: of the step, that the batch is.
+            choose: which prior learns which box; with the arguments of ``assign``.
+            tick: called with each stage that ends, by who times them.
 
         Returns:
             The loss' parts, weighted.
@@ -114,30 +125,36 @@ class DetectionTask(pl.LightningModule):
         features = detector.backbone(images)
         pyramid = detector.neck(features)
         raw = detector.head(pyramid)
-        guide = None if guidance is None else guidance(features, pyramid, detach=self._late())
+        tick("forward")
+        guide = None
+        if guidance is not None:
+            guide = guidance(features, pyramid, detach=self._late())
+            tick("guidance")
         taught = None if self.teacher is None else self.teacher.predict(images)
 
         with torch.autocast(self.device.type, enabled=False):
-            best = raw if guide is None else guide
-            assignment = assign(self.recipe.loss, best, self.priors, self.levels, targets, reg_max)
+            assigner = raw if guide is None else guide
+            assignment = choose(self.recipe.loss, assigner, self.priors, self.levels, targets, reg_max)
+            tick("assignment")
             parts = head_loss(raw, self.priors, targets, assignment, self.recipe.loss, share, reg_max)
             if guide is not None:
                 again = head_loss(guide, self.priors, targets, assignment, self.recipe.loss, share, reg_max)
                 parts |= {f"guide_{name}": part for name, part in again.items()}
             if taught is not None:
                 parts |= teaching_loss(*split(raw.float(), reg_max), taught, self.recipe.loss, share)
+            tick("loss")
         return parts
 
     def on_validation_start(self) -> None:
         """Nothing is scored, and so kept, that came from what is no number."""
         self.watch.settle()
 
-    def validation_step(self, batch: tuple[list[int], Tensor, list[tuple[int, int]]], _: int) -> None:
-        """Keep the raw outputs, in float32 as ``eval`` and exports have them; the keeper decodes and scores them."""
+    def validation_step(self, batch: tuple[list[int], Tensor, list[tuple[int, int]]], _: int) -> list[Predicted]:
+        """The raw outputs, in float32 as ``eval`` and exports have them; the keeper decodes and scores them."""
         indices, images, shapes = batch
-        with torch.autocast(self.device.type, enabled=False):
+        with torch.autocast(self.device.type, enabled=False), exact():
             raws = self.detector(self.normalise(images)).cpu().numpy()
-        self.predictions += list(zip(indices, raws, shapes, strict=True))
+        return list(zip(indices, raws, shapes, strict=True))
 
     def configure_optimizers(self) -> Any:
         """AdamW without decay on norms and biases; warm-up and cosine a step."""
