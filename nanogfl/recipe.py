@@ -299,7 +299,10 @@ def load_recipe(source: str | None = None, assignments: Iterable[str] = (), **op
     Raises:
         RecipeError: unknown name or key (the nearest known one is suggested), or a value of the wrong type.
     """
-    content = _read(source) if source else {}
+    content, where = _read(source) if source else {}, source or "the recipe"
+    if source:
+        from_dict(content, source)  # what is wrong from here on is not the file's fault
+        where = f"{source} with what is given beside it"
     for key, value in options.items():
         if value is not None:
             _assign(content, key.replace("__", "."), value)
@@ -308,13 +311,16 @@ def load_recipe(source: str | None = None, assignments: Iterable[str] = (), **op
         if not sign or not key:
             raise RecipeError(f"--set {assignment}: write it as key.path=value, such as train.lr=0.002")
         _assign(content, key.strip(), _yaml(text, f"--set {assignment}"))
-    return from_dict(content, source or "the recipe")
+    return from_dict(content, where)
 
 
 def from_dict(content: Mapping[str, Any], where: str) -> Recipe:
     """Check plain values into a Recipe; all errors at once, each with its dotted path."""
     from pydantic import TypeAdapter, ValidationError
 
+    model = content.get("model")
+    if isinstance(model, dict) and "arch" in model:
+        raise RecipeError(f"{where} is NanoDet's own configuration; start from a recipe, such as nanodet-plus-m_416")
     filled = {key: value for key, value in content.items() if value is not None}  # an empty section: its defaults
     _refuse_odd(filled, where)
     try:

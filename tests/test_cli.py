@@ -18,7 +18,7 @@ from models import NAMES, write_models, write_scene
 from runs import block_picture, write_coco
 
 from nanogfl.cli import app, main
-from nanogfl.errors import ModelError, UsageError
+from nanogfl.errors import UsageError
 
 GROUP: Any = typer.main.get_command(app)
 VERBS = sorted(GROUP.commands)
@@ -234,9 +234,14 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--debug", "info", "no.onnx"], ["info", "--debug", "no.onnx"]])
-def test_debug_may_stand_anywhere(arguments: list[str], loggers: None) -> None:
-    with pytest.raises(ModelError), warnings.catch_warnings():
-        main(arguments)
+def test_debug_may_stand_anywhere_and_changes_no_exit_code(
+    arguments: list[str], loggers: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left, warnings.catch_warnings():
+        main([*arguments, "--input", "416"])
+    assert left.value.code == 2
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert first == "Traceback (most recent call last):" and last.startswith("error: No such option: --input")
 
 
 @pytest.fixture
@@ -266,7 +271,11 @@ def test_main_may_be_called_again(loggers: None) -> None:
         (UsageError("a\nb   c"), 2, "error: a b c\n"),
         (PermissionError(13, "Permission denied", "x.png"), 1, "error: x.png: Permission denied; check the path"),
         (OSError(28, "No space left on device"), 1, "error: a file: No space left on device; check the path"),
-        (ModuleNotFoundError("No module named 'yaml'", name="yaml"), 1, "error: yaml is not installed"),
+        (
+            ModuleNotFoundError("No module named 'yaml'", name="yaml"),
+            1,
+            "error: this command needs more than the runtime (yaml is missing): pip install",
+        ),
         (RuntimeError("one\n  two"), 1, "error: unexpected RuntimeError: one two; run it again with --debug"),
         (BrokenPipeError(), 1, ""),
     ],

@@ -17,12 +17,12 @@ from nanogfl.data.batch import Batch
 from nanogfl.errors import TrainingError
 from nanogfl.model.dense import halves, interleave, join
 from nanogfl.recipe import load_recipe
-from nanogfl.training.cores import Cores, Meeting, average, parts_for, replica
+from nanogfl.training.cores import Cores, Meeting, Networks, average, parts_for, replica
 from nanogfl.training.keeper import Keeper
 from nanogfl.training.objective import WHOLE, Share
 from nanogfl.training.schedule import plan
 from nanogfl.training.start import start
-from nanogfl.training.task import DetectionTask, Networks
+from nanogfl.training.task import DetectionTask
 
 LAST = torch.channels_last
 

@@ -80,6 +80,10 @@ def test_assignments(assignment: str, expected: dict[str, Any], reason: str) -> 
         ("train.epoch=1", "the recipe: there is no key train.epoch (did you mean epochs?)"),
         ("augment.flip_vertcal=1", "the recipe: there is no key augment.flip_vertcal (did you mean flip_vertical?)"),
         ("zzz=1", "the recipe: there is no key zzz"),
+        (
+            "model.arch.name=NanoDetPlus",
+            "the recipe is NanoDet's own configuration; start from a recipe, such as nanodet-plus-m_416",
+        ),
         ("train.lr.high=1", "the recipe: train.lr: should be a valid number, not {'high': 1}"),
         ("train.epochs=true", "the recipe: train.epochs: should be a number or a word, not True"),
         ("train.freeze=no", "the recipe: train.freeze: should be a number or a word, not False"),

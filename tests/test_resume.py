@@ -246,6 +246,34 @@ def test_resume_where_nothing_was_written_starts_from_the_beginning(
     assert left(tmp_path / "run") == sorted(LEFT)
 
 
+def test_a_lost_state_is_not_gone_on_from(whole: Path, tiny_set: Path, tmp_path: Path) -> None:
+    """It would begin anew, and write over what the run has learnt."""
+    out = shutil.copytree(whole, tmp_path / "run")
+    (out / "last.ckpt").write_bytes((out / "last.ckpt").read_bytes()[:5000])
+    before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
+
+    def untouched() -> bool:
+        return all(path.read_bytes() == content for path, content in before.items())
+
+    with pytest.raises(
+        TrainingError, match=r"cannot read .*last\.ckpt: it is damaged.*--overwrite starts anew; --init"
+    ):
+        nanogfl.train(tiny_set, out=out, resume=True, epochs=6)
+    assert untouched()
+    (out / "last.ckpt").unlink()
+    del before[out / "last.ckpt"]
+    with pytest.raises(UsageError, match=r"--resume: there is no last\.ckpt in .*--overwrite starts anew"):
+        nanogfl.train(tiny_set, out=out, resume=True, epochs=6)
+    assert untouched()
+
+
+def test_a_finished_run_is_not_another(whole: Path, tiny_set: Path) -> None:
+    with pytest.raises(UsageError, match=r"--resume: model\.size cannot change within a run"):
+        nanogfl.train(tiny_set, out=whole, resume=True, size="m")
+    with pytest.raises(NanogflError, match="nowhere"):
+        nanogfl.train(tiny_set.parent / "nowhere", out=whole, resume=True)
+
+
 def test_resume_after_an_accident_in_the_first_epoch_starts_from_the_beginning(
     tiny_set: Path, tiny_train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

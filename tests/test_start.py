@@ -16,7 +16,7 @@ from oracles.layouts import to_nanodet, torchvision_state
 from runs import Drawn, block_picture, checkpoint, quick, weights, write_coco
 
 import nanogfl
-from nanogfl.errors import ModelError, NanogflError, RecipeError, UsageError
+from nanogfl.errors import DataError, ModelError, NanogflError, RecipeError, UsageError
 from nanogfl.model.detector import WIDTHS, Architecture
 from nanogfl.model.guidance import FullGuidance, LightGuidance
 from nanogfl.model.weights import read_weights
@@ -267,7 +267,7 @@ def test_an_init_that_is_nowhere_is_named(init: str) -> None:
 
 
 def test_an_onnx_is_no_init(learnt_onnx: Path) -> None:
-    with pytest.raises(ModelError, match=learnt_onnx.name):
+    with pytest.raises(ModelError, match=rf"{learnt_onnx.name} is no checkpoint; give the best.ckpt of its run"):
         start(recipe(init=learnt_onnx), ("red",))
 
 
@@ -287,6 +287,19 @@ def test_a_recipe_against_its_checkpoint_is_refused(tmp_path: Path) -> None:
     dirac = write_checkpoint(tmp_path / "dirac.ckpt", PARTS[1])
     with pytest.raises(RecipeError, match=r"does not go with the checkpoint: model\.sides=dirac has no distribution"):
         start(recipe("model.quality=top4", init=dirac), ("a", "b", "c"))
+
+
+def test_the_folder_of_a_run_is_no_checkpoint(learnt: Path) -> None:
+    with pytest.raises(UsageError, match=r"is the folder of a run; give .*best\.ckpt"):
+        start(recipe(init=learnt), ("red",))
+
+
+def test_pictures_without_boxes_teach_nothing(tmp_path: Path) -> None:
+    empty = [Drawn(block_picture(np.random.default_rng(0)).picture, [], []) for _ in range(3)]
+    data = write_coco(tmp_path / "set", {"train": empty, "val": empty})
+    with pytest.raises(DataError, match=r"none of the 3 training pictures of .* has a box; annotate some"):
+        quick(data, tmp_path / "run", epochs=1)
+    assert not (tmp_path / "run").exists()
 
 
 # --- freezing

@@ -139,6 +139,23 @@ def test_buffers_that_the_network_does_not_need_are_left_out(tmp_path: Path, sma
     assert not any("distribution_project" in k for k in weights.state)
 
 
+@pytest.mark.parametrize("said", ["bins", "guidance"])
+def test_the_number_of_bins_is_read_from_the_tensors(said: str, tmp_path: Path) -> None:
+    """Ten classes and 44 rows of sides are not 22 classes and 32."""
+    made = Architecture("s", 10, reg_max=10)
+    state = to_nanodet(random_detector(made).state_dict(), "model.")
+    state |= {"model.head.distribution_project.project": torch.arange(11.0)} if said == "bins" else {}
+    state |= {"model.aux_head.gfl_reg.weight": torch.zeros(44, 144, 3, 3)} if said == "guidance" else {}
+    weights = read_weights(saved(tmp_path / "x.ckpt", {"state_dict": state}))
+    assert recognise(weights.state, weights.source) == made
+
+
+def test_the_first_half_sized_nanodet_has_the_neck_of_the_whole_one() -> None:
+    """nanodet-m-0.5x, -m and -m-1.5x as they were published: 96, 96 and 128 channels."""
+    necks = [Detector(Architecture(size, 80, family="first")).neck for size in ("s", "m", "l")]
+    assert [neck.state_dict()["lateral.0.weight"].shape[0] for neck in necks] == [96, 96, 128]
+
+
 # --- our own
 
 
@@ -415,6 +432,42 @@ def test_a_yml_that_cannot_be_used_is_an_error(
         path.write_text(content)
     weights = read_weights(nanodet_file(tmp_path, small))
     refused(lambda: read_card(weights, path), message, error)
+
+
+MEANS = "[[103.53, 116.28, 123.675], [57.375, 57.12, 58.395]]"
+
+
+@pytest.mark.parametrize(
+    ("model", "pictures", "named"),
+    [
+        ("backbone: {activation: LeakyReLU}, head: {strides: [8, 16, 32, 64], reg_max: 7}", MEANS, None),
+        ("backbone: {activation: ReLU6}", MEANS, "backbone activation ReLU6"),
+        ("fpn: {activation: ReLU}", MEANS, "fpn activation ReLU"),
+        ("head: {strides: [4, 8, 16, 32]}", MEANS, r"strides \[4, 8, 16, 32\]"),
+        ("head: {reg_max: 10}", MEANS, "reg_max 10"),
+        ("head: {}", "[[0, 0, 0], [255, 255, 255]]", "normalize"),
+        ("head: {}", "null", None),
+    ],
+)
+def test_a_yml_of_another_function_is_refused(
+    model: str, pictures: str, named: str | None, tmp_path: Path, small: Detector
+) -> None:
+    """The tensors would fit, and find other boxes than NanoDet."""
+    path = yml(tmp_path / "given.yml", more=f"    pipeline: {{normalize: {pictures}}}\nmodel: {{arch: {{{model}}}}}\n")
+    weights = read_weights(nanodet_file(tmp_path, small))
+    if named is None:
+        assert read_card(weights, path).names == NAMES
+    else:
+        refused(lambda: read_card(weights, path), named, ModelError)
+
+
+def test_a_yml_names_each_class_once(tmp_path: Path, small: Detector) -> None:
+    weights = read_weights(nanodet_file(tmp_path, small))
+    refused(
+        lambda: read_card(weights, yml(tmp_path / "given.yml", names="[cat, dog, cat]")),
+        "class 'cat' twice",
+        ModelError,
+    )
 
 
 @pytest.mark.parametrize("size", ["[300, 320]", "[32, 32]", "[0, 0]", "[-320, 320]"])

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         _forget_loaders()
         if debug:
-            raise
+            traceback.print_exc()
         code, message = _explain(error)
         if message:
             sys.stderr.write(f"error: {NanogflError(message)}\n")  # one line, whatever it quotes
@@ -108,7 +109,7 @@ def _explain(error: Exception) -> tuple[int, str]:
         where = context.command_path if context else "nanogfl"
         return 2, f"{usage().rstrip('. ')}. See: {where} --help"
     if isinstance(error, ModuleNotFoundError):
-        return 1, f"{error.name} is not installed, and this command needs it: pip install 'nanogfl[train]'"
+        return 1, f"this command needs more than the runtime ({error.name} is missing): pip install 'nanogfl[train]'"
     if isinstance(error, BrokenPipeError):
         return 1, ""
     if isinstance(error, OSError):

@@ -74,10 +74,10 @@ class Scores:
         return cls(said["images"], {key: said[key] for key in MEANINGS}, classes)
 
     def to_table(self) -> str:
-        """Aligned plain text for a terminal: the twelve numbers, then the classes (the first 30)."""
+        """Aligned plain text for a terminal: the twelve numbers, then the first 30 classes that have boxes."""
         lines = [f"{self.images} {'picture' if self.images == 1 else 'pictures'}", ""]
         lines += [f"{key:<5}  {_decimals(self.numbers[key])}  {meaning}" for key, meaning in MEANINGS.items()]
-        listed = list(self.per_class.items())[:LISTED_CLASSES]
+        listed = [(name, score) for name, score in self.per_class.items() if score.boxes][:LISTED_CLASSES]
         if not listed:
             return "\n".join(lines)
         width = max(len("class"), *(len(name) for name, _ in listed))
@@ -86,9 +86,11 @@ class Scores:
             f"{name:<{width}}  {_decimals(score.AP)}  {_decimals(score.AP50)}  {score.boxes:>7}"
             for name, score in listed
         ]
-        more = len(self.per_class) - len(listed)
-        if more:
-            lines.append(f"... and {more} more {'class' if more == 1 else 'classes'}")
+        without = sum(not score.boxes for score in self.per_class.values())
+        more = len(self.per_class) - len(listed) - without
+        for count, before, behind in ((more, "more ", ""), (without, "", " without boxes")):
+            if count:
+                lines.append(f"... and {count} {before}{'class' if count == 1 else 'classes'}{behind}")
         return "\n".join(lines)
 
 

@@ -13,10 +13,11 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
-from nanogfl.errors import ModelError, RecipeError
+from nanogfl.errors import ModelError
 from nanogfl.model import zoo
 from nanogfl.model.coco_names import COCO_NAMES
 from nanogfl.model.detector import WIDTHS, Architecture, Family, Quality
+from nanogfl.model.nanodet_yml import listed, read_config, refuse_unlike
 from nanogfl.model.weights import Weights, recognise
 from nanogfl.view import MAX_SIDE, RULES, is_side
 from nanogfl.wholefile import whole_file
@@ -72,7 +73,8 @@ def read_card(weights: Weights, config: Path | None = None) -> Card:
         return _own_card(weights)
     architecture = recognise(weights.state, weights.source)
     zoo.refuse_other(weights.source, architecture.size, architecture.classes)
-    said = _nanodet_config(weights.source, config)
+    said = read_config(weights.source, config)
+    refuse_unlike(said, architecture)
     size, size_from = said.input_size, "its .yml"
     if size is None:
         told = [int(n) for n in re.findall(r"_(\d{2,4})(?!\d)", weights.source.stem) if is_side(int(n))]
@@ -115,7 +117,7 @@ def _own_card(weights: Weights) -> Card:
     try:
         result = Card(
             Architecture(**card["architecture"]),
-            _listed(card["names"]),
+            listed(card["names"]),
             (int(card["input_size"][0]), int(card["input_size"][1])),
             str(card["resize"]),
             float(card.get("temperature", 1.0)),
@@ -153,52 +155,3 @@ def _refuse_odd(card: Card) -> None:
         raise ValueError(f"size {a.size}, quality {a.quality}, reg_max {a.reg_max}")
     if not 0 < card.temperature < math.inf:
         raise ValueError(f"temperature {card.temperature}")
-
-
-def _listed(names: Any) -> tuple[str, ...]:
-    """Class names; one text is not a list of its letters."""
-    if not isinstance(names, list | tuple) or not all(isinstance(n, str | int | float) for n in names):
-        raise ValueError(f"class names must be a list, not {type(names).__name__}")
-    return tuple(map(str, names))
-
-
-@dataclass(frozen=True)
-class _NanoDetConfig:
-    path: Path | None = None
-    input_size: tuple[int, int] | None = None
-    names: tuple[str, ...] | None = None
-    keep_ratio: bool | None = None
-
-
-def _nanodet_config(checkpoint: Path, config: Path | None) -> _NanoDetConfig:
-    """Read NanoDet's ``.yml``: the one given, else the only one that lies beside the checkpoint with its name."""
-    stem = re.sub(r"_checkpoint$", "", checkpoint.stem)
-    beside = [checkpoint.with_name(f"{s}{e}") for s in (checkpoint.stem, stem) for e in (".yml", ".yaml")]
-    path = config or next((p for p in beside if p.is_file()), None)
-    if path is None:
-        return _NanoDetConfig()
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        val = content["data"]["val"]
-        width, height = (int(v) for v in val["input_size"])  # NanoDet writes [w, h]
-        names = content.get("class_names")
-        listed = _listed(names) if names else None
-        if listed and tuple(name.replace("_", " ") for name in listed) == COCO_NAMES:
-            listed = COCO_NAMES  # NanoDet writes traffic_light
-        return _NanoDetConfig(path, (height, width), listed, bool(val.get("keep_ratio", False)))
-    except OSError as error:
-        raise RecipeError(f"--config {path}: {error.strerror}; check the path") from error
-    except (
-        yaml.YAMLError,
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        ArithmeticError,
-        RecursionError,
-    ) as error:
-        raise RecipeError(
-            f"{path} is no NanoDet configuration ({type(error).__name__}: {error}); see --config"
-        ) from error

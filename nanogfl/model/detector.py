@@ -90,6 +90,7 @@ class Detector(nn.Module):
             return
         stages, width = WIDTHS[a.size]
         plain = a.family == "first"
+        width = max(width, 96) if plain else width  # its 0.5x has the neck of its 1.0x
         self.backbone = ShuffleNetV2(stages)
         self.neck = PlainPAN(stages[1:], width) if plain else GhostPAN(stages[1:], width)
         shape = (a.classes, a.reg_max, len(self.strides), a.share_levels, quality, 3 if plain else 5, a.separate_sides)

@@ -53,7 +53,10 @@ RESNET_RENAMES = [
 
 
 def from_nanodet(state: State, path: Path) -> State:
-    """Tensors in NanoDet's layout (``avg_model.*``, ``model.*`` or plain) in ours; averaged ones preferred."""
+    """Tensors in NanoDet's layout (``avg_model.*``, ``model.*`` or plain) in ours; averaged ones preferred.
+
+    ``head.bins`` are the values of a side's bins: no weights, but they say how many there are.
+    """
     for prefix in ("avg_model.", "model.", ""):
         chosen = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
         if "backbone.conv1.0.weight" in chosen:
@@ -64,6 +67,8 @@ def from_nanodet(state: State, path: Path) -> State:
     scales = sorted((k, v) for k, v in chosen.items() if re.match(r"aux_head\.scales\.\d\.scale", k))
     if scales:
         renamed["guidance.head.scales"] = torch.cat([v.flatten() for _, v in scales])
+    if (project := chosen.get("head.distribution_project.project")) is not None:
+        renamed["head.bins"] = project
     for key, tensor in chosen.items():
         if "distribution_project" in key or key.startswith("aux_head.scales"):
             continue

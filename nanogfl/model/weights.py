@@ -77,7 +77,8 @@ def read_tensors_only(path: Path) -> dict[str, Any]:
                 f"{path} holds Python objects beside tensors, which could run code; it was not loaded: "
                 "save its state_dict alone (torch.save(model.state_dict(), ...)) and give that"
             ) from error
-        raise ModelError(f"{path} is no checkpoint; give a file written by nanogfl or NanoDet") from error
+        give = "the best.ckpt of its run" if path.suffix == ".onnx" else "a file written by nanogfl or NanoDet"
+        raise ModelError(f"{path} is no checkpoint; give {give}") from error
     except Exception as error:  # torch raises many kinds for a damaged archive
         raise ModelError(
             f"{path} is damaged or no checkpoint; fetch it again, or give a file written by nanogfl or NanoDet"
@@ -127,12 +128,19 @@ def recognise(state: State, path: Path) -> Architecture:
             "only ShuffleNetV2 with these necks and heads can be read"
         )
     separate = "head.side_towers.0.0.0.weight" in state
-    outputs, measure = _rows(state[predict[0]]), state.get("head.measure.0.weight")
-    reg_max = REG_MAX if measure is None else _rows(measure) // 4 - 1  # the first NanoDet has it, used or not
+    outputs, reg_max = _rows(state[predict[0]]), _reg_max(state)
     classes = outputs if separate else outputs - 4 * (reg_max + 1)
-    if classes < 1:
+    if classes < 1 or reg_max < 1:
         raise ModelError(f"{path} has {outputs} outputs a prior, too few for a class and {4 * (reg_max + 1)} side bins")
     return Architecture(size, classes, reg_max, len(predict) == 1, family=family, separate_sides=separate)  # type: ignore[arg-type]
+
+
+def _reg_max(state: State) -> int:
+    """R by whichever tensor of a NanoDet detector says it; the first has a branch of sides, used or not."""
+    for key, sides in (("head.measure.0.weight", 4), ("head.bins", 1), ("guidance.head.measure.weight", 4)):
+        if key in state:
+            return _rows(state[key]) // sides - 1
+    return REG_MAX
 
 
 def backbone_widths(state: State) -> tuple[int, ...]:

@@ -44,6 +44,9 @@ def resolve(name_or_path: str, size: str = "m") -> Path:
     ``size`` (s, m or l, or resnet18, resnet34, resnet50) says which backbone ``imagenet`` means.
     """
     path = Path(name_or_path)
+    best = next((path / name for name in ("best.ckpt", "last.ckpt") if (path / name).is_file()), None)
+    if best is not None:
+        raise UsageError(f"{name_or_path} is the folder of a run; give {best}")
     return path if path.is_file() else fetch(lookup(name_or_path, size))
 
 

@@ -18,7 +18,8 @@ def explain(error: BaseException, folder: Path) -> TrainingError:
         return TrainingError(f"out of memory; {advice}")
     if "more than 1 value per channel" in text:
         return TrainingError(
-            "one picture a step is too little for batch norm at this input; raise --batch or --input, or add pictures"
+            "one picture a step is too little for batch norm at this input; raise --batch or --input, or add "
+            "pictures, and --overwrite what was begun"
         )
     if "DataLoader worker" in text:
         return TrainingError(

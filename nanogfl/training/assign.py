@@ -66,7 +66,8 @@ def class_cost(logits: Tensor, gt_labels: Tensor, iou: Tensor) -> Tensor:
 
     All classes as background, and what the box's class adds to that.
     """
-    logit = logits.transpose(1, 2).gather(1, gt_labels[..., None].expand(iou.shape))
+    own = gt_labels.clamp(min=0)  # padding may have any label
+    logit = logits.transpose(1, 2).gather(1, own[..., None].expand(iou.shape))
     return background(logits, 2.0)[:, None] + own_class(logit, iou, 2.0)
 
 

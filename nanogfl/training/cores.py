@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from nanogfl.model.detector import Detector
 from nanogfl.training.gradients import Gradients, given, gradients_of
 from nanogfl.training.objective import Parts, Share
 
@@ -27,6 +28,14 @@ Modules = TypeVar("Modules", bound=nn.Module)
 def parts_for(batch: int, threads: int) -> int:
     """How many parts a batch is cut into on so many threads."""
     return max(1, min(threads, batch // LEAST))
+
+
+class Networks(nn.Module):
+    """Detector and guidance, to be copied together."""
+
+    def __init__(self, detector: Detector, guidance: nn.Module | None) -> None:
+        super().__init__()
+        self.detector, self.guidance = detector, guidance
 
 
 class Cores:

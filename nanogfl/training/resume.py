@@ -22,6 +22,7 @@ from nanogfl.training.schedule import Plan
 from nanogfl.training.start import filled
 
 log = logging.getLogger(__name__)
+ANEW = "--overwrite starts anew; --init with its best.ckpt, into another folder, keeps what it has learnt"
 
 
 class Signals(Callback):
@@ -85,6 +86,8 @@ def former_state(folder: Folder, cut: Mapping[str, int]) -> Former | None:
     """
     ended, within = (_loaded(folder / name) if folder.resume else None for name in ("last.ckpt", WITHIN))
     if within is None:
+        if ended is None and folder.resume:
+            _refuse_lost(folder)
         return ended
     state = within.state
     if ended is not None and ended.state["global_step"] >= state["global_step"]:
@@ -102,6 +105,15 @@ def former_state(folder: Folder, cut: Mapping[str, int]) -> Former | None:
     return ended
 
 
+def _refuse_lost(folder: Folder) -> None:
+    """A run that has ended an epoch has left a state: where it is gone, going on would write over what is left."""
+    rows = folder / "metrics.csv"
+    epochs = len(rows.read_text(encoding="utf-8", errors="replace").splitlines()) - 1 if rows.is_file() else 0
+    if epochs > 1 or (folder / "summary.json").is_file():
+        raise UsageError(f"--resume: there is no last.ckpt in {folder.path} to go on from; {ANEW}")
+    log.warning("nothing to go on from in %s: starting from the beginning", folder.path)
+
+
 def _loaded(path: Path) -> Former | None:
     if not path.is_file():
         return None
@@ -109,7 +121,8 @@ def _loaded(path: Path) -> Former | None:
         return Former(path, read_tensors_only(path))
     except ModelError as error:
         raise TrainingError(
-            f"cannot read {path}: it is damaged, or no checkpoint; remove it, and --resume again"
+            f"cannot read {path}: it is damaged, or no checkpoint; "
+            + ("remove it, and --resume again" if path.name == WITHIN else f"{ANEW}, or put a copy of it there")
         ) from error
 
 

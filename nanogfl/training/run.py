@@ -21,7 +21,7 @@ from nanogfl.data.readers import read_table
 from nanogfl.data.shards import Shards, shards_of
 from nanogfl.data.splits import for_training
 from nanogfl.data.table import Table
-from nanogfl.errors import TrainingError, UsageError, nearest
+from nanogfl.errors import DataError, TrainingError, UsageError, nearest
 from nanogfl.model.detector import count_parameters
 from nanogfl.model.weights import read_tensors_only
 from nanogfl.predictor import parse_input
@@ -71,11 +71,16 @@ def train(
     """
     folder = open_folder(Path(out), resume, overwrite)
     made = resolve(folder, recipe, set, options)
+    training, validation = for_training(read_table(data))
+    if not any((~example.crowd).any() for example in training.examples):
+        raise DataError(f"none of the {len(training)} training pictures of {training.root} has a box; annotate some")
     if folder.resume and finished(folder, made):
+        last = former_state(folder, {})
+        if last is not None:
+            going_on(made, last, training.names)
         summary = json.loads((folder / "summary.json").read_text())
         log.info("%s is finished (%d epochs); give more --epochs to go on", folder.path, summary["epochs"])
         return summary
-    training, validation = for_training(read_table(data))
     return fit(made, training, validation, folder)
 
 

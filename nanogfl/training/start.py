@@ -41,8 +41,12 @@ def start(recipe: Recipe, names: tuple[str, ...], resumed: bool = False) -> Star
         names: of its classes.
         resumed: weights come from the run's own checkpoint, later.
     """
-    if recipe.init == "none" and not resumed and recipe.train.freeze == "backbone":
-        log.warning("--freeze backbone keeps random weights, from which little can be learnt; give --init too")
+    if recipe.init == "none" and not resumed:
+        log.info(
+            "starting from random weights; --init nanodet-plus-m_320, or a checkpoint, learns more from few pictures"
+        )
+        if recipe.train.freeze == "backbone":
+            log.warning("--freeze backbone keeps random weights, from which little can be learnt; give --init too")
     weights = None if resumed or recipe.init == "none" else read_weights(_init_file(recipe))
     former = None if weights is None or weights.kind == "imagenet" else read_card(weights)
     architecture = _architecture(recipe, weights, former, len(names))

@@ -15,7 +15,7 @@ from nanogfl.data.device import Store
 from nanogfl.model.checkpoint import Card
 from nanogfl.model.detector import Detector, exact
 from nanogfl.recipe import Recipe, to_dict
-from nanogfl.training.cores import Cores, parts_for
+from nanogfl.training.cores import Cores, Networks, parts_for
 from nanogfl.training.finite import Watch
 from nanogfl.training.graphs import Graphs, compiled
 from nanogfl.training.objective import WHOLE, Assignment, Share, Targets, assign, head_loss, split
@@ -31,14 +31,6 @@ class Trained(Protocol):
 
     detector: Detector
     guidance: nn.Module | None
-
-
-class Networks(nn.Module):
-    """Detector and guidance, to be copied together."""
-
-    def __init__(self, detector: Detector, guidance: nn.Module | None) -> None:
-        super().__init__()
-        self.detector, self.guidance = detector, guidance
 
 
 class DetectionTask(pl.LightningModule):

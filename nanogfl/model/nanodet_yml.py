@@ -1,0 +1,112 @@
+"""NanoDet's ``.yml`` beside its checkpoint: what the tensors do not say, and what says that they are something else."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nanogfl.errors import ModelError, RecipeError
+from nanogfl.model.coco_names import COCO_NAMES
+from nanogfl.model.detector import Architecture
+from nanogfl.view import MEAN, STD
+
+
+@dataclass(frozen=True)
+class NanoDetConfig:
+    """What a ``.yml`` says; all None where there is no file.
+
+    Attributes:
+        path: of the file.
+        input_size: height and width in px.
+        names: of the classes.
+        keep_ratio: whether pictures keep their shape.
+        others: settings of network and pictures that nanogfl has but one value of.
+    """
+
+    path: Path | None = None
+    input_size: tuple[int, int] | None = None
+    names: tuple[str, ...] | None = None
+    keep_ratio: bool | None = None
+    others: dict[str, Any] = field(default_factory=dict)
+
+
+def read_config(checkpoint: Path, config: Path | None) -> NanoDetConfig:
+    """Read the file that was given, else the only one that lies beside the checkpoint with its name.
+
+    Raises:
+        RecipeError: it cannot be read, or is none of NanoDet's.
+    """
+    stem = re.sub(r"_checkpoint$", "", checkpoint.stem)
+    beside = [checkpoint.with_name(f"{s}{e}") for s in (checkpoint.stem, stem) for e in (".yml", ".yaml")]
+    path = config or next((p for p in beside if p.is_file()), None)
+    if path is None:
+        return NanoDetConfig()
+    import yaml
+
+    try:
+        return _config(path, yaml.safe_load(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise RecipeError(f"--config {path}: {error.strerror}; check the path") from error
+    except KeyError as error:
+        raise RecipeError(f"{path} is no NanoDet configuration: it has no {error}; see --config") from error
+    except (
+        yaml.YAMLError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
+        raise RecipeError(
+            f"{path} is no NanoDet configuration ({type(error).__name__}: {error}); see --config"
+        ) from error
+
+
+def _config(path: Path, content: Any) -> NanoDetConfig:
+    val = content["data"]["val"]
+    width, height = (int(v) for v in val["input_size"])  # NanoDet writes [w, h]
+    names, keep = content.get("class_names"), val.get("keep_ratio", False)
+    if not isinstance(keep, bool):
+        raise TypeError(f"keep_ratio is {keep!r}, neither true nor false")
+    own = listed(names) if names else None
+    if own and tuple(name.replace("_", " ") for name in own) == COCO_NAMES:
+        own = COCO_NAMES  # NanoDet writes traffic_light
+    arch = (content.get("model") or {}).get("arch") or {}
+    parts = {name: arch.get(name) or {} for name in ("backbone", "fpn", "head")}
+    others = {f"{name} activation": part.get("activation") for name, part in parts.items()}
+    others |= {key: parts["head"].get(key) for key in ("strides", "reg_max")}
+    others["normalize"] = (val.get("pipeline") or {}).get("normalize")
+    return NanoDetConfig(path, (height, width), own, keep, {k: v for k, v in others.items() if v is not None})
+
+
+def refuse_unlike(said: NanoDetConfig, architecture: Architecture) -> None:
+    """Tensors of one shape can be other functions: refuse a file whose settings are not those that are built here.
+
+    Raises:
+        ModelError: one of them, by its name.
+    """
+    built: dict[str, Any] = {f"{part} activation": "LeakyReLU" for part in ("backbone", "fpn", "head")}
+    built |= {"strides": list(architecture.strides), "reg_max": architecture.reg_max}
+    for name, value in said.others.items():
+        if name == "normalize":
+            same = np.shape(value) == (2, 3) and np.allclose(value, [MEAN, STD])
+        else:
+            same = value == built[name]
+        if not same:
+            here = [list(MEAN), list(STD)] if name == "normalize" else built[name]
+            raise ModelError(f"{said.path} has {name} {value}, which nanogfl does not read; it has {here}")
+    twice = next((name for name in said.names or () if (said.names or ()).count(name) > 1), None)
+    if twice is not None:
+        raise ModelError(f"{said.path} names class {twice!r} twice, and boxes go by name; call one of them otherwise")
+
+
+def listed(names: Any) -> tuple[str, ...]:
+    """Class names; one text is not a list of its letters."""
+    if not isinstance(names, list | tuple) or not all(isinstance(n, str | int | float) for n in names):
+        raise ValueError(f"class names must be a list, not {type(names).__name__}")
+    return tuple(map(str, names))
