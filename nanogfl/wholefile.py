@@ -32,6 +32,10 @@ def whole_file(path: Path) -> Iterator[Path]:
         if shutil.disk_usage(path.parent).free > FULL:
             raise
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+    except OSError as error:  # a full disk is told without the file's name
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
 

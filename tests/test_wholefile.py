@@ -49,3 +49,10 @@ def test_a_pipe_is_written_into(tmp_path: Path) -> None:
     write_json(pipe, {"a": 1})
     reader.join(30)
     assert read == ['{\n "a": 1\n}'] and pipe.is_fifo()
+
+
+def test_a_full_disk_is_told_with_the_files_name(tmp_path: Path) -> None:
+    """The system's error of a write has none."""
+    with pytest.raises(OSError, match="No space left") as caught, whole_file(tmp_path / "a"):
+        raise OSError(28, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "a") and not any(tmp_path.iterdir())

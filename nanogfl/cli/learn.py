@@ -30,16 +30,21 @@ def train(
     recipe: Annotated[
         str | None, typer.Option("--recipe", help="Recipe: a name that ships with nanogfl, or a YAML file.")
     ] = None,
-    size: Annotated[str | None, typer.Option("--size", help="s | m | l; m is NanoDet-Plus-m, l its 1.5x.")] = None,
+    size: Annotated[
+        str | None, typer.Option("--size", help="s | m | l; m, the default, is NanoDet-Plus-m, l its 1.5x.")
+    ] = None,
     input: Input = None,  # noqa: A002
     init: Annotated[
-        str | None, typer.Option("--init", help="Start from a checkpoint, a published name, imagenet, or none.")
+        str | None,
+        typer.Option(
+            "--init", help="Start from a checkpoint, a published name, imagenet, or none (the default: random weights)."
+        ),
     ] = None,
     epochs: Annotated[
         int | None, typer.Option("--epochs", help="Passes over the pictures; follows from their number.")
     ] = None,
-    batch: Annotated[int | None, typer.Option("--batch", help="Pictures a step and process.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Of everything random.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", help="Pictures a step and process; 16.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of everything random; 0.")] = None,
     freeze: Annotated[
         str | None, typer.Option("--freeze", help="backbone: keep it as loaded, for very small sets.")
     ] = None,
