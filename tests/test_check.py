@@ -66,18 +66,23 @@ def test_strict_fails_where_anything_was_found(
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("given", "code", "message"),
     [
-        (["none"], "there is no "),
-        (["."], "an empty folder"),
-        (["set", "--fix", "set/copy"], "lies inside the set"),
-        (["set", "--fix", "set"], "is there already"),
-        (["set", "--fix", "."], "is there already"),
-        (["set", "--fix", "full"], "is there already"),
+        (["none"], 1, "there is no "),
+        (["."], 1, "an empty folder"),
+        (["set", "--fix", "set/copy"], 2, "lies inside the set"),
+        (["set", "--fix", "set"], 2, "is there already"),
+        (["set", "--fix", "."], 2, "is there already"),
+        (["set", "--fix", "full"], 2, "is there already"),
     ],
 )
 def test_refusals_are_one_line(
-    command: Callable[..., Any], tmp_path: Path, given: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+    command: Callable[..., Any],
+    tmp_path: Path,
+    given: list[str],
+    code: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     place = tmp_path / "place"
     place.mkdir()
@@ -86,7 +91,7 @@ def test_refusals_are_one_line(
         yolo(place / "set")
         write(place / "full/mine.txt", "x")
     said = command("check", *given)
-    assert said.code == 1
+    assert said.code == code
     assert said.err.startswith("error: ")
     assert message in said.err
     assert len(said.err.splitlines()) == 1
@@ -95,8 +100,8 @@ def test_refusals_are_one_line(
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (["--fix", "full"], 1, "is there already"),
-        (["--fix", "set/copy"], 1, "lies inside the set"),
+        (["--fix", "full"], 2, "is there already"),
+        (["--fix", "set/copy"], 2, "lies inside the set"),
         (["--report", "full"], 2, "full is a folder; name a file"),
         (["--json", "full"], 2, "full is a folder; name a file"),
     ],
