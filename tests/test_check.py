@@ -158,6 +158,7 @@ def test_a_copy_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
         ("coco", "annotations/found.json", "would be read as annotations"),
         ("coco", "found.json", "would be read as annotations"),
         ("coco", "val/found.json", "would be read as annotations"),
+        ("coco", "val/annotations/found.json", "would be read as annotations"),
         ("yolo", "data.yaml", "is a file of the set"),
         ("yolo", "train/labels/a.txt", "is a file of the set"),
         ("voc", "Annotations/a.xml", "is a file of the set"),
@@ -188,6 +189,7 @@ def test_an_annotation_file_that_was_given_is_never_written_over(command: Callab
     assert command("check", given, "--json", given).code == 2
     assert given.read_bytes() == before
     assert command("check", given, "--json", given.with_name("found.json")).code == 0, "which is not read with it"
+    assert check(root).problems == (), "nor taken for annotations by the next reading"
 
 
 def test_an_evaluation_is_never_written_over_the_set(tmp_path: Path) -> None:

@@ -140,6 +140,63 @@ def test_coco_pictures_are_found(tmp_path: Path, annotation: str, picture: str, 
         assert only(read_table(tmp_path / annotation)).name == picture, "the json alone is the same set"
 
 
+@pytest.mark.parametrize(
+    ("annotation", "picture", "reason"),
+    [
+        ("annotations/instances_{}2017.json", "{}2017/1.jpg", "COCO's own"),
+        ("annotations/{}.json", "images/{}/1.jpg", "folders of images"),
+        ("annotations/instances_{}.json", "{}/images/1.jpg", "folders of splits"),
+        ("{}/_annotations.coco.json", "{}/1.jpg", "Roboflow's"),
+        ("{}/annotations.json", "{}/images/1.jpg", "a set a split"),
+        ("{}/labels.json", "{}/data/1.jpg", "FiftyOne's"),
+        ("{}/annotations/instances.json", "{}/images/1.jpg", "a whole set a split"),
+        ("{}/Annotations/instances_default.json", "{}/JPEGImages/1.jpg", "in any case"),
+    ],
+)
+def test_coco_splits_in_any_layout_are_one_table(tmp_path: Path, annotation: str, picture: str, reason: str) -> None:
+    """Both splits have a picture of that name."""
+    for split in ("train", "val"):
+        draw(tmp_path / picture.format(split), width=30 if split == "val" else WIDTH)
+        image = {"id": 0, "file_name": "1.jpg", "width": 30 if split == "val" else WIDTH, "height": HEIGHT}
+        box = [0, 0, 5, 5 + (split == "val")]
+        write(tmp_path / annotation.format(split), coco(images=[image], boxes=(box,)))
+    table = read_table(tmp_path)
+    assert by_split(table) == {split: [picture.format(split)] for split in ("train", "val")}, reason
+    assert [e.boxes.tolist() for e in table.examples] == [[[0, 0, 5, 5]], [[0, 0, 5, 6]]]
+    assert {f.kind for f in table.findings} == {"id-zero"}, "each has its own picture"
+    assert only(read_table(tmp_path / annotation.format("val"))).path == tmp_path / picture.format("val")
+
+
+@pytest.mark.parametrize(
+    ("json", "there", "found", "reason"),
+    [
+        ("val", "train/7.jpg", None, "train's picture is none of val's"),
+        ("val", "images/train2017/7.jpg", None, "nor deeper"),
+        ("val", "more/7.jpg", "more/7.jpg", "a folder of no split"),
+        ("val", "train/val/7.jpg", "train/val/7.jpg", "that of its own split, wherever"),
+        ("val", "valid/deep/7.jpg", "valid/deep/7.jpg", "valid is val"),
+        ("all", "train/7.jpg", "train/7.jpg", "a json of no split"),
+    ],
+)
+def test_coco_names_never_mean_another_splits_picture(
+    tmp_path: Path, json: str, there: str, found: str | None, reason: str
+) -> None:
+    draw(tmp_path / "val/1.jpg")
+    draw(tmp_path / there)
+    write(tmp_path / f"annotations/{json}.json", coco("val/1.jpg", "lost/7.jpg"))
+    table = read_table(tmp_path)
+    assert [e.name for e in table.examples] == ["val/1.jpg", *([found] if found else [])], reason
+    assert kinds(table) == ({} if found else {"picture-missing": 1})
+
+
+def test_results_beside_a_json_are_no_annotations(tmp_path: Path) -> None:
+    """As ``check x.json --json found.json`` writes them: counts, where lists would be."""
+    draw(tmp_path / "a.jpg")
+    write(tmp_path / "x.json", coco("a.jpg"))
+    write(tmp_path / "found.json", '{"images": 1, "annotations": 0, "classes": [], "problems": []}')
+    assert only(read_table(tmp_path)).name == "a.jpg"
+
+
 def test_coco_splits_share_class_list_and_keep_equal_file_names_apart(tmp_path: Path) -> None:
     classes = [{"id": 10**12, "name": "late"}, {"id": 0, "name": "first"}]
     for split, folder in (("train", "train2017"), ("val", "val2017"), ("test", "test2017")):
@@ -739,6 +796,10 @@ def test_linked_folders_are_read(tmp_path: Path) -> None:
         write(tmp_path / f"{name}.xml".replace("images", "Annotations"), voc(("cat", 0, 0, 5, 5)))
     for folder in ("images", "labels", "Annotations"):
         (tmp_path / f"set/{folder}/more").symlink_to(tmp_path / "out" / folder)
+    write(tmp_path / "x.json", coco("/lost/b.jpg"))
+    (tmp_path / "set/x.json").symlink_to(tmp_path / "x.json")
+    assert only(read_table(tmp_path / "set/x.json")).name == "images/more/b.jpg"
+    (tmp_path / "set/x.json").unlink()
     names = ["images/a.jpg", "images/c.jpg", "images/more/b.jpg"]
     assert [e.name for e in read_table(tmp_path / "set").examples] == names
     write(tmp_path / "set/data.yaml", "names: [cat]\ntrain: images\n")
@@ -932,7 +993,9 @@ def test_a_mark_in_front_of_a_json_is_no_part_of_it(tmp_path: Path, coding: str)
         ({"x.json": "[1,2"}, "", "x.json is no valid json"),
         ({"x.json": "[1,2]"}, "x.json", "x.json is no COCO json: an object"),
         ({"x.json": "[" * 100_000}, "x.json", "x.json is no valid json"),
-        ({"x.json": '{"images": "x", "annotations": 3}'}, "", "'images' must be a list, it is str"),
+        ({"x.json": '{"images": "x", "annotations": 3}'}, "x.json", "'images' must be a list, it is str"),
+        ({"x.json": '{"images": "x", "annotations": 3}'}, "", "no annotated set: known forms"),
+        ({"x.json": '{"images": {}, "annotations": []}'}, "", "'images' must be a list, it is dict"),
         ({"x.json": '{"images": [], "annotations": 3}'}, "x.json", "'annotations' must be a list, it is int"),
         ({"x.json": '{"images": [], "annotations": []}'}, "x.json", "'categories' must be a list, it is missing"),
         ({"x.json": coco("a.jpg", categories=[])}, "", "lists no categories"),

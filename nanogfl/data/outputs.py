@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nanogfl.data import coco, splits
+from nanogfl.data import coco_files
 from nanogfl.data.table import Table
 from nanogfl.errors import UsageError
 from nanogfl.pictures import SUFFIXES
@@ -53,5 +53,4 @@ def _looks_for_json(table: Table, root: Path, folder: Path) -> bool:
     """Whether a reading of the set as a folder takes the jsons of this one for COCO's."""
     if table.form == "voc" or (table.form == "yolo" and any(root.glob("*.y*ml"))):
         return False
-    part = folder.name.lower() in coco.ANNOTATION_FOLDERS or splits.named(folder.name) is not None
-    return folder == root or (folder.parent == root and part)
+    return folder.is_relative_to(root) and coco_files.looks_in(folder.relative_to(root))
