@@ -245,6 +245,7 @@ DIRT: list[tuple[str, Spoil, dict[str, int], str, str]] = [
         "",
     ),
     ("yolo", add_line("nc: 5\n", "data.yaml"), {"class-count": 1}, "data.yaml", "nc"),
+    ("yolo", lambda r: write(r / "a.yaml", NAMES + "nc: 5\ntrain: train/images\n"), {}, "", ""),
     ("yolo", many_cats, {"class-imbalance": 1}, "", ""),
     (
         "yolo",
@@ -365,7 +366,7 @@ def test_folders_beside_and_above_the_listed_ones_are_seen(tmp_path: Path) -> No
         save(tmp_path / f"images/{name}.jpg", scene(name))
     write(tmp_path / "labels/train/a.txt", yolo_line(0, CAT))
     said = [(p.file, p.detail[:10]) for p in check(tmp_path).problems if p.kind == "folder-unlisted"]
-    assert said == [("images", "1 pictures"), ("images/extra", "2 pictures")]
+    assert said == [("images", "1 picture,"), ("images/extra", "2 pictures")]
 
 
 def test_a_json_in_a_home_has_no_folders_looked_through(tmp_path: Path) -> None:

@@ -100,19 +100,13 @@ def _meant(root: Path, lost: set[Lost], named: set[Path]) -> dict[Lost, Place]:
     for file, split in lost:
         name = _spelt(PurePosixPath(file.replace("\\", "/")).name)
         options = by_name.get(name) or by_stem.get(name) or by_stem.get(PurePosixPath(name).stem) or []
-        options = [path for path in options if not _of_another_split(path.relative_to(root), split)]
+        options = [path for path in options if not splits.of_another(path.relative_to(root), split)]
         if len(options) > 1:
             meant[file, split] = tuple(options)
         elif options and options[0] not in named:
             meant[file, split] = options[0]
     askers = Counter(place for _, place in {(file, place) for (file, _), place in meant.items()})
     return {asker: place for asker, place in meant.items() if isinstance(place, tuple) or askers[place] == 1}
-
-
-def _of_another_split(inner: Path, split: str | None) -> bool:
-    """Whether a picture lies in folders that are named for splits, and none for this one."""
-    spoken = {splits.named(part) for part in inner.parts[:-1]} - {None}
-    return bool(split and spoken) and split not in spoken
 
 
 def _picture_folders(root: Path, source: Source) -> tuple[list[Path], list[Path]]:
