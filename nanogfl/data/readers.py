@@ -19,9 +19,10 @@ from nanogfl.boxes import areas
 from nanogfl.data import coco, coco_files, data_yaml, voc, yolo
 from nanogfl.data.findings import KINDS, Finding, Findings, listed
 from nanogfl.data.folders import relative, subfolders
-from nanogfl.data.headers import Header, lies, lies_unsaid, read_header, turned
+from nanogfl.data.frames import framed, in_its_frame
+from nanogfl.data.headers import Header, read_header
 from nanogfl.data.merge import mergeable, merged
-from nanogfl.data.resized import Framed, believed, scale_of
+from nanogfl.data.resized import believed
 from nanogfl.data.table import Example, Table
 from nanogfl.errors import DataError
 
@@ -140,14 +141,11 @@ def _once(examples: Sequence[Example], notes: Findings) -> list[Example]:
         if not group or mergeable(group[0], example):
             group.append(example)
             continue
-        again = "" if example.source_id == example.name else f", as {example.source_id} too"
         where = f" in {example.split}" if example.split else ""
-        stays = (
-            f"listed twice{where}"
-            if example.split == group[0].split
-            else f"listed{where}; it stays in {group[0].split}"
-        )
-        notes.add("picture-repeated", example.name, "", f"{stays}{again}")
+        where += f" as {example.source_id}" if example.source_id != example.name else ""
+        alike = example.split == group[0].split
+        detail = f"listed twice{where}" if alike else f"listed{where}; it stays in {group[0].split}"
+        notes.add("picture-repeated", example.name, "", detail)
     for group in groups.values():
         if len(group) > 1:
             ids = listed("id", [str(e.source_id)[:40] for e in group], 5)
@@ -164,41 +162,15 @@ def _sized(examples: Sequence[Example], notes: Findings) -> list[Example]:
         chunks = [paths[i : i + HEADER_CHUNK] for i in range(0, len(paths), HEADER_CHUNK)]
         headers = [head for part in pool.map(lambda chunk: [*map(read_header, chunk)], chunks) for head in part]
     known = [(e, head) for e, head in zip(examples, headers, strict=True) if isinstance(head, Header)]
-    believe = believed(_framed(e, head) for e, head in known if all((e.width, e.height)))
+    believe = believed(framed(e, head) for e, head in known if all((e.width, e.height)))
     sized = []
     for example, head in zip(examples, headers, strict=True):
         if isinstance(head, Finding):
             notes.add(head.kind, example.name, "", head.detail)
             continue
-        example = _in_its_frame(example, head, believe, notes)
+        example = in_its_frame(example, head, believe, notes)
         sized.append(replace(example, width=head.upright[0], height=head.upright[1]))
     return sized
-
-
-def _framed(example: Example, head: Header) -> Framed:
-    return Framed(example.boxes, (example.width, example.height), head.upright)
-
-
-def _in_its_frame(example: Example, head: Header, believe: dict[bool, bool], notes: Findings) -> Example:
-    """Its boxes in the frame of the upright picture, where they are said, or bound, to be in another."""
-    annotated, upright = (example.width, example.height), head.upright
-    shown = f"upright the picture is {upright[0]}x{upright[1]}"
-    if not all(annotated):
-        if not lies_unsaid(example.boxes, head):
-            return example
-        notes.add("picture-lying", example.name, "", f"annotated without a size, {shown}, which its boxes do not fit")
-        return replace(example, boxes=turned(example.boxes, head))
-    if annotated == upright:
-        return example
-    detail = f"annotated as {annotated[0]}x{annotated[1]}, {shown}"
-    if annotated == head.size and lies(example.boxes, head):
-        notes.add("picture-lying", example.name, "", detail)
-        return replace(example, boxes=turned(example.boxes, head))
-    scale = None if annotated == head.size else scale_of(_framed(example, head), believe)
-    notes.add("size-scaled" if scale else "size-differs", example.name, "", detail)
-    if not scale:
-        return example
-    return replace(example, boxes=example.boxes * (scale * 2), areas=example.areas * (scale[0] * scale[1]))
 
 
 def _with_sound_boxes(examples: list[Example], names: Sequence[str], fractions: bool, notes: Findings) -> list[Example]:
