@@ -191,6 +191,17 @@ def test_coco_names_never_mean_another_splits_picture(
     assert kinds(table) == ({} if found else {"picture-missing": 1})
 
 
+def test_a_split_without_a_folder_may_have_its_pictures_in_anothers(tmp_path: Path) -> None:
+    """As where one cuts a val off what a competition calls train."""
+    for name in "ab":
+        draw(tmp_path / f"train_images/{name}.jpg")
+    write(tmp_path / "train.json", coco("a.jpg"))
+    write(tmp_path / "val.json", coco("b.jpg"))
+    table = read_table(tmp_path)
+    assert by_split(table) == {"train": ["train_images/a.jpg"], "val": ["train_images/b.jpg"]}
+    assert kinds(table) == {}
+
+
 def test_results_beside_a_json_are_no_annotations(tmp_path: Path) -> None:
     """As ``check x.json --json found.json`` writes them: counts, where lists would be."""
     draw(tmp_path / "a.jpg")
@@ -1015,7 +1026,7 @@ def test_lines_of_yolo_lists_may_be_wrong_by_a_level(tmp_path: Path, line: str, 
     assert found == ([("path-corrected", "train.txt", "lines 1, 2")] if corrected else [])
 
 
-def test_lines_of_yolo_lists_never_mean_another_splits_picture(tmp_path: Path) -> None:
+def test_lines_of_yolo_lists_mean_what_their_ends_say(tmp_path: Path) -> None:
     draw(tmp_path / "train/images/a.jpg")
     draw(tmp_path / "images/b.jpg")
     for name in ("train/labels/a", "labels/b"):
@@ -1024,7 +1035,7 @@ def test_lines_of_yolo_lists_never_mean_another_splits_picture(tmp_path: Path) -
     write(tmp_path / "data.yaml", "names: [cat]\ntrain: train/images\nval: val.txt\n")
     table = read_table(tmp_path)
     assert by_split(table) == {"train": ["train/images/a.jpg"], "val": ["images/b.jpg"]}
-    assert kinds(table) == {"picture-outside": 1, "path-corrected": 1}
+    assert kinds(table) == {"picture-repeated": 1, "path-corrected": 1}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links want rights there")

@@ -16,7 +16,7 @@ from nanogfl.pictures import SUFFIXES
 
 Place = Path | tuple[Path, ...] | None  # where a name leads; several, where it may mean any of them
 Found = dict[str, Place]
-Lost = tuple[str, str | None]  # a file name that leads nowhere, and the split that it stands in
+Lost = tuple[str, str | None]  # a file name that leads nowhere, and its split, where that has a folder
 
 
 def find_pictures(
@@ -25,20 +25,22 @@ def find_pictures(
     """For each json: where each of its file names leads; None where that is out of the set.
 
     A name that leads nowhere, or out, means the only picture under the root that has its last part, else its stem: no
-    picture that another name leads to, none that several such names could mean, and none in another split's folder.
+    picture that another name leads to, none that several such names could mean, and, where the split has a folder of
+    its own, none in another split's.
 
     Raises:
         DataError: a name leads into a damaged tar; a patient reading finds out when it looks at the picture.
     """
     folders = [_picture_folders(root, source) for source in sources]
     found = [{f: _direct(f, *o, patient) for f in own} for own, o in zip(files, folders, strict=True)]
-    lost = {(f, s.split) for s, paths in zip(sources, found, strict=True) for f, at in paths.items() if at is None}
+    parts = [splits.named(first.relative_to(root).name) for (first, *_), _ in folders]
+    lost = {(file, part) for part, paths in zip(parts, found, strict=True) for file, at in paths.items() if at is None}
     named = {place for paths in found for place in paths.values() if isinstance(place, Path)}
     meant = _meant(root, lost, named) if lost else {}
-    for source, paths, ((first, *_), _) in zip(sources, found, folders, strict=True):
+    for part, paths, ((first, *_), _) in zip(parts, found, folders, strict=True):
         for file in (f for f, place in paths.items() if place is None):
             inner = inside(file)
-            paths[file] = meant.get((file, source.split)) or (first / inner if inner else None)
+            paths[file] = meant.get((file, part)) or (first / inner if inner else None)
     return found
 
 
@@ -100,13 +102,19 @@ def _meant(root: Path, lost: set[Lost], named: set[Path]) -> dict[Lost, Place]:
     for file, split in lost:
         name = _spelt(PurePosixPath(file.replace("\\", "/")).name)
         options = by_name.get(name) or by_stem.get(name) or by_stem.get(PurePosixPath(name).stem) or []
-        options = [path for path in options if not splits.of_another(path.relative_to(root), split)]
+        options = [path for path in options if not _of_another(split, path.relative_to(root))]
         if len(options) > 1:
             meant[file, split] = tuple(options)
         elif options and options[0] not in named:
             meant[file, split] = options[0]
     askers = Counter(place for _, place in {(file, place) for (file, _), place in meant.items()})
     return {asker: place for asker, place in meant.items() if isinstance(place, tuple) or askers[place] == 1}
+
+
+def _of_another(split: str | None, inner: Path) -> bool:
+    """Whether a picture lies in folders that are named for splits, and none for this one."""
+    spoken = {splits.named(part) for part in inner.parts[:-1]} - {None}
+    return bool(split and spoken) and split not in spoken
 
 
 def _picture_folders(root: Path, source: Source) -> tuple[list[Path], list[Path]]:

@@ -7,7 +7,6 @@ import logging
 import re
 import unicodedata
 from collections.abc import Collection
-from pathlib import Path
 
 from nanogfl.data.table import SPLITS, Table
 from nanogfl.errors import DataError, UsageError
@@ -22,12 +21,6 @@ def named(text: str) -> str | None:
     """Name the split that a file's or folder's name speaks of: ``instances_val2017`` -> ``val``."""
     word = _WORD.search(text.lower())
     return next(s for s in SPLITS if word[1].startswith(s)) if word else None
-
-
-def of_another(inner: Path, split: str | None) -> bool:
-    """Whether a file lies in folders that are named for splits, and none for this one; ``inner``: from the root on."""
-    spoken = {named(part) for part in inner.parts[:-1]} - {None}
-    return bool(split and spoken) and split not in spoken
 
 
 def select(table: Table, split: str) -> Table:

@@ -39,7 +39,7 @@ def read_config(file: Path, notes: Findings) -> Table:
     found.root = next(holding, None) or Path(os.path.commonpath([plain(file.parent), *folders]))
     for split in SPLITS:
         for place in (p for s, p in named if s == split):
-            pictures = files_below(place, SUFFIXES) if place.is_dir() else pictures_of(place, split, found)
+            pictures = files_below(place, SUFFIXES) if place.is_dir() else pictures_of(place, found)
             found.pictures += [(p, split) for p in pictures]
     return _table(found, names)
 

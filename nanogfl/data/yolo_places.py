@@ -68,10 +68,10 @@ def plain(path: Path) -> Path:
     return Path(os.path.normpath(path.absolute()))
 
 
-def pictures_of(file: Path, split: str, found: Reading) -> Iterator[Path]:
+def pictures_of(file: Path, found: Reading) -> Iterator[Path]:
     """Pictures that the lines of a text file name, relative to it or to the root; none outside the root.
 
-    A line that leads nowhere means a picture at the end of its path, but none in another split's folder.
+    A line that leads nowhere means the picture that the end of its path leads to.
     """
     name = relative(file, found.root)
     bases = [file.parent, found.root, *found.bases]
@@ -81,7 +81,6 @@ def pictures_of(file: Path, split: str, found: Reading) -> Iterator[Path]:
         path = next((p for p in options if p.is_file()), None)
         if line and path is None:
             meant = _inside([base.joinpath(*parts) for parts in _endings(line) for base in bases], found.root)
-            meant = [p for p in meant if not splits.of_another(p.relative_to(found.root), split)]
             path = next((p for p in meant if p.is_file()), None)
             corrected.update({number: f"{line[:200]} was found at {path}"} if path else {})
         if path:
