@@ -196,6 +196,12 @@ def test_an_evaluation_is_never_written_over_the_set(tmp_path: Path) -> None:
     target = coco(tmp_path / "set") / "annotations/instances_val.json"
     with pytest.raises(UsageError, match="would be read as annotations"):
         evaluate("none.ckpt", tmp_path / "set", json_file=target)
+    for folder in ("set", "set/val", "set/annotations"):
+        with pytest.raises(UsageError, match=f"{folder} is a folder of the set"):
+            evaluate("none.ckpt", tmp_path / "set", report=tmp_path / folder)
+    (tmp_path / "link").symlink_to(tmp_path / "set/val")
+    with pytest.raises(UsageError, match="link is a folder of the set"):
+        evaluate("none.ckpt", read_table(tmp_path / "set"), report=tmp_path / "link")
 
 
 def test_the_copy_says_which_split_is_gone(command: Callable[..., Any], tmp_path: Path) -> None:

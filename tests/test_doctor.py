@@ -377,6 +377,16 @@ def test_a_json_in_a_home_has_no_folders_looked_through(tmp_path: Path) -> None:
     assert kinds(check(root / "annotations/instances_train.json")) == {}
 
 
+def test_a_wrong_count_of_classes_is_that_of_the_yaml_that_was_given(tmp_path: Path) -> None:
+    root = FORMS["yolo"](tmp_path / "set")
+    text = (root / "data.yaml").read_text()
+    write(root / "own.yaml", text + "nc: 9\n")
+    assert [(p.kind, p.file) for p in check(root / "own.yaml").problems] == [("class-count", "own.yaml")]
+    write(root / "data.yaml", text + "nc: 9\n")
+    write(root / "own.yaml", text + "nc: 2\n")
+    assert kinds(check(root / "own.yaml")) == {}
+
+
 @pytest.mark.parametrize(("split", "kind"), [("train", "picture-near-duplicate"), ("valid", "split-leak")])
 def test_a_sound_copy_of_a_damaged_picture_stays(tmp_path: Path, split: str, kind: str) -> None:
     """Else both would be lost, and a leak be told of a picture that no split holds."""
