@@ -15,7 +15,8 @@ from nanogfl.wholefile import whole_file
 
 EXTRA_SAMPLES = 338  # TIFF's tag: what the channels after the colours are (1: alpha, multiplied in; 2: alpha)
 Picture = NDArray[np.uint8]
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+JPEGS = (".jpg", ".jpeg", ".jfif", ".jpe")  # Windows saves the third
+SUFFIXES = frozenset({*JPEGS, ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
 
 def read_picture(path: str | Path) -> Picture:
@@ -92,7 +93,8 @@ def write_picture(path: Path, picture: Picture) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        done, data = cv2.imencode(path.suffix or ".png", picture)
+        suffix = ".jpg" if path.suffix.lower() in JPEGS else path.suffix  # OpenCV does not know all of them
+        done, data = cv2.imencode(suffix or ".png", picture)
     except cv2.error as error:
         raise DataError(f"cannot write a picture as {path.name}: unknown suffix; use .png or .jpg") from error
     if not done:

@@ -66,18 +66,23 @@ def test_strict_fails_where_anything_was_found(
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("given", "code", "message"),
     [
-        (["none"], "there is no "),
-        (["."], "an empty folder"),
-        (["set", "--fix", "set/copy"], "lies inside the set"),
-        (["set", "--fix", "set"], "is there already"),
-        (["set", "--fix", "."], "is there already"),
-        (["set", "--fix", "full"], "is there already"),
+        (["none"], 1, "there is no "),
+        (["."], 1, "an empty folder"),
+        (["set", "--fix", "set/copy"], 2, "lies inside the set"),
+        (["set", "--fix", "set"], 2, "is there already"),
+        (["set", "--fix", "."], 2, "is there already"),
+        (["set", "--fix", "full"], 2, "is there already"),
     ],
 )
 def test_refusals_are_one_line(
-    command: Callable[..., Any], tmp_path: Path, given: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+    command: Callable[..., Any],
+    tmp_path: Path,
+    given: list[str],
+    code: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     place = tmp_path / "place"
     place.mkdir()
@@ -86,7 +91,7 @@ def test_refusals_are_one_line(
         yolo(place / "set")
         write(place / "full/mine.txt", "x")
     said = command("check", *given)
-    assert said.code == 1
+    assert said.code == code
     assert said.err.startswith("error: ")
     assert message in said.err
     assert len(said.err.splitlines()) == 1
@@ -95,8 +100,8 @@ def test_refusals_are_one_line(
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (["--fix", "full"], 1, "is there already"),
-        (["--fix", "set/copy"], 1, "lies inside the set"),
+        (["--fix", "full"], 2, "is there already"),
+        (["--fix", "set/copy"], 2, "lies inside the set"),
         (["--report", "full"], 2, "full is a folder; name a file"),
         (["--json", "full"], 2, "full is a folder; name a file"),
     ],
@@ -153,6 +158,7 @@ def test_a_copy_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
         ("coco", "annotations/found.json", "would be read as annotations"),
         ("coco", "found.json", "would be read as annotations"),
         ("coco", "val/found.json", "would be read as annotations"),
+        ("coco", "val/annotations/found.json", "would be read as annotations"),
         ("yolo", "data.yaml", "is a file of the set"),
         ("yolo", "train/labels/a.txt", "is a file of the set"),
         ("voc", "Annotations/a.xml", "is a file of the set"),
@@ -183,12 +189,19 @@ def test_an_annotation_file_that_was_given_is_never_written_over(command: Callab
     assert command("check", given, "--json", given).code == 2
     assert given.read_bytes() == before
     assert command("check", given, "--json", given.with_name("found.json")).code == 0, "which is not read with it"
+    assert check(root).problems == (), "nor taken for annotations by the next reading"
 
 
 def test_an_evaluation_is_never_written_over_the_set(tmp_path: Path) -> None:
     target = coco(tmp_path / "set") / "annotations/instances_val.json"
     with pytest.raises(UsageError, match="would be read as annotations"):
         evaluate("none.ckpt", tmp_path / "set", json_file=target)
+    for folder in ("set", "set/val", "set/annotations"):
+        with pytest.raises(UsageError, match=f"{folder} is a folder of the set"):
+            evaluate("none.ckpt", tmp_path / "set", report=tmp_path / folder)
+    (tmp_path / "link").symlink_to(tmp_path / "set/val")
+    with pytest.raises(UsageError, match="link is a folder of the set"):
+        evaluate("none.ckpt", read_table(tmp_path / "set"), report=tmp_path / "link")
 
 
 def test_the_copy_says_which_split_is_gone(command: Callable[..., Any], tmp_path: Path) -> None:

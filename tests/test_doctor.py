@@ -245,6 +245,7 @@ DIRT: list[tuple[str, Spoil, dict[str, int], str, str]] = [
         "",
     ),
     ("yolo", add_line("nc: 5\n", "data.yaml"), {"class-count": 1}, "data.yaml", "nc"),
+    ("yolo", lambda r: write(r / "a.yaml", NAMES + "nc: 5\ntrain: train/images\n"), {}, "", ""),
     ("yolo", many_cats, {"class-imbalance": 1}, "", ""),
     (
         "yolo",
@@ -365,7 +366,7 @@ def test_folders_beside_and_above_the_listed_ones_are_seen(tmp_path: Path) -> No
         save(tmp_path / f"images/{name}.jpg", scene(name))
     write(tmp_path / "labels/train/a.txt", yolo_line(0, CAT))
     said = [(p.file, p.detail[:10]) for p in check(tmp_path).problems if p.kind == "folder-unlisted"]
-    assert said == [("images", "1 pictures"), ("images/extra", "2 pictures")]
+    assert said == [("images", "1 picture,"), ("images/extra", "2 pictures")]
 
 
 def test_a_json_in_a_home_has_no_folders_looked_through(tmp_path: Path) -> None:
@@ -374,6 +375,16 @@ def test_a_json_in_a_home_has_no_folders_looked_through(tmp_path: Path) -> None:
     for given in (root, tmp_path / "set/../set"):
         assert kinds(check(given)) == {"folder-unlisted": 1}
     assert kinds(check(root / "annotations/instances_train.json")) == {}
+
+
+def test_a_wrong_count_of_classes_is_that_of_the_yaml_that_was_given(tmp_path: Path) -> None:
+    root = FORMS["yolo"](tmp_path / "set")
+    text = (root / "data.yaml").read_text()
+    write(root / "own.yaml", text + "nc: 9\n")
+    assert [(p.kind, p.file) for p in check(root / "own.yaml").problems] == [("class-count", "own.yaml")]
+    write(root / "data.yaml", text + "nc: 9\n")
+    write(root / "own.yaml", text + "nc: 2\n")
+    assert kinds(check(root / "own.yaml")) == {}
 
 
 @pytest.mark.parametrize(("split", "kind"), [("train", "picture-near-duplicate"), ("valid", "split-leak")])

@@ -80,6 +80,35 @@ def test_a_picture_is_turned_by_exif_alone(
     np.testing.assert_allclose(copied.boxes, found.table.examples[0].boxes, atol=2e-3)
 
 
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize(
+    ("order", "kind", "value", "orientation", "reason"),
+    [
+        ("<", 3, "H2x", 6, "a SHORT, as EXIF wants it"),
+        (">", 3, "H2x", 6, "of either order"),
+        ("<", 4, "I", 6, "a LONG, whose first half it is"),
+        (">", 4, "I", 1, "whose first half is 0"),
+        (">", 9, "i", 1, "the same with a sign"),
+        (">", 8, "h2x", 6, "a SHORT with a sign"),
+        ("<", 1, "B3x", 6, "a BYTE, and a zero behind it"),
+        (">", 1, "B3x", 1, "which is 1536 in this order"),
+        ("<", 3, "H2x", 6, "twice: the first counts"),
+    ],
+)
+def test_an_orientation_is_two_bytes_of_whatever_type(
+    tmp_path: Path, form: str, order: str, kind: int, value: str, orientation: int, reason: str
+) -> None:
+    tag = struct.pack(f"{order}HHI{value}", 0x0112, kind, 1, 6)
+    tags = [tag, struct.pack(f"{order}HHIH2x", 0x0112, 3, 1, 8)] if "twice" in reason else [tag]
+    head = struct.pack(f"{order}2sHIH", b"II" if order == "<" else b"MM", 42, 8, len(tags))
+    said = b"Exif\0\0" + head + b"".join(tags) + bytes(4)
+    path = tmp_path / f"a.{form.lower()}"
+    Image.fromarray(scene("a")).save(path, form, exif=said)
+    assert read_header(path) == Header((WIDTH, HEIGHT), orientation), reason
+    assert read_picture(path).shape[:2] == ((WIDTH, HEIGHT) if orientation == 6 else (HEIGHT, WIDTH)), "as OpenCV reads"
+    assert look_at(path).orientation == orientation
+
+
 def test_the_pixels_of_a_png_are_not_read_to_look_behind_them(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "a.png")

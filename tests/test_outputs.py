@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dirty import coco_document
 from models import scene, write_models, write_scene
 
 from nanogfl.errors import UsageError
@@ -18,9 +20,15 @@ from nanogfl.runtime.video import write_video
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder: pictures in/cat.jpg and in/1_cat.jpg, and a file named file."""
+    """The working folder: pictures in/cat.jpg and in/1_cat.jpg, a file named file, a set of names that reports take."""
     for name in ("cat", "1_cat"):
         write_scene(tmp_path / "in" / f"{name}.jpg")
+    write_scene(tmp_path / "set" / "errors.png")
+    write_scene(tmp_path / "set" / "images" / "a.png")
+    document = coco_document(["errors", "a"])
+    for image in document["images"]:
+        image.update(file_name=image["file_name"].replace(".jpg", ".png"), width=0, height=0)
+    (tmp_path / "set" / "report.json").write_text(json.dumps(document))
     (tmp_path / "file").write_text("a file")
     (tmp_path / "link.jpg").symlink_to(tmp_path / "in" / "cat.jpg")
     monkeypatch.chdir(tmp_path)
@@ -36,6 +44,8 @@ REFUSED = [
     ({"--record": "new", "--summary": "new"}, "--summary: new would be written over what --record writes", "both"),
     ({"--json": "in"}, "--json in is a folder; name a file", "a folder"),
     ({"--json": "."}, "--json . is a folder; name a file", "the working folder"),
+    ({"--a": "o/x", "--b": "o/x/y"}, "--b: o/x/y and what --a writes would lie in each other", "a file and its folder"),
+    ({"--a": "o/x/y/z", "--b": "o/x"}, "--b: o/x and what --a writes would lie in each other", "the other way round"),
     ({"--json": "file/a/b.json"}, r"--json file/a/b.json: .*/file is a file, not a folder", "a file above it"),
 ]
 
@@ -67,7 +77,7 @@ def test_what_can_be_written_is_let_pass(folder: Path) -> None:
     }
     check_outputs(READ, {option: path and Path(path) for option, path in files.items()}, Path("deep/drawn"))
     check_outputs(READ, {}, Path("in"))
-    assert sorted(p.name for p in folder.iterdir()) == ["file", "in", "link.jpg"], "nothing is made"
+    assert sorted(p.name for p in folder.iterdir()) == ["file", "in", "link.jpg", "set"], "nothing is made"
 
 
 @pytest.mark.parametrize("denied", ["shut", "shut/a"])
@@ -102,6 +112,23 @@ COMMANDS = [
     ("webcam {m} --headless --source c.mp4 --record c.mp4", "--record: c.mp4 would be written over"),
     ("webcam {m} --headless --source c.mp4 --record o.mp4 --summary o.mp4", "over what --record writes"),
     ("bench {m} --json {m}", "would be written over"),
+    ("eval {m} set --json {m}", "would be written over"),
+    (
+        "eval {m} set --json new --report new",
+        "--report: new/report.json and what --json writes would lie in each other",
+    ),
+    ("eval {m} set --json new/x --report new/x/y", "and what --json writes would lie in each other"),
+    ("eval {m} set --json new/report.json --report new", "would be written over what --json writes"),
+    ("eval {m} set --report file", "file is a file, not a folder"),
+    ("eval {m} set --report set", "set is a folder of the set"),
+    ("eval {m} set/report.json --report set", "would be written over set/report.json, which is read"),
+    ("eval {m} set --report set/images", "set/images is a folder of the set"),
+    ("eval {m} set --report set/images/deep", "set/images/deep is a folder of the set"),
+    ("eval {m} set --report set/annotations", "set/annotations is a folder of the set"),
+    ("check set --json new --report new", "--report: new would be written over what --json writes"),
+    ("check set --json new --report new/x", "and what --json writes would lie in each other"),
+    ("check set --json new/x --fix new", "--fix: new and what --json writes would lie in each other"),
+    ("check set/report.json --report set/report.json", "would be written over set/report.json, which is read"),
     ("bench {m} --plot in", "--plot in is a folder"),
 ]
 

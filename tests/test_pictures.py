@@ -204,6 +204,13 @@ def test_write_makes_parents_and_leaves_nothing_else(tmp_path: Path, name: str) 
     np.testing.assert_array_equal(read_picture(tmp_path / name), quarters())
 
 
+@pytest.mark.parametrize("suffix", [".jfif", ".JPE", ".jpeg"])
+def test_a_jpeg_is_one_under_any_of_its_suffixes(tmp_path: Path, suffix: str) -> None:
+    write_picture(tmp_path / "a.jpg", quarters())
+    write_picture(tmp_path / f"b{suffix}", quarters())
+    assert (tmp_path / "a.jpg").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+
+
 def test_a_write_that_fails_leaves_the_old_picture(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     write_picture(path, quarters())

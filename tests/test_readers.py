@@ -17,6 +17,8 @@ from nanogfl.data.findings import KINDS
 from nanogfl.data.readers import read_table
 from nanogfl.data.splits import evaluation_split, select
 from nanogfl.data.table import Example, Table
+from nanogfl.doctor.check import check
+from nanogfl.doctor.fix import write_copy
 from nanogfl.errors import DataError
 from nanogfl.pictures import read_picture
 
@@ -138,6 +140,74 @@ def test_coco_pictures_are_found(tmp_path: Path, annotation: str, picture: str, 
     assert example.split == ("val" if "val" in annotation else None)
     if "_annotations" not in annotation:
         assert only(read_table(tmp_path / annotation)).name == picture, "the json alone is the same set"
+
+
+@pytest.mark.parametrize(
+    ("annotation", "picture", "reason"),
+    [
+        ("annotations/instances_{}2017.json", "{}2017/1.jpg", "COCO's own"),
+        ("annotations/{}.json", "images/{}/1.jpg", "folders of images"),
+        ("annotations/instances_{}.json", "{}/images/1.jpg", "folders of splits"),
+        ("{}/_annotations.coco.json", "{}/1.jpg", "Roboflow's"),
+        ("{}/annotations.json", "{}/images/1.jpg", "a set a split"),
+        ("{}/labels.json", "{}/data/1.jpg", "FiftyOne's"),
+        ("{}/annotations/instances.json", "{}/images/1.jpg", "a whole set a split"),
+        ("{}/Annotations/instances_default.json", "{}/JPEGImages/1.jpg", "in any case"),
+    ],
+)
+def test_coco_splits_in_any_layout_are_one_table(tmp_path: Path, annotation: str, picture: str, reason: str) -> None:
+    """Both splits have a picture of that name."""
+    for split in ("train", "val"):
+        draw(tmp_path / picture.format(split), width=30 if split == "val" else WIDTH)
+        image = {"id": 0, "file_name": "1.jpg", "width": 30 if split == "val" else WIDTH, "height": HEIGHT}
+        box = [0, 0, 5, 5 + (split == "val")]
+        write(tmp_path / annotation.format(split), coco(images=[image], boxes=(box,)))
+    table = read_table(tmp_path)
+    assert by_split(table) == {split: [picture.format(split)] for split in ("train", "val")}, reason
+    assert [e.boxes.tolist() for e in table.examples] == [[[0, 0, 5, 5]], [[0, 0, 5, 6]]]
+    assert {f.kind for f in table.findings} == {"id-zero"}, "each has its own picture"
+    assert only(read_table(tmp_path / annotation.format("val"))).path == tmp_path / picture.format("val")
+
+
+@pytest.mark.parametrize(
+    ("json", "there", "found", "reason"),
+    [
+        ("val", "train/7.jpg", None, "train's picture is none of val's"),
+        ("val", "images/train2017/7.jpg", None, "nor deeper"),
+        ("val", "more/7.jpg", "more/7.jpg", "a folder of no split"),
+        ("val", "train/val/7.jpg", "train/val/7.jpg", "that of its own split, wherever"),
+        ("val", "valid/deep/7.jpg", "valid/deep/7.jpg", "valid is val"),
+        ("all", "train/7.jpg", "train/7.jpg", "a json of no split"),
+    ],
+)
+def test_coco_names_never_mean_another_splits_picture(
+    tmp_path: Path, json: str, there: str, found: str | None, reason: str
+) -> None:
+    draw(tmp_path / "val/1.jpg")
+    draw(tmp_path / there)
+    write(tmp_path / f"annotations/{json}.json", coco("val/1.jpg", "lost/7.jpg"))
+    table = read_table(tmp_path)
+    assert [e.name for e in table.examples] == ["val/1.jpg", *([found] if found else [])], reason
+    assert kinds(table) == ({} if found else {"picture-missing": 1})
+
+
+def test_a_split_without_a_folder_may_have_its_pictures_in_anothers(tmp_path: Path) -> None:
+    """As where one cuts a val off what a competition calls train."""
+    for name in "ab":
+        draw(tmp_path / f"train_images/{name}.jpg")
+    write(tmp_path / "train.json", coco("a.jpg"))
+    write(tmp_path / "val.json", coco("b.jpg"))
+    table = read_table(tmp_path)
+    assert by_split(table) == {"train": ["train_images/a.jpg"], "val": ["train_images/b.jpg"]}
+    assert kinds(table) == {}
+
+
+def test_results_beside_a_json_are_no_annotations(tmp_path: Path) -> None:
+    """As ``check x.json --json found.json`` writes them: counts, where lists would be."""
+    draw(tmp_path / "a.jpg")
+    write(tmp_path / "x.json", coco("a.jpg"))
+    write(tmp_path / "found.json", '{"images": 1, "annotations": 0, "classes": [], "problems": []}')
+    assert only(read_table(tmp_path)).name == "a.jpg"
 
 
 def test_coco_splits_share_class_list_and_keep_equal_file_names_apart(tmp_path: Path) -> None:
@@ -670,6 +740,9 @@ def test_voc_follows_the_tag_where_no_stem_fits_but_never_out_of_the_set(tmp_pat
     [
         ("images/a.jpg", "labels/a.txt", None),
         ("Images/a.jpg", "Labels/a.txt", None),
+        ("images/a.jpg", "Labels/a.txt", None),
+        ("IMAGES/a.jpg", "LABELS/a.txt", None),
+        ("Images/train/a.jpg", "labels/train/a.TXT", "train"),
         ("images/deep/a.jpg", "labels/deep/a.txt", None),
         ("images/train/a.jpg", "labels/train/a.txt", "train"),
         ("images/val2017/a.jpg", "labels/val2017/a.txt", "val"),
@@ -739,6 +812,10 @@ def test_linked_folders_are_read(tmp_path: Path) -> None:
         write(tmp_path / f"{name}.xml".replace("images", "Annotations"), voc(("cat", 0, 0, 5, 5)))
     for folder in ("images", "labels", "Annotations"):
         (tmp_path / f"set/{folder}/more").symlink_to(tmp_path / "out" / folder)
+    write(tmp_path / "x.json", coco("/lost/b.jpg"))
+    (tmp_path / "set/x.json").symlink_to(tmp_path / "x.json")
+    assert only(read_table(tmp_path / "set/x.json")).name == "images/more/b.jpg"
+    (tmp_path / "set/x.json").unlink()
     names = ["images/a.jpg", "images/c.jpg", "images/more/b.jpg"]
     assert [e.name for e in read_table(tmp_path / "set").examples] == names
     write(tmp_path / "set/data.yaml", "names: [cat]\ntrain: images\n")
@@ -868,10 +945,163 @@ def test_yolo_class_names(tmp_path: Path) -> None:
     assert read_table(tmp_path).names == ("cat", "dog")
     write(tmp_path / "data.yaml", "nc: 3\ntrain: images")
     assert read_table(tmp_path).names == ("class_0", "class_1", "class_2")
-    write(tmp_path / "data.yaml", "names: {4: d, 1: b}\ntrain: images")
+    write(tmp_path / "data.yaml", "names: {4: 'd ', 1: b}\ntrain: images")
     table = read_table(tmp_path)
     assert table.names == ("b", "d")
     assert only(table).labels.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("files", "classes", "splits", "reason"),
+    [
+        ({"a.txt": "1 .5 .5 .5 .5", "classes.txt": "cat\ndog\n"}, ("cat", "dog"), [None], "LabelImg's YOLO"),
+        ({"a.txt": "1 .5 .5 .5 .5"}, ("class_0", "class_1"), [None], "without its classes"),
+        ({"train/a.txt": "0 .5 .5 .5 .5", "train/classes.txt": "cat"}, ("cat",), ["train"], "a folder a split"),
+        (
+            {"obj_train_data/a.txt": "0 .5 .5 .5 .5", "obj.names": "cat", "train.txt": "data/obj_train_data/a.jpg"},
+            ("cat",),
+            ["train"],
+            "CVAT's YOLO 1.1",
+        ),
+        ({"a.xml": voc(("dog", 10, 5, 30, 15), file="a.jpg")}, ("dog",), [None], "LabelImg's Pascal VOC"),
+        ({"in/a.xml": voc(("dog", 10, 5, 30, 15), file="a.jpg")}, ("dog",), [None], "as an archive unpacks"),
+    ],
+)
+def test_annotations_beside_their_pictures(
+    tmp_path: Path, files: dict[str, str], classes: tuple[str, ...], splits: list[str | None], reason: str
+) -> None:
+    for name, text in files.items():
+        write(tmp_path / name, text)
+    place = (tmp_path / next(iter(files))).parent
+    draw(place / "a.jpg")
+    draw(place / "unlabelled/b.jpg")
+    draw(tmp_path.parent / f"{tmp_path.name}.jpg")  # beside the set
+    write(tmp_path / "README.txt", "how it was made")
+    table = read_table(tmp_path)
+    assert (table.names, [e.split for e in table.examples]) == (classes, splits), reason
+    assert only(table).path == place / "a.jpg"
+    assert only(table).boxes.tolist() == [[10, 5, 30, 15]]
+    assert kinds(table) == {}
+
+
+def test_voc_pictures_beside_their_annotations_stay_in_the_set(tmp_path: Path) -> None:
+    for name in ("set/a.jpg", "b.jpg", "c.jpg"):
+        draw(tmp_path / name)
+    write(tmp_path / "set/a.xml", voc(("dog", 10, 5, 30, 15)))
+    write(tmp_path / "set/b.xml", voc(("dog", 10, 5, 30, 15), file="c.jpg"))
+    table = read_table(tmp_path / "set")
+    assert (only(table).name, kinds(table)) == ("a.jpg", {"picture-missing": 1})
+
+
+@pytest.mark.parametrize(("text", "told"), [(voc(), {}), (voc(("cat", "x", 1, 5, 5)), {"box-malformed": 1})])
+def test_a_voc_set_without_a_box_is_read_patiently(tmp_path: Path, text: str, told: dict[str, int]) -> None:
+    draw(tmp_path / "JPEGImages/a.jpg")
+    write(tmp_path / "Annotations/a.xml", text)
+    table = read_table(tmp_path, patient=True)
+    assert (table.names, only(table).boxes.shape, kinds(table)) == ((), (0, 4), told)
+
+
+@pytest.mark.parametrize(
+    ("line", "corrected", "reason"),
+    [
+        ("images/a.jpg", False, "as it lies"),
+        ("./images/a.jpg", False, "with a dot"),
+        ("images\\a.jpg", False, "as Windows writes it"),
+        ("/content/set/images/a.jpg", True, "another machine's, as Colab's"),
+        ("C:\\set\\images\\a.jpg", True, "another machine's, of Windows"),
+        ("data/images/a.jpg", True, "seen from above"),
+        ("../data/images/a.jpg", True, "seen from beside"),
+    ],
+)
+def test_lines_of_yolo_lists_may_be_wrong_by_a_level(tmp_path: Path, line: str, corrected: bool, reason: str) -> None:
+    root = tmp_path / "set"
+    for name in "ab":
+        draw(root / f"images/{name}.jpg")
+        write(root / f"labels/{name}.txt", "0 .5 .5 .5 .5")
+    write(root / "train.txt", f"{line}\n{line.replace('a.jpg', 'b.jpg')}\n")
+    write(root / "data.yaml", "names: [cat]\ntrain: train.txt\n")
+    table = read_table(root)
+    assert [(e.name, len(e.boxes)) for e in table.examples] == [("images/a.jpg", 1), ("images/b.jpg", 1)], reason
+    found = [(f.kind, f.file, f.where) for f in table.findings]
+    assert found == ([("path-corrected", "train.txt", "lines 1, 2")] if corrected else [])
+
+
+def test_lines_of_yolo_lists_mean_what_their_ends_say(tmp_path: Path) -> None:
+    draw(tmp_path / "train/images/a.jpg")
+    draw(tmp_path / "images/b.jpg")
+    for name in ("train/labels/a", "labels/b"):
+        write(tmp_path / f"{name}.txt", "0 .5 .5 .5 .5")
+    write(tmp_path / "val.txt", "/x/train/images/a.jpg\n/x/val/images/b.jpg\n")
+    write(tmp_path / "data.yaml", "names: [cat]\ntrain: train/images\nval: val.txt\n")
+    table = read_table(tmp_path)
+    assert by_split(table) == {"train": ["train/images/a.jpg"], "val": ["images/b.jpg"]}
+    assert kinds(table) == {"picture-repeated": 1, "path-corrected": 1}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links want rights there")
+def test_a_list_of_a_sets_own_paths_is_read_through_a_link(tmp_path: Path) -> None:
+    draw(tmp_path / "set/images/a.jpg")
+    write(tmp_path / "set/labels/a.txt", "0 .5 .5 .5 .5")
+    write(tmp_path / "set/train.txt", f"{tmp_path}/set/images/a.jpg")
+    write(tmp_path / "set/data.yaml", "names: [cat]\ntrain: train.txt\n")
+    (tmp_path / "link").symlink_to(tmp_path / "set")
+    assert kinds(read_table(tmp_path / "set")) == {}
+    assert only(read_table(tmp_path / "link")).path == tmp_path / "link/images/a.jpg"
+
+
+def test_what_is_wrong_with_a_listed_picture_is_told_once(tmp_path: Path) -> None:
+    draw(tmp_path / "images/a.jpg")
+    write(tmp_path / "labels/a.txt", "0 .5 .5 .5 .5")
+    write(tmp_path / "train.txt", "images/a.jpg\nimages/a.jpg\nimages/9.jpg\n")
+    write(tmp_path / "data.yaml", "names: [cat]\ntrain: train.txt\nval: train.txt\n")
+    told = [(f.kind, f.file, f.detail) for f in read_table(tmp_path).findings]
+    assert told == [
+        ("picture-missing", "images/9.jpg", "train.txt, line 3 lists it"),
+        ("picture-repeated", "images/a.jpg", "listed twice in train"),
+        ("picture-repeated", "images/a.jpg", "listed in val; it stays in train"),
+        ("picture-repeated", "images/a.jpg", "listed in val; it stays in train"),
+    ]
+
+
+def test_a_label_file_that_cannot_be_read_makes_no_negative(tmp_path: Path) -> None:
+    """Here a folder of its name; rights that lack are the same, but not to root."""
+    for name in "ab":
+        draw(tmp_path / f"images/{name}.jpg")
+    write(tmp_path / "labels/a.txt/x", "")
+    write(tmp_path / "labels/b.txt", "0 .5 .5 .5 .5")
+    with pytest.raises(DataError, match=r"cannot read .*labels/a\.txt: Is a directory; check names and permissions"):
+        read_table(tmp_path)
+    table = read_table(tmp_path, patient=True)
+    assert only(table).name == "images/b.jpg"
+    assert [(f.kind, f.file) for f in table.findings] == [("annotation-unreadable", "images/a.jpg")]
+
+
+def test_labelled_pictures_beside_the_folders_of_splits_are_told(tmp_path: Path) -> None:
+    for name in ("train/a", "extra/b", "loose"):
+        draw(tmp_path / f"images/{name}.jpg")
+        write(tmp_path / f"labels/{name}.txt", "0 .5 .5 .5 .5")
+    draw(tmp_path / "images/masks/a.png")
+    table = read_table(tmp_path)
+    assert only(table).name == "images/train/a.jpg"
+    told = [(f.kind, f.file) for f in table.findings]
+    assert told == [("picture-unlisted", "images/extra/b.jpg"), ("picture-unlisted", "images/loose.jpg")]
+
+
+@pytest.mark.parametrize("suffix", ["jfif", "jpe", "JFIF"])
+def test_jpegs_of_rare_suffixes_are_read(tmp_path: Path, suffix: str) -> None:
+    for form, name, text in (
+        ("yolo", "labels/a.txt", "0 .5 .5 .5 .5"),
+        ("voc", "Annotations/a.xml", voc(("x", 10, 5, 30, 15))),
+    ):
+        draw(tmp_path / form / "images/a.jpg").rename(tmp_path / form / f"images/a.{suffix}")
+        write(tmp_path / form / name, text)
+        table = read_table(tmp_path / form)
+        assert (table.form, only(table).name, kinds(table)) == (form, f"images/a.{suffix}", {})
+        assert only(table).boxes.tolist() == [[10, 5, 30, 15]]
+        found = check(tmp_path / form)
+        assert "picture-suffix" not in found.counts
+        write_copy(found, tmp_path / f"{form}-copy")
+        assert only(read_table(tmp_path / f"{form}-copy")).name == f"images/a.{suffix}"
 
 
 # Byte-order marks
@@ -932,7 +1162,9 @@ def test_a_mark_in_front_of_a_json_is_no_part_of_it(tmp_path: Path, coding: str)
         ({"x.json": "[1,2"}, "", "x.json is no valid json"),
         ({"x.json": "[1,2]"}, "x.json", "x.json is no COCO json: an object"),
         ({"x.json": "[" * 100_000}, "x.json", "x.json is no valid json"),
-        ({"x.json": '{"images": "x", "annotations": 3}'}, "", "'images' must be a list, it is str"),
+        ({"x.json": '{"images": "x", "annotations": 3}'}, "x.json", "'images' must be a list, it is str"),
+        ({"x.json": '{"images": "x", "annotations": 3}'}, "", "no annotated set: known forms"),
+        ({"x.json": '{"images": {}, "annotations": []}'}, "", "'images' must be a list, it is dict"),
         ({"x.json": '{"images": [], "annotations": 3}'}, "x.json", "'annotations' must be a list, it is int"),
         ({"x.json": '{"images": [], "annotations": []}'}, "x.json", "'categories' must be a list, it is missing"),
         ({"x.json": coco("a.jpg", categories=[])}, "", "lists no categories"),
@@ -952,7 +1184,27 @@ def test_a_mark_in_front_of_a_json_is_no_part_of_it(tmp_path: Path, coding: str)
         ({"data.yaml": "names: {a: 1}\ntrain: images"}, "", "names must be a list of class names"),
         ({"data.yaml": "names: [a]\ntrain: 5"}, "", "train must be a path or a list of paths, not int"),
         ({"data.yaml": "names: [a]"}, "data.yaml", "data.yaml is no data.yaml"),
-        ({"data.yaml": "names: [a]\ntrain: images"}, "", r"no picture that can be used \(1 splits whose place"),
+        ({"data.yaml": "names: [a]\ntrain: images"}, "", r"can be used \(splits whose place is missing left out: d"),
+        (
+            {"data.yaml": "names: [no, yes]\ntrain: images"},
+            "",
+            "the name of class 0 is read as false; put .* in quotes",
+        ),
+        ({"data.yaml": "names: {3: on}\ntrain: images"}, "", "the name of class 3 is read as true; put .* in quotes"),
+        ({"data.yaml": "names: [a, ' ']\ntrain: images"}, "", "the name of class 1 is blank; put .* in quotes"),
+        (
+            {"Annotations/a.xml": voc(("cat", "10,5", 1, 5, 5))},
+            "",
+            r"none .* with a name and a bndbox of four numbers; Annotations/a.xml, object 1: cat: \[None, 1.0",
+        ),
+        (
+            {"VOC2007/Annotations/a.xml": voc(), "y/labels/train/a": "", "y/images/train/b": ""},
+            "",
+            "are: VOC2007, y; g",
+        ),
+        ({"a/b/notes.md": "x"}, "", r"test_refusals_are_one_line[^/]* is no annotated set"),
+        ({"a.jpg": "x", "README.txt": "0 .5 .5 .5 .5", "pom.xml": "<x/>"}, "", "no annotated set: known forms"),
+        ({"a.jpg": "x", "a.txt": "a photo of 1 cat"}, "", "no annotated set: known forms"),
     ],
 )
 def test_refusals_are_one_line(tmp_path: Path, files: dict[str, str], given: str, message: str) -> None:

@@ -176,7 +176,7 @@ def test_the_command(blocks: Path, tmp_path: Path, command: Callable[..., Any]) 
     blocked = tmp_path / "file"
     blocked.write_text("")
     said = command("eval", tmp_path / "model.onnx", blocks, "--report", blocked)
-    assert said.code == 1
+    assert said.code == 2, "where an output cannot be written is usage, as for every other option"
     last = said.err.splitlines()[-1]
     assert last.startswith("error: ")
     assert str(blocked) in last

@@ -61,6 +61,11 @@ def bar(pictures: int) -> Iterator[Callable[..., None]]:
         yield lambda count=1: shown.update(count)
 
 
+def listed(text: str) -> list[str]:
+    """``a, b`` as a list."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
 def say(text: str) -> None:
     """Print a result."""
     typer.echo(text)

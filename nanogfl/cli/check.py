@@ -36,10 +36,14 @@ def check(
 ) -> None:
     """Look at every picture and annotation, and say what is wrong, where, and what to do."""
     from nanogfl.doctor.check import check as run
+    from nanogfl.runtime.outputs import check_outputs, spare
     from nanogfl.wholefile import write_json
 
     if shards and not fix:
         raise UsageError("--shards is how --fix writes; give --fix FOLDER too")
+    written = {"--json": json_file, "--report": report}
+    check_outputs([data], written)
+    spare([], [(option, path) for option, path in {**written, "--fix": fix}.items() if path])
     with ExitStack() as bars:
         found = run(
             data,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from nanogfl.cli.app import Config, Input, Json, Model, app, say
+from nanogfl.cli.app import Config, Input, Json, Model, app, listed, say
 from nanogfl.errors import UsageError
 
 
@@ -144,7 +144,7 @@ def bench(
 
     check_outputs(models, {"--json": json_file, "--markdown": markdown, "--plot": plot})
     card = run(
-        models, data=data, split=split, runtimes=_listed(runtime or ""), threads=_counts(threads), target=target,
+        models, data=data, split=split, runtimes=listed(runtime or ""), threads=_counts(threads), target=target,
         python=python, config=config,
     )  # fmt: skip
     say(card.to_markdown())
@@ -153,12 +153,8 @@ def bench(
             write(path)
 
 
-def _listed(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
 def _counts(text: str) -> list[int]:
-    words = _listed(text)
+    words = listed(text)
     if not words or not all(word.isdecimal() and 0 < int(word) < 1000 for word in words):
         raise UsageError(f"--threads {text}: give numbers from 1, separated by commas, such as 1,2")
     return [int(word) for word in words]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nanogfl.cli.app import Config, Input, Json, Model, Score, app, bar, say
+from nanogfl.cli.app import Config, Input, Json, Model, Score, app, bar, listed, say
 from nanogfl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def predict(
         if found.frame.index is None or quiet:
             say(f"{found.record['file']}{at}: {counts}")
 
-    chosen, tiled = _listed(classes), _tiled(tiles, tile_scale, tile_overlap)
+    chosen, tiled = _chosen(classes), _tiled(tiles, tile_scale, tile_overlap)
     detector = tiled(load(model, input=input, config=config))
     check_outputs([model, *expand(source)], {"--json": json_file}, draw)
     records = predict_sources(detector, source, score=score, classes=chosen, sigma=sigma, draw=draw, progress=progress)
@@ -133,7 +133,7 @@ def webcam(
     from nanogfl.runtime.webcam import Webcam
     from nanogfl.wholefile import write_json
 
-    opened, chosen = open_source(source, patience), _listed(classes)
+    opened, chosen = open_source(source, patience), _chosen(classes)
     check_outputs([model, *files_of(opened)], {"--record": record, "--summary": summary})
     detector = load(model, input=input, config=config)
     window = None if headless else open_window(f"nanogfl: {model}")
@@ -155,14 +155,11 @@ def webcam(
             write_json(summary, watching.summary())
 
 
-def _listed(names: str | None) -> list[str] | None:
-    """``a, b`` as a list; None where the option was not given."""
-    if names is None:
-        return None
-    listed = [name.strip() for name in names.split(",") if name.strip()]
-    if not listed:
+def _chosen(names: str | None) -> list[str] | None:
+    """The classes that --classes names; None where it was not given."""
+    if names is not None and not listed(names):
         raise UsageError(f"--classes {names!r} names no class; give some, separated by commas, or leave it away")
-    return listed
+    return None if names is None else listed(names)
 
 
 @contextmanager

@@ -12,10 +12,11 @@ import numpy as np
 
 from nanogfl.data import coco_ids
 from nanogfl.data.coco_categories import Places, read_categories
-from nanogfl.data.coco_files import ANNOTATION_FOLDERS, Record, Source, open_file
+from nanogfl.data.coco_files import Record, Source, open_file
 from nanogfl.data.coco_ids import Key, key_of
 from nanogfl.data.coco_pictures import Found, find_pictures, misleading
 from nanogfl.data.findings import Findings
+from nanogfl.data.folders import ANNOTATION_FOLDERS
 from nanogfl.data.table import Example, Table
 
 NUMBERS = frozenset({int, float})  # and no bool

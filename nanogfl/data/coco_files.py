@@ -11,7 +11,7 @@ from typing import Any
 
 from nanogfl.data import splits
 from nanogfl.data.findings import Findings
-from nanogfl.data.folders import is_hidden, subfolders
+from nanogfl.data.folders import ANNOTATION_FOLDERS, files_in, subfolders
 from nanogfl.data.table import SPLITS
 from nanogfl.errors import DataError
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 LISTS = ("images", "annotations", "categories")
-ANNOTATION_FOLDERS = ("annotations", "annotation")
+JSON = frozenset({".json"})
 
 
 @dataclass(frozen=True)
@@ -40,16 +40,14 @@ def open_file(path: Path, root: Path) -> Source:
 
 
 def find(root: Path, notes: Findings) -> list[Source]:
-    """Find the COCO jsons in a folder, its annotations folder and its splits' folders; none where there are none.
+    """Find the COCO jsons in a folder, its splits' folders, and in annotations in any of these; or none.
 
     Where names speak of splits, the other jsons are no part of the set.
     """
-    folders = subfolders(root)
-    files = [(p, splits.named(p.stem)) for p in _jsons(root)]
-    for name, folder in folders.items():
-        split = splits.named(name)
-        if split or name in ANNOTATION_FOLDERS:
-            files += [(p, splits.named(p.stem) or split) for p in _jsons(folder)]
+    places = [(None, root), *((splits.named(name), folder) for name, folder in subfolders(root).items())]
+    places = [(split, place) for split, place in places if split or place == root]
+    places += [(s, f) for s, place in places for name, f in subfolders(place).items() if name in ANNOTATION_FOLDERS]
+    files = [(p, splits.named(p.stem) or split) for split, place in places for p in files_in(place, JSON)]
     chosen = [f for f in files if f[1]] or files
     parts = [(split, [p for p, of in chosen if of == split]) for split in (*SPLITS, None)]
     sources = [source for split, paths in parts for source in _of_split(root, paths, split, notes)]
@@ -59,8 +57,10 @@ def find(root: Path, notes: Findings) -> list[Source]:
     return sources
 
 
-def _jsons(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.glob("*.json") if not is_hidden(p.name))
+def looks_in(inner: Path) -> bool:
+    """Whether ``find`` looks for jsons in this folder, which need not be there yet; relative to the set's root."""
+    parts = inner.parts[:-1] if inner.name.lower() in ANNOTATION_FOLDERS else inner.parts
+    return not parts or (len(parts) == 1 and splits.named(parts[0]) is not None)
 
 
 def _of_split(root: Path, paths: list[Path], split: str | None, notes: Findings) -> Iterator[Source]:
@@ -77,7 +77,8 @@ def _of_split(root: Path, paths: list[Path], split: str | None, notes: Findings)
 def _source(path: Path, name: str, split: str | None) -> Source | None:
     """Load a json and look at its lists; None where it is something else's. Raises DataError where it is damaged."""
     document = _load(path)
-    if not isinstance(document, dict) or "images" not in document or "annotations" not in document:
+    lists = [document[name] for name in LISTS[:2] if name in document] if isinstance(document, dict) else []
+    if len(lists) < 2 or not any(isinstance(one, list) for one in lists):  # counts are what our own results hold
         log.info("%s holds no boxes in COCO's form; it is left out", path)
         return None
     source = Source(path, name, split, document)

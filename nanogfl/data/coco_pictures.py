@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from nanogfl.data import splits
-from nanogfl.data.coco_files import ANNOTATION_FOLDERS, Source
-from nanogfl.data.folders import subfolders
+from nanogfl.data.coco_files import Source
+from nanogfl.data.folders import ANNOTATION_FOLDERS, PICTURE_FOLDERS, files_below, subfolders
 from nanogfl.errors import DataError
 from nanogfl.members import is_file
 from nanogfl.pictures import SUFFIXES
 
-PICTURE_FOLDERS = ("images", "data", "jpegimages")
-
 Place = Path | tuple[Path, ...] | None  # where a name leads; several, where it may mean any of them
 Found = dict[str, Place]
+Lost = tuple[str, str | None]  # a file name that leads nowhere, and its split, where that has a folder
 
 
 def find_pictures(
@@ -27,20 +25,22 @@ def find_pictures(
     """For each json: where each of its file names leads; None where that is out of the set.
 
     A name that leads nowhere, or out, means the only picture under the root that has its last part, else its stem: no
-    picture that another name leads to, and none that several such names could mean.
+    picture that another name leads to, none that several such names could mean, and, where the split has a folder of
+    its own, none in another split's.
 
     Raises:
         DataError: a name leads into a damaged tar; a patient reading finds out when it looks at the picture.
     """
     folders = [_picture_folders(root, source) for source in sources]
     found = [{f: _direct(f, *o, patient) for f in own} for own, o in zip(files, folders, strict=True)]
-    lost = {file for paths in found for file, place in paths.items() if place is None}
+    parts = [splits.named(first.relative_to(root).name) for (first, *_), _ in folders]
+    lost = {(file, part) for part, paths in zip(parts, found, strict=True) for file, at in paths.items() if at is None}
     named = {place for paths in found for place in paths.values() if isinstance(place, Path)}
     meant = _meant(root, lost, named) if lost else {}
-    for paths, ((first, *_), _) in zip(found, folders, strict=True):
+    for part, paths, ((first, *_), _) in zip(parts, found, folders, strict=True):
         for file in (f for f, place in paths.items() if place is None):
             inner = inside(file)
-            paths[file] = meant.get(file) or (first / inner if inner else None)
+            paths[file] = meant.get((file, part)) or (first / inner if inner else None)
     return found
 
 
@@ -91,45 +91,48 @@ def _spelt(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _meant(root: Path, lost: set[str], named: set[Path]) -> Found:
+def _meant(root: Path, lost: set[Lost], named: set[Path]) -> dict[Lost, Place]:
     """The picture that each lost name means, where only one can be; all of them, where several can."""
-    by_name, by_stem = _all_pictures(root)
-    meant: Found = {}
-    for file in lost:
-        name = _spelt(PurePosixPath(file.replace("\\", "/")).name)
-        options = by_name.get(name) or by_stem.get(name) or by_stem.get(PurePosixPath(name).stem) or []
-        if len(options) > 1:
-            meant[file] = tuple(options)
-        elif options and options[0] not in named:
-            meant[file] = options[0]
-    askers = Counter(meant.values())
-    return {file: place for file, place in meant.items() if isinstance(place, tuple) or askers[place] == 1}
-
-
-def _all_pictures(root: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
-    """All pictures under the root, by name and by stem; links to other folders are not followed."""
     by_name: dict[str, list[Path]] = defaultdict(list)
     by_stem: dict[str, list[Path]] = defaultdict(list)
-    for folder, inner, names in os.walk(root):
-        inner[:] = [name for name in inner if not name.startswith(".")]
-        for name in names:
-            stem, suffix = os.path.splitext(name)  # noqa: PTH122 - of 100,000 names
-            if suffix.lower() in SUFFIXES and not name.startswith("."):
-                path = Path(folder, name)
-                by_name[_spelt(name)].append(path)
-                by_stem[_spelt(stem)].append(path)
-    return by_name, by_stem
+    for path in files_below(root, SUFFIXES):
+        by_name[_spelt(path.name)].append(path)
+        by_stem[_spelt(path.stem)].append(path)
+    meant: dict[Lost, Place] = {}
+    for file, split in lost:
+        name = _spelt(PurePosixPath(file.replace("\\", "/")).name)
+        options = by_name.get(name) or by_stem.get(name) or by_stem.get(PurePosixPath(name).stem) or []
+        options = [path for path in options if not _of_another(split, path.relative_to(root))]
+        if len(options) > 1:
+            meant[file, split] = tuple(options)
+        elif options and options[0] not in named:
+            meant[file, split] = options[0]
+    askers = Counter(place for _, place in {(file, place) for (file, _), place in meant.items()})
+    return {asker: place for asker, place in meant.items() if isinstance(place, tuple) or askers[place] == 1}
+
+
+def _of_another(split: str | None, inner: Path) -> bool:
+    """Whether a picture lies in folders that are named for splits, and none for this one."""
+    spoken = {splits.named(part) for part in inner.parts[:-1]} - {None}
+    return bool(split and spoken) and split not in spoken
 
 
 def _picture_folders(root: Path, source: Source) -> tuple[list[Path], list[Path]]:
     """Where this json's pictures may lie: its split's folders, beside it, the usual places, in that order; and others.
 
+    Of a split's folders, and beside the json, those of pictures come right after what holds them.
+
     No folder is more likely than another of the others, which no name speaks for.
     """
-    usual = [f for n, f in subfolders(root).items() if n in PICTURE_FOLDERS]
+    usual = _usual(root)
     inner = [f for place in (root, *usual) for f in subfolders(place).values() if f not in usual]
     own = [f for f in inner if source.split and splits.named(f.name) == source.split]
     exact = [f for f in own if source.path.stem.endswith(f.name)]
     others = [f for f in inner if not splits.named(f.name) and f.name.lower() not in ANNOTATION_FOLDERS]
-    first = list(dict.fromkeys([*exact, *own, source.path.parent, root, *usual]))
+    own = [place for folder in (*exact, *own, source.path.parent) for place in (folder, *_usual(folder))]
+    first = list(dict.fromkeys([*own, root, *usual]))
     return first, [f for f in others if f not in first]
+
+
+def _usual(folder: Path) -> list[Path]:
+    return [f for name, f in subfolders(folder).items() if name in PICTURE_FOLDERS]

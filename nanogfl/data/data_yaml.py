@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from nanogfl.data.findings import Findings
 from nanogfl.data.folders import is_hidden
 from nanogfl.errors import DataError
 
@@ -45,8 +46,8 @@ def load(file: Path) -> Any:
         raise DataError(f"{file} is no valid yaml: {error}; put it right") from error
 
 
-def class_names(file: Path, document: dict[Any, Any]) -> dict[int, str]:
-    """Class names by index, from a list, a mapping, or only a count."""
+def class_names(file: Path, document: dict[Any, Any], notes: Findings) -> dict[int, str]:
+    """Class names by index, from a list, a mapping, or only a count. Raises DataError where they are none."""
     names = document.get("names")
     count = document.get("nc")
     if names is None and isinstance(count, int) and 0 < count <= CLASS_LIMIT:
@@ -54,7 +55,13 @@ def class_names(file: Path, document: dict[Any, Any]) -> dict[int, str]:
     items = list(enumerate(names) if isinstance(names, list) else names.items() if isinstance(names, dict) else ())
     if not items or not all(_is_index(k) and _is_name(n) for k, n in items):
         raise DataError(f"{file}: names must be a list of class names, or a mapping of index to name")
-    return {int(k): str(n) for k, n in items}
+    for index, name in items:
+        if isinstance(name, bool) or not str(name).strip():
+            read = f"is read as {str(name).lower()}" if isinstance(name, bool) else "is blank"
+            raise DataError(f"{file}: the name of class {index} {read}; put the name in quotes")
+    if isinstance(count, int) and count != len(items):
+        notes.add("class-count", file.name, "nc", f"nc is {str(count)[:20]}, but {len(items)} names are listed")
+    return {int(k): str(n).strip() for k, n in items}
 
 
 def points(document: dict[Any, Any]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from typing import BinaryIO
 
 from PIL import Image, ImageFile
@@ -22,17 +23,28 @@ TURNS = {
 def orientation_of(picture: ImageFile.ImageFile) -> int:
     """EXIF's orientation, 1 to 8, of a picture that was opened and not decoded yet; 1 where it says none.
 
-    Of TIFF 1: both libraries turn it while decoding. Raises whatever Pillow does where the EXIF is damaged.
+    Of TIFF 1: both libraries turn it while decoding. Raises struct.error where the EXIF is cut short.
     """
     if picture.format == "TIFF":
         return 1
     data = picture.info.get("exif", b"")
     if not data and picture.format == "PNG" and picture.fp:
         data = _last_exif(picture.fp)  # type: ignore[arg-type]
-    exif = Image.Exif()
-    exif.load(data)
-    value = exif.get(ORIENTATION, 1)
-    return int(value) if value in TURNS else 1
+    return _orientation(data.removeprefix(b"Exif\0\0"))
+
+
+def _orientation(tiff: bytes) -> int:
+    """The first such tag of the first directory, by the first two bytes of its value whatever type it claims."""
+    order = "<" if tiff[:2] == b"II" else ">"
+    if tiff[2:4] != struct.pack(f"{order}H", 42):
+        return 1
+    (first,) = struct.unpack_from(f"{order}I", tiff, 4)
+    (entries,) = struct.unpack_from(f"{order}H", tiff, first)
+    for at in range(first + 2, first + 2 + 12 * entries, 12):
+        tag, value = struct.unpack_from(f"{order}H6xH", tiff, at)
+        if tag == ORIENTATION:
+            return value if value in TURNS else 1
+    return 1
 
 
 def upright(picture: Image.Image, orientation: int) -> Image.Image:

@@ -51,16 +51,14 @@ class Findings:
         """Note one thing."""
         self.found.append(Finding(kind, file, where, detail))
 
-    def attempt(
-        self, file: str, work: Callable[[], Made], otherwise: Made, kind: str = "annotation-unreadable"
-    ) -> Made:
+    def attempt(self, file: str, work: Callable[[], Made], otherwise: Made) -> Made:
         """Do the work; where it refuses its file, a patient reading notes that and takes the other value."""
         try:
             return work()
         except (DataError, OSError) as error:
             if not self.patient:
                 raise
-            self.add(kind, file, "", str(error))
+            self.add("annotation-unreadable", file, "", str(error))
             return otherwise
 
 
@@ -85,6 +83,7 @@ KINDS: dict[str, Kind] = {
     "box-outside": Kind("error", "boxes wholly outside their picture left out", "remove the box, or move it"),
     "box-polygon": Kind("note", "label files with polygons, read as the boxes around them", "write boxes"),
     "box-without-area": Kind("error", "boxes without area left out", "draw the box again, or remove it"),
+    "class-count": Kind("warning", "lists of another number of classes than they say", "name the missing, or mend nc"),
     "class-renumbered": Kind(
         "warning",
         "lists that number classes otherwise than an earlier one, read by name",
@@ -157,7 +156,6 @@ KINDS: dict[str, Kind] = {
     "box-tiny": Kind(
         "note", "pictures with boxes too small to learn", "a larger input, tiles, or no such boxes", False
     ),
-    "class-count": Kind("warning", "lists of another number of classes than they say", "name the missing, or mend nc"),
     "class-imbalance": Kind("note", "sets of very unequal classes", "more pictures of the rare classes", False),
     "class-untaught": Kind(
         "warning", "classes that are judged but never taught", "move pictures of the class to train", False

@@ -6,6 +6,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+ANNOTATION_FOLDERS = ("annotations", "annotation")
+PICTURE_FOLDERS = ("images", "data", "jpegimages")
+
 
 def is_hidden(name: str) -> bool:
     """Whether a name is none of the set's: hidden ones, and what macOS adds to archives."""
@@ -24,6 +27,13 @@ def subfolders(parent: Path) -> dict[str, Path]:
     with os.scandir(parent) as entries:  # asks the disk nothing for each of 100,000 pictures, unlike Path.is_dir
         names = sorted(e.name for e in entries if e.is_dir() and not is_hidden(e.name))
     return {name.lower(): parent / name for name in names}
+
+
+def files_in(folder: Path, suffixes: frozenset[str]) -> list[Path]:
+    """The folder's own files with one of these suffixes (in any case), sorted; none that is hidden."""
+    with os.scandir(folder) as entries:
+        names = sorted(e.name for e in entries if not is_hidden(e.name))
+    return [folder / name for name in names if os.path.splitext(name)[1].lower() in suffixes]  # noqa: PTH122
 
 
 def files_below(folder: Path, suffixes: frozenset[str]) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nanogfl.data import coco, splits
+from nanogfl.data import coco_files
 from nanogfl.data.table import Table
 from nanogfl.errors import UsageError
 from nanogfl.pictures import SUFFIXES
@@ -21,14 +21,12 @@ def spare_the_set(table: Table, data: object, *targets: str | Path | None) -> No
         targets: files to be written; None for those that nobody asked for.
 
     Raises:
-        UsageError: one of them, or a folder.
+        UsageError: one of them.
     """
     own = Path(data).expanduser().resolve() if isinstance(data, str | Path) else None
     root = table.root.resolve()
     for target in filter(None, targets):
         place = Path(target).resolve()
-        if place.is_dir():
-            raise UsageError(f"{target} is a folder; name a file")
         suffix, inside = place.suffix.lower(), place.is_relative_to(root)
         if place == own or (inside and suffix in READ and place.exists()):
             raise UsageError(f"{target} is a file of the set {table.root}, which is never touched; name another file")
@@ -37,9 +35,22 @@ def spare_the_set(table: Table, data: object, *targets: str | Path | None) -> No
             raise UsageError(f"{target} would be read as annotations of the set {table.root}; name a file elsewhere")
 
 
+def keep_apart(table: Table, folder: Path) -> None:
+    """Refuse a folder for a report where the set's files lie: it would take their names, or be read as theirs.
+
+    Raises:
+        UsageError: it is the set's root, holds or is held by a folder of its pictures, or is one of annotations.
+    """
+    root, place = table.root.resolve(), folder.resolve()
+    pictures = {p.resolve() for p in {e.path.parent for e in table.examples}} - {root}
+    above = place.is_relative_to(root) and any(p.is_relative_to(place) for p in pictures)
+    among = above or place == root or any(place.is_relative_to(p) for p in pictures)
+    if among or _looks_for_json(table, root, place):
+        raise UsageError(f"{folder} is a folder of the set {table.root}, which is never touched; name another folder")
+
+
 def _looks_for_json(table: Table, root: Path, folder: Path) -> bool:
     """Whether a reading of the set as a folder takes the jsons of this one for COCO's."""
     if table.form == "voc" or (table.form == "yolo" and any(root.glob("*.y*ml"))):
         return False
-    part = folder.name.lower() in coco.ANNOTATION_FOLDERS or splits.named(folder.name) is not None
-    return folder == root or (folder.parent == root and part)
+    return folder.is_relative_to(root) and coco_files.looks_in(folder.relative_to(root))

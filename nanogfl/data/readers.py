@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from nanogfl.boxes import areas
 from nanogfl.data import coco, coco_files, data_yaml, voc, yolo
 from nanogfl.data.findings import KINDS, Finding, Findings, listed
-from nanogfl.data.folders import subfolders
-from nanogfl.data.headers import Header, lies, lies_unsaid, read_header, turned
+from nanogfl.data.folders import relative, subfolders
+from nanogfl.data.frames import framed, in_its_frame
+from nanogfl.data.headers import Header, read_header
 from nanogfl.data.merge import mergeable, merged
-from nanogfl.data.resized import Framed, believed, scale_of
+from nanogfl.data.resized import believed
 from nanogfl.data.table import Example, Table
 from nanogfl.errors import DataError
 
@@ -29,7 +30,8 @@ log = logging.getLogger(__name__)
 
 FORMS = (
     "known forms are COCO (a json, or a folder with jsons for train/val/test), "
-    "Pascal VOC (Annotations/*.xml) and YOLO (data.yaml, or images/ beside labels/)"
+    "Pascal VOC (Annotations/*.xml) and YOLO (data.yaml, or images/ beside labels/); "
+    "xml or txt files may also lie beside their pictures"
 )
 EDGE = 1.0  # px; a box that reaches less over the edge was only rounded
 HEADER_THREADS, HEADER_CHUNK = 8, 64  # threads for slow disks, chunks because a task costs as much as a header
@@ -71,8 +73,23 @@ def _read_file(path: Path, notes: Findings) -> Table:
 
 def _read_folder(root: Path, notes: Findings) -> Table:
     """Read the first form that the folder shows, or its only sub-folder does (as archives unpack)."""
-    table = notes.attempt("data.yaml", lambda: _by_config(root, notes), None)
+    table, place, inner = None, root, [root]
+    while table is None and len(inner) == 1:
+        table, place = _shown(inner[0], notes), inner[0]
+        inner = list(subfolders(place).values())
     if table is not None:  # it may be empty
+        return table
+    why = "; ".join(f.detail for f in notes.found)
+    sets = [relative(f, root) for f in inner if voc.find(f) or yolo.find_folders(f)]
+    if sets and not why:
+        why = f"{root} is no annotated set, but its folders are: {', '.join(sets[:5])}; give one of them"
+    raise DataError(why or f"{root} is {'no annotated set' if any(root.iterdir()) else 'an empty folder'}: {FORMS}")
+
+
+def _shown(root: Path, notes: Findings) -> Table | None:
+    """Read the first form that the folder itself shows; labels beside the pictures come last: any file may lie so."""
+    table = notes.attempt("data.yaml", lambda: _by_config(root, notes), None)
+    if table is not None:
         return table
     if files := voc.find(root):
         return voc.read(root, files, notes)
@@ -80,11 +97,10 @@ def _read_folder(root: Path, notes: Findings) -> Table:
         return coco.read(root, sources, notes)
     if folders := yolo.find_folders(root):
         return yolo.read_folders(root, folders, notes)
-    inner = list(subfolders(root).values())
-    if len(inner) == 1:
-        return _read_folder(inner[0], notes)
-    why = "; ".join(f.detail for f in notes.found)
-    raise DataError(why or f"{root} is {'no annotated set' if any(root.iterdir()) else 'an empty folder'}: {FORMS}")
+    if files := voc.find_flat(root):
+        return voc.read(root, files, notes)
+    folders = yolo.find_flat(root)
+    return yolo.read_folders(root, folders, notes, flat=True) if folders else None
 
 
 def _by_config(root: Path, notes: Findings) -> Table | None:
@@ -111,9 +127,10 @@ def _settled(table: Table, notes: Findings) -> Table:
 
 def _summary(kind: str, found: Sequence[Finding]) -> str:
     first = found[0]
-    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     where = ", ".join(filter(None, (first.file, first.where)))
-    return f"{len(found)} {KINDS[kind].told}, first in {where}{more}: {first.detail}"
+    if len(found) == 1:
+        return f"{KINDS[kind].told}: {where}: {first.detail}"
+    return f"{len(found)} {KINDS[kind].told}, first in {where} (and {len(found) - 1} more): {first.detail}"
 
 
 def _once(examples: Sequence[Example], notes: Findings) -> list[Example]:
@@ -124,8 +141,10 @@ def _once(examples: Sequence[Example], notes: Findings) -> list[Example]:
         if not group or mergeable(group[0], example):
             group.append(example)
             continue
-        places = [e.split or "the same list" for e in (example, group[0])]
-        detail = f"as {example.source_id}, in {places[0]}; it stays in {places[1]}"
+        where = f" in {example.split}" if example.split else ""
+        where += f" as {example.source_id}" if example.source_id != example.name else ""
+        alike = example.split == group[0].split
+        detail = f"listed twice{where}" if alike else f"listed{where}; it stays in {group[0].split}"
         notes.add("picture-repeated", example.name, "", detail)
     for group in groups.values():
         if len(group) > 1:
@@ -143,41 +162,15 @@ def _sized(examples: Sequence[Example], notes: Findings) -> list[Example]:
         chunks = [paths[i : i + HEADER_CHUNK] for i in range(0, len(paths), HEADER_CHUNK)]
         headers = [head for part in pool.map(lambda chunk: [*map(read_header, chunk)], chunks) for head in part]
     known = [(e, head) for e, head in zip(examples, headers, strict=True) if isinstance(head, Header)]
-    believe = believed(_framed(e, head) for e, head in known if all((e.width, e.height)))
+    believe = believed(framed(e, head) for e, head in known if all((e.width, e.height)))
     sized = []
     for example, head in zip(examples, headers, strict=True):
         if isinstance(head, Finding):
             notes.add(head.kind, example.name, "", head.detail)
             continue
-        example = _in_its_frame(example, head, believe, notes)
+        example = in_its_frame(example, head, believe, notes)
         sized.append(replace(example, width=head.upright[0], height=head.upright[1]))
     return sized
-
-
-def _framed(example: Example, head: Header) -> Framed:
-    return Framed(example.boxes, (example.width, example.height), head.upright)
-
-
-def _in_its_frame(example: Example, head: Header, believe: dict[bool, bool], notes: Findings) -> Example:
-    """Its boxes in the frame of the upright picture, where they are said, or bound, to be in another."""
-    annotated, upright = (example.width, example.height), head.upright
-    shown = f"upright the picture is {upright[0]}x{upright[1]}"
-    if not all(annotated):
-        if not lies_unsaid(example.boxes, head):
-            return example
-        notes.add("picture-lying", example.name, "", f"annotated without a size, {shown}, which its boxes do not fit")
-        return replace(example, boxes=turned(example.boxes, head))
-    if annotated == upright:
-        return example
-    detail = f"annotated as {annotated[0]}x{annotated[1]}, {shown}"
-    if annotated == head.size and lies(example.boxes, head):
-        notes.add("picture-lying", example.name, "", detail)
-        return replace(example, boxes=turned(example.boxes, head))
-    scale = None if annotated == head.size else scale_of(_framed(example, head), believe)
-    notes.add("size-scaled" if scale else "size-differs", example.name, "", detail)
-    if not scale:
-        return example
-    return replace(example, boxes=example.boxes * (scale * 2), areas=example.areas * (scale[0] * scale[1]))
 
 
 def _with_sound_boxes(examples: list[Example], names: Sequence[str], fractions: bool, notes: Findings) -> list[Example]:

@@ -12,9 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nanogfl.data.headers import fits
-
 PART = 0.2  # of the pictures
+FITS = 1.5  # px that a box may reach over its frame and still fit it
 SMALLEST = 16  # px; smaller frames have no shape to speak of
 
 
@@ -41,6 +40,11 @@ class Framed(NamedTuple):
     def within(self, frame: tuple[int, int]) -> bool:
         """Whether there are boxes, all of them in this frame."""
         return bool(len(self.boxes)) and bool(np.isfinite(self.boxes).all()) and fits(self.boxes, frame)
+
+
+def fits(boxes: NDArray[np.float64], frame: tuple[int, int]) -> bool:
+    """Whether finite boxes reach no further than a frame of this width and height, nearly."""
+    return bool((boxes[:, 2:].max(axis=0) - FITS <= frame).all())
 
 
 def believed(pictures: Iterable[Framed]) -> dict[bool, bool]:

@@ -15,15 +15,14 @@ from defusedxml import DefusedXmlException, ElementTree
 
 from nanogfl.data import splits
 from nanogfl.data.findings import Findings
-from nanogfl.data.folders import files_below, subfolders
+from nanogfl.data.folders import ANNOTATION_FOLDERS, PICTURE_FOLDERS, files_below, files_in, subfolders
 from nanogfl.data.table import Example, Table
 from nanogfl.data.text import read_text
 from nanogfl.errors import DataError
 from nanogfl.pictures import SUFFIXES
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
-ANNOTATION_FOLDERS = ("annotations", "annotation")
-PICTURE_FOLDERS = ("jpegimages", "images")
+XML = frozenset({".xml"})
 LISTS = {"train": "train", "val": "val", "valid": "val", "test": "test", "trainval": "train"}
 
 
@@ -46,7 +45,13 @@ def find(root: Path) -> list[Path]:
     for part in parts:
         own = [f for n, f in subfolders(part).items() if n in ANNOTATION_FOLDERS]
         places += own or [part]
-    return sorted({p for place in places for p in files_below(place, frozenset({".xml"}))})
+    return sorted({p for place in places for p in files_below(place, XML)})
+
+
+def find_flat(root: Path) -> list[Path]:
+    """Find xml files beside the pictures, as LabelImg leaves them: none unless one has a picture's name."""
+    stems, files = {p.stem for p in files_in(root, SUFFIXES)}, files_in(root, XML)
+    return files if any(p.stem in stems for p in files) else []
 
 
 def read(root: Path, files: list[Path], notes: Findings) -> Table:
@@ -60,8 +65,8 @@ def read(root: Path, files: list[Path], notes: Findings) -> Table:
     ]
     said = [note for note in read if note]
     names = sorted({name for note in said for name, *_ in note.boxes})
-    if not names:
-        raise DataError(f"{root}: none of the {len(files)} xml files has an object; is this the folder of the set?")
+    if not names and not notes.patient:
+        raise DataError(_without_objects(root, len(files), notes))
     index = {name: i for i, name in enumerate(names)}
     listed = _listed(root, [note.path for note in said], notes)
     shelf = _Shelf(root)
@@ -74,6 +79,15 @@ def read(root: Path, files: list[Path], notes: Findings) -> Table:
         else:
             examples.append(example)
     return Table(root, "voc", tuple(names), tuple(examples))
+
+
+def _without_objects(root: Path, count: int, notes: Findings) -> str:
+    """Say why a set has no class: no box was drawn, or none that can be used."""
+    lost = [f for f in notes.found if f.kind in ("box-malformed", "class-unknown")]
+    if not lost:
+        return f"{root}: none of the {count} xml files has an object, and boxes teach; is this the folder of the set?"
+    first = f"{lost[0].file}, {lost[0].where}: {lost[0].detail}"
+    return f"{root}: none of the {count} xml files has an object with a name and a bndbox of four numbers; {first}"
 
 
 def _read_note(path: Path, where: str, notes: Findings) -> _Note:
@@ -160,7 +174,7 @@ class _Shelf:
     def _in(self, place: Path) -> dict[str, Path]:
         """Pictures of a folder by name and by stem."""
         if place not in self._files:
-            files = sorted(p for p in place.glob("*") if p.suffix.lower() in SUFFIXES)
+            files = files_in(place, SUFFIXES) if place.is_dir() else []
             self._files[place] = {p.stem: p for p in reversed(files)} | {p.name: p for p in files}
         return self._files[place]
 
@@ -174,7 +188,8 @@ class _Shelf:
                 inner = inner if below.name.lower() in ANNOTATION_FOLDERS else below.name / inner
                 usual = [p for n, p in subfolders(below.parent).items() if n in PICTURE_FOLDERS]
                 places += [q for p in usual for q in (p / inner, p)]
-            self._places[folder] = list(dict.fromkeys([*places, folder, folder.parent]))
+            beside = [folder] if folder == self.root else [folder, folder.parent]
+            self._places[folder] = list(dict.fromkeys([*places, *beside]))
         return self._places[folder]
 
 

@@ -19,7 +19,7 @@ from nanogfl.doctor.labels import boxes_by_class, spellings
 from nanogfl.doctor.look import Look
 from nanogfl.doctor.names import plain_name
 from nanogfl.doctor.pictures import SUFFIXES, good_suffix
-from nanogfl.errors import DataError
+from nanogfl.errors import DataError, UsageError
 from nanogfl.members import pack, read_bytes
 from nanogfl.pictures import read_picture, write_picture
 from nanogfl.wholefile import write_json
@@ -37,7 +37,8 @@ def write_copy(found: Checkup, out: Path, shards: int | None = None) -> str:
         shards: pictures a tar; None: each is a file of its own.
 
     Raises:
-        DataError: the folder is there, or lies in the set; or nothing would be left.
+        UsageError: the folder is there, or lies in the set.
+        DataError: nothing would be left.
     """
     out = out.absolute()
     spare(found.table, out)
@@ -59,11 +60,11 @@ def write_copy(found: Checkup, out: Path, shards: int | None = None) -> str:
 
 
 def spare(table: Table, out: Path) -> None:
-    """Raise DataError where the copy would be written over something, or into the set."""
+    """Raise UsageError where the copy would be written over something, or into the set."""
     if out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
-        raise DataError(f"{out} is there already; give --fix a new folder")
+        raise UsageError(f"{out} is there already; give --fix a new folder")
     if out.resolve().is_relative_to(table.root.resolve()):
-        raise DataError(f"{out} lies inside the set, which is never touched; give --fix a folder outside of it")
+        raise UsageError(f"{out} lies inside the set, which is never touched; give --fix a folder outside of it")
 
 
 def _kept(found: Checkup) -> Iterator[tuple[Example, Look]]:

@@ -7,10 +7,8 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from nanogfl.data.data_yaml import find_config, load
 from nanogfl.data.findings import Findings
 from nanogfl.data.table import Table
-from nanogfl.errors import DataError
 
 UNEQUAL = 10  # times the boxes of another class
 BETWEEN_WORDS = re.compile(  # whole runs of them, for what is left of one would part other names
@@ -35,7 +33,6 @@ def note_labels(table: Table, notes: Findings) -> None:
     )
     _note_imbalance(table, merged, notes)
     _note_untaught(table, kept, notes)
-    _note_count(table, notes)
 
 
 def boxes_by_class(table: Table) -> dict[str, int]:
@@ -82,15 +79,3 @@ def _note_untaught(table: Table, kept: dict[str, str], notes: Findings) -> None:
     for split in ("val", "test"):
         for name in sorted(by_split[split] - by_split["train"] if by_split.get("train") else ()):
             notes.add("class-untaught", table.root.name, split, f"{name} is in {split}, but never in train")
-
-
-def _note_count(table: Table, notes: Findings) -> None:
-    """Say where a data.yaml counts other classes than it names: a name may have got lost."""
-    try:
-        file = find_config(table.root) if table.form == "yolo" else None
-        said = load(file) if file else {}
-    except DataError:  # said by the reader
-        return
-    count, names = said.get("nc"), said.get("names")
-    if file and isinstance(count, int) and isinstance(names, list | dict) and count != len(names):
-        notes.add("class-count", file.name, "nc", f"nc is {str(count)[:20]}, but {len(names)} names are listed")

@@ -6,18 +6,16 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from nanogfl.data.findings import Findings
 from nanogfl.data.folders import relative
 from nanogfl.data.table import Example, Table
-from nanogfl.data.yolo import label_files
+from nanogfl.data.yolo_labels import TEXT, Labels
 from nanogfl.pictures import SUFFIXES
 
-OTHER_FORMS = frozenset(
-    {".gif", ".heic", ".heif", ".avif", ".jfif", ".jpe", ".jp2", ".ppm", ".pgm", ".dng", ".psd", ".svg"}
-)
+OTHER_FORMS = frozenset({".gif", ".heic", ".heif", ".avif", ".jp2", ".ppm", ".pgm", ".dng", ".psd", ".svg"})
 PLAIN = re.compile(r"[A-Za-z0-9_.+,()\[\]@-]+")
 LONGEST = 180  # bytes of one name; disks take 255, archives and suffixes of our own less
 COMPANIONS = re.compile(r"mask|segment|panoptic|stuff|depth|thumb")  # folders of pictures that go with others
@@ -29,13 +27,18 @@ def note_names(table: Table, notes: Findings) -> None:
     for example in table.examples:
         if reason := oddity(example.name):
             notes.add("name-odd", example.name, "", reason)
-    for why, same in (("differ only in case", _by_case), ("share one label file", _by_stem)):
-        groups: dict[str, list[Example]] = defaultdict(list)
-        for example in table.examples:
-            groups[same(example.name)].append(example)
-        for group in groups.values():
-            for example in group[1:] if why[0] == "d" or table.form == "yolo" else ():
-                notes.add("name-collides", example.name, "", f"{group[0].name} and this {why}")
+    _note_collisions(table, _by_case, "differ only in case", notes)
+    if table.form == "yolo":
+        _note_collisions(table, _by_stem, "share one label file", notes)
+
+
+def _note_collisions(table: Table, same: Callable[[str], str], why: str, notes: Findings) -> None:
+    groups: dict[str, list[Example]] = defaultdict(list)
+    for example in table.examples:
+        groups[same(example.name)].append(example)
+    for group in groups.values():
+        for example in group[1:]:
+            notes.add("name-collides", example.name, "", f"{group[0].name} and this {why}")
 
 
 def oddity(name: str) -> str:
@@ -73,7 +76,7 @@ def note_orphans(table: Table, notes: Findings, whole: bool = True) -> None:
         elif suffix in SUFFIXES and name not in spoken:
             notes.add("picture-unannotated", name, "", "no annotation speaks of it")
     for folder, count in _unspoken_folders(table.root, known) if whole else ():
-        notes.add("folder-unlisted", folder, "", f"{count} pictures, none of which is listed")
+        notes.add("folder-unlisted", folder, "", f"{count} picture{'s' * (count > 1)}, none listed")
     if table.form == "yolo":
         _note_orphan_labels(table, notes)
 
@@ -92,10 +95,11 @@ def _unspoken_folders(root: Path, known: set[Path]) -> Iterator[tuple[str, int]]
 def _note_orphan_labels(table: Table, notes: Findings) -> None:
     named = {example.name for example in table.examples} | {f.file for f in notes.found}
     pictures = [table.root / name for name in named if Path(name).suffix.lower() in SUFFIXES]
-    known = {file for picture in pictures for file in label_files(picture)}
-    folders = sorted({next(label_files(e.path)).parent for e in table.examples if "images" in e.name.lower()})
+    labels = Labels()
+    known = {file for picture in pictures for file in labels.of(picture)}
+    folders = {labels.folders(e.path.parent)[0] for e in table.examples if "images" in e.name.lower()}
     for file in sorted(p for folder in folders for p in _files(folder)):
-        if file.suffix == ".txt" and file not in known and file.stem.lower() not in CLASS_LISTS:
+        if file.suffix.lower() in TEXT and file not in known and file.stem.lower() not in CLASS_LISTS:
             name = relative(file, table.root)
             notes.add("picture-missing", name, "", "a label file without a picture")
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from nanogfl.data.findings import Findings
 from nanogfl.data.table import Example
 from nanogfl.doctor.look import Look
+from nanogfl.pictures import JPEGS
 
 SUFFIXES = {
-    "JPEG": (".jpg", ".jpeg", ".jfif", ".jpe"),
+    "JPEG": JPEGS,
     "MPO": (".jpg", ".jpeg"),  # two views in one JPEG, as some phones write it
     "PNG": (".png",),
     "BMP": (".bmp", ".dib"),

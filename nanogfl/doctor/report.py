@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from nanogfl.data.findings import KINDS, Finding
 from nanogfl.data.folders import relative
 from nanogfl.data.table import Example
-from nanogfl.data.yolo import label_files
+from nanogfl.data.yolo_labels import Labels
 from nanogfl.detections import Detections
 from nanogfl.doctor.check import Checkup
 from nanogfl.doctor.plots import histogram, rows, shares
@@ -92,8 +92,8 @@ def _problems(found: Checkup) -> Iterator[Html]:
 def _pictures_of(found: Checkup, problems: list[Finding]) -> Iterator[Html]:
     """The first pictures that these problems are of; twins beside each other, the box at fault marked."""
     examples = {e.name: e for e in found.table.examples}
-    of_labels = found.table.examples if found.table.form == "yolo" else ()
-    by_label = {relative(file, found.table.root): e for e in of_labels for file in label_files(e.path)}
+    of_labels, labels = found.table.examples if found.table.form == "yolo" else (), Labels()
+    by_label = {relative(file, found.table.root): e for e in of_labels for file in labels.of(e.path)}
     twins = {examples_at.name: t.other for t in found.twins for examples_at in [found.table.examples[t.index]]}
     count = 0
     for problem in problems:

@@ -24,6 +24,7 @@ DPI = 160
 CURVES = 10  # more classes than these are a thicket
 BARS = 40
 CELLS = 20
+LONGEST = 22  # letters of a class name
 
 
 def new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
@@ -45,10 +46,10 @@ def _titles(axis: Axes, title: str, x: str, y: str) -> None:
     axis.set_ylabel(y, fontsize=9, color=SOFT)
 
 
-def plain(name: str, most: int = 22) -> str:
+def plain(name: str) -> str:
     """A class name that matplotlib writes as it is: no formulas, one line, cut where it is long."""
     shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(name.split()))
-    shown = shown if len(shown) <= most else shown[: most - 1] + "…"
+    shown = shown if len(shown) <= LONGEST else shown[: LONGEST - 1] + "…"
     return shown.replace("$", r"\$")
 
 

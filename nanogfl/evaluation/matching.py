@@ -1,5 +1,4 @@
-"""Which detection found which label, and what is wrong with the others: one picture at a time, and
-then pooled over a set.
+"""Which detection found which label, and what is wrong with the others: in one picture, and pooled over a set.
 
 The correct ones are pycocotools'. The wrong ones are named as TIDE names them (Bolya et al., ECCV 2020): each detection
 is one kind, by what it overlaps.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from nanogfl.data.ahead import in_order
-from nanogfl.data.outputs import spare_the_set
+from nanogfl.data.outputs import keep_apart, spare_the_set
 from nanogfl.data.readers import read_table
 from nanogfl.data.splits import evaluation_split, select
 from nanogfl.data.table import Example, Table
@@ -24,6 +24,7 @@ from nanogfl.detections import Detections
 from nanogfl.errors import DataError
 from nanogfl.evaluation.coco import Scores, score
 from nanogfl.predictor import Predictor, TorchDetector, load
+from nanogfl.runtime.outputs import check_outputs
 from nanogfl.view import View
 from nanogfl.wholefile import write_json
 
@@ -59,11 +60,17 @@ def evaluate(
 
     Raises:
         DataError: nothing to evaluate, or no class in common.
-        UsageError: the numbers would be written over a file of the set, or be read as its annotations.
+        UsageError: what is written would take the place of the model or of a file of the set, would be read as its
+            annotations, or cannot be written.
     """
+    written = {"--json": Path(json_file) if json_file else None}
+    written["--report"] = Path(report, "report.json") if report else None
+    check_outputs([given for given in (model, data) if isinstance(given, str | Path)], written)
     limits = Thresholds(score_threshold, EVALUATION.iou, EVALUATION.max_boxes)
     table = data if isinstance(data, Table) else read_table(data)
     spare_the_set(table, data, json_file)
+    if report:
+        keep_apart(table, Path(report))
     split = split or evaluation_split(table)
     table = select(table, split)
     predictor = on_gpu(load(model, input=input, config=config)) if isinstance(model, str | Path) else model

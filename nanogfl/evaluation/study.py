@@ -21,7 +21,7 @@ from nanogfl.evaluation.suspects import Suspect, suspects
 
 @dataclass(frozen=True)
 class Study:
-    """A model's detections on a set, and everything that is told of them.
+    """What was evaluated; the rest follows from it.
 
     Attributes:
         title: what was evaluated on what.

@@ -40,15 +40,21 @@ def spare(sources: Iterable[str | Path], targets: Iterable[tuple[str, Path]]) ->
         targets: files to be written, each with the option that asks for it.
 
     Raises:
-        UsageError: one of them.
+        UsageError: one of them, or a target that would be a file here and a folder there.
     """
     taken = {Path(source).resolve(): f"{source}, which is read" for source in sources}
+    written: dict[Path, str] = {}
+    above: dict[Path, str] = {}
     for option, target in targets:
         place = target.resolve()
         if place in taken:
             raise UsageError(f"{option}: {target} would be written over {taken[place]}; name another place")
-        if not target.exists() or target.is_file():  # a device takes any number
+        if rival := above.get(place) or next((written[p] for p in place.parents if p in written), ""):
+            raise UsageError(f"{option}: {target} and what {rival} writes would lie in each other; name another place")
+        if not target.exists() or target.is_file() or target.is_dir():  # a device takes any number
             taken[place] = f"what {option} writes"
+            written[place] = option
+            above.update(dict.fromkeys(place.parents, option))
 
 
 def _check_place(option: str, named: Path, file: Path | None = None) -> None:
