@@ -194,6 +194,8 @@ def main() -> None:
     if given.jobs:
         with ThreadPoolExecutor(given.jobs) as pool:
             list(pool.map(one, list(planned(given, done))))
+    if not done:
+        parser.error("no row is called so, and there are no results yet")
     print(table(done))
     picture(done, given.results.with_suffix(".png"))
 

@@ -93,4 +93,6 @@ def main(model: str, data: str, split: str | None = None) -> None:
 
 
 if __name__ == "__main__":
+    if not 3 <= len(sys.argv) <= 4:
+        sys.exit(f"usage: {__doc__.strip().splitlines()[-1].strip()}")
     main(*sys.argv[1:])

@@ -17,6 +17,7 @@ import typer
 from models import NAMES, write_models, write_scene
 from runs import block_picture, write_coco
 
+import nanogfl
 from nanogfl.cli import app, main
 from nanogfl.errors import UsageError
 
@@ -242,6 +243,17 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     assert plain.returncode == debug.returncode == 1
     assert plain.stderr == f"error: there is no file {tmp_path / 'no.onnx'}; check the path\n" and not plain.stdout
     assert "Traceback (most recent call last)" in debug.stderr and "ModelError: there is no file" in debug.stderr
+
+
+def test_the_version_is_the_packages(command: Callable[..., Any]) -> None:
+    assert command("--version") == (0, f"nanogfl {nanogfl.__version__}\n", "")
+    assert command("-h").out == command("--help").out and "--debug" in command("-h").out
+
+
+@pytest.mark.parametrize("option", [["--hold", "3"], ["--no-smooth"]])
+def test_what_only_tracking_uses_is_refused_without_it(option: list[str], command: Callable[..., Any]) -> None:
+    said = command("webcam", "m.onnx", "--source", "0", *option)
+    assert said.code == 2 and "are of no use without --track" in said.err
 
 
 @pytest.mark.parametrize("arguments", [["--debug", "info", "no.onnx"], ["info", "--debug", "no.onnx"]])

@@ -13,7 +13,8 @@ import typer
 app = typer.Typer(
     name="nanogfl",
     help="Small object detectors for phones: from your pictures to one ONNX file that takes a frame and returns boxes.",
-    epilog="Start with: nanogfl quickstart",
+    epilog="Start with: nanogfl quickstart. With --debug, anywhere, errors show where they arose.",
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -25,6 +26,25 @@ Input = Annotated[str | None, typer.Option("--input", help="Input size: 320 or H
 Config = Annotated[Path | None, typer.Option("--config", help="NanoDet's .yml, for its input size and class names.")]
 Score = Annotated[float, typer.Option("--score", help="Boxes above this score, 0 to 1.", min=0, max=1)]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the result to this file as JSON.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from nanogfl import __version__
+
+        say(f"nanogfl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which nanogfl this is.")
+    ] = False,
+) -> None:
+    """What can be asked without a verb."""
+    del version
+
 
 # The help page's lines, short enough for 80 columns, in the order in which one comes to need the verbs.
 VERBS = {

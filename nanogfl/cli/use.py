@@ -17,6 +17,7 @@ from nanogfl.errors import UsageError
 if TYPE_CHECKING:
     from nanogfl.predictor import Predictor
     from nanogfl.runtime.predict import Predicts
+    from nanogfl.runtime.track import Tracker
 
 
 @app.command(epilog="Example: nanogfl predict model.onnx pictures/*.jpg --draw drawn/ --json found.json")
@@ -105,8 +106,9 @@ def webcam(
     track: Annotated[bool, typer.Option("--track", help="Give ids, and steady the boxes.")] = False,
     smooth: Annotated[bool, typer.Option(help="With --track: steady boxes, or the detections' own.")] = True,
     hold: Annotated[
-        float, typer.Option("--hold", min=0, help="With --track: seconds an unseen object keeps its id.")
-    ] = 1.0,
+        float | None,
+        typer.Option("--hold", min=0, show_default="1", help="With --track: seconds an unseen object keeps its id."),
+    ] = None,
     sigma: Annotated[
         bool, typer.Option("--sigma", help="Draw each side as wide as it is uncertain; records hold it, too.")
     ] = False,
@@ -129,10 +131,10 @@ def webcam(
     from nanogfl.runtime.look import Look
     from nanogfl.runtime.outputs import check_outputs
     from nanogfl.runtime.screen import open_window
-    from nanogfl.runtime.track import Tracker
     from nanogfl.runtime.webcam import Webcam
     from nanogfl.wholefile import write_json
 
+    tracker = _tracker(track, smooth, hold)
     opened, chosen = open_source(source, patience), _chosen(classes)
     check_outputs([model, *files_of(opened)], {"--record": record, "--summary": summary})
     detector = load(model, input=input, config=config)
@@ -143,7 +145,7 @@ def webcam(
         screen=window,
         look=Look(score, sigma=sigma, figures=figures),
         classes=chosen,
-        tracker=Tracker(smooth=smooth, hold_s=hold) if track else None,
+        tracker=tracker,
         record=record,
         report=None if window else lambda found: say(json.dumps(found)),
     )
@@ -160,6 +162,15 @@ def _chosen(names: str | None) -> list[str] | None:
     if names is not None and not listed(names):
         raise UsageError(f"--classes {names!r} names no class; give some, separated by commas, or leave it away")
     return None if names is None else listed(names)
+
+
+def _tracker(track: bool, smooth: bool, hold: float | None) -> Tracker | None:
+    """What gives ids, where that is asked for."""
+    from nanogfl.runtime.track import Tracker
+
+    if not track and (hold is not None or not smooth):
+        raise UsageError("--hold and --no-smooth are of no use without --track; add it, or leave them out")
+    return Tracker(smooth=smooth, hold_s=1.0 if hold is None else hold) if track else None
 
 
 @contextmanager

@@ -64,12 +64,9 @@ def for_training(table: Table) -> tuple[Table, Table]:
     if "val" in membership.values():
         return train, select(table, "val")
     members = _tenth({e.name for e in train.examples})
-    log.warning(
-        "%s has no val split: %d of its %d train pictures, chosen by a hash of their names, measure the training",
-        table.root,
-        len(members),
-        len(train),
-    )
+    said = f"{len(members)} of its {len(train)} train pictures, chosen by a hash of their names, measure the training"
+    said = said if members else f"{len(train)} train pictures are too few to measure the training by some of them"
+    log.warning("%s has no val split: %s", table.root, said)
     return train.where(lambda e: e.name not in members), train.where(lambda e: e.name in members)
 
 

@@ -35,7 +35,7 @@ def recommend(table: Table) -> dict[str, Any]:
 
 def best_side(table: Table) -> tuple[int, str]:
     """The smallest usual input at which nine of ten boxes span a cell of the finest level, not above the pictures."""
-    if not sum(len(e.boxes) for e in table.examples):
+    if not len(lengths(table, None)):
         return 320, "there are no boxes to choose by; 320 is the default"
     largest = _native(table)
     sides = [s for s in SIDES if s >= PUBLISHED[0] and s <= largest] or [

@@ -86,7 +86,8 @@ def score_choice(curve: Curve, threshold: float) -> Figure:
     axis.axvline(threshold, color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
     best = f" {threshold:.2f}: F1 {curve.f1.max(initial=0):.2f}"
     side = "right" if threshold > 0.7 else "left"
-    axis.text(threshold, 0.03, best + " " * (side == "right"), fontsize=8.5, color=SOFT, ha=side)
+    ground = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}  # curves may run there
+    axis.text(threshold, 0.03, best + " " * (side == "right"), fontsize=8.5, color=SOFT, ha=side, bbox=ground)
     axis.set(xlim=(0, 1), ylim=(0, 1.03))
     _titles(axis, "Which score to ask for", "boxes above this score are shown", "all classes together")
     axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), **LEGEND)

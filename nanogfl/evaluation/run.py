@@ -108,7 +108,8 @@ def in_model_order(table: Table, names: Sequence[str]) -> Table:
     common = [name for name in table.names if name in names]
     if not common:
         raise DataError(
-            f"no class in common: {table.root} has {', '.join(table.names[:8])}; the model has {', '.join(names[:8])}; "
+            f"no class in common: {table.root} has {', '.join(table.names[:8]) or 'none'}; "
+            f"the model has {', '.join(names[:8])}; "
             "evaluate on a set with the model's classes"
         )
     unknown = [name for name in table.names if name not in names]
