@@ -141,7 +141,7 @@ def test_a_report_of_almost_nothing(
     table = Table(tmp_path, "coco", ("cat",), (example(tmp_path, "a.png", boxes, labels),))
     given = [found(detections, [0] * len(detections), ("cat",))]
     page = Page(write_report(tmp_path / "report", Study("one", table, given, score(table, given))))
-    assert "Not known" in page.text, why
+    assert "Not known: the model does not give it" in page.text, why
     assert json.loads((tmp_path / "report" / "report.json").read_text())["sigma"] is None
 
 

@@ -136,7 +136,9 @@ def _confusions(study: Study, plots: dict[str, Html]) -> list[Html]:
 def _sigma(study: Study, plots: dict[str, Html]) -> list[Html]:
     found = study.sigma
     if found is None:
-        return [text("Not known: the file does not give it (nanogfl export --sigma), or too few boxes were found.")]
+        given = any(one.side_sigma is not None for one in study.detections)
+        why = "too few boxes were found" if given else "the model does not give it (files do by nanogfl export --sigma)"
+        return [text(f"Not known: {why}.")]
     whole = found.whole
     said = text(
         f"Rank correlation of sigma and error (Spearman): {found.spearman:.3f}. {100 * whole.within_one:.0f} % of "
