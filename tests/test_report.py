@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,10 @@ def test_a_report_of_almost_nothing(
     table = Table(tmp_path, "coco", ("cat",), (example(tmp_path, "a.png", boxes, labels),))
     given = [found(detections, [0] * len(detections), ("cat",))]
     page = Page(write_report(tmp_path / "report", Study("one", table, given, score(table, given))))
-    assert "Not known: the model does not give it" in page.text, why
+    assert "Not known: too few boxes were found." in page.text, why
+    silent = [replace(one, side_sigma=None) for one in given]
+    page = Page(write_report(tmp_path / "silent", Study("one", table, silent, score(table, silent))))
+    assert "Not known: the model does not give it" in page.text
     assert json.loads((tmp_path / "report" / "report.json").read_text())["sigma"] is None
 
 
