@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -17,6 +16,7 @@ from onnxruntime import InferenceSession
 from nanogfl.data.readers import read_table
 from nanogfl.data.table import Table
 from nanogfl.deploy.inner import Network, activations, byte_tensors, network_of
+from nanogfl.deploy.pictures import spread
 from nanogfl.deploy.quantize import Range, to_bytes, weight_scales
 from nanogfl.errors import DataError
 from nanogfl.members import is_file
@@ -38,11 +38,6 @@ def calibration_table(calib: str | Path) -> Table:
     if not there:
         raise DataError(f"--calib {calib} holds no pictures; give a set with pictures like those to come")
     return replace(table, examples=tuple(spread(there, JUDGED)))
-
-
-def spread(examples: Sequence[Any], most: int) -> list[Any]:
-    """At most so many, evenly over the whole."""
-    return list(examples[:: -(-len(examples) // most)])
 
 
 @dataclass

@@ -9,9 +9,10 @@ from typing import Any
 
 import onnx
 
-from nanogfl.deploy.calibrate import calibration_table, observe, spread
+from nanogfl.deploy.calibrate import calibration_table, observe
 from nanogfl.deploy.candidates import Candidate, Judge, choose, latencies, opened
 from nanogfl.deploy.inner import network_of
+from nanogfl.deploy.pictures import spread
 from nanogfl.errors import DataError, ExportError, UsageError
 
 log = logging.getLogger(__name__)

@@ -48,6 +48,11 @@ class FileCard:
     temperature: float = 1.0
     centred: bool = False
 
+    @property
+    def defaults(self) -> dict[str, float]:
+        """The thresholds by the names that they have in the graph."""
+        return dict(zip(("score_threshold", "iou_threshold", "max_boxes"), astuple(self.thresholds), strict=True))
+
     def to_metadata(self) -> dict[str, str]:
         """Strings, as they are stored in the file."""
         values = {
