@@ -18,8 +18,9 @@ from runs import block_picture, write_coco
 import nanogfl
 from nanogfl.decode import Thresholds
 from nanogfl.deploy.build import Form, build
-from nanogfl.deploy.calibrate import METHODS, Statistics, correct_biases, equalise, observe
+from nanogfl.deploy.calibrate import METHODS, Statistics, observe
 from nanogfl.deploy.candidates import opened
+from nanogfl.deploy.equalise import correct_biases, equalise
 from nanogfl.deploy.inner import network_of
 from nanogfl.deploy.int8 import float_share, to_int8
 from nanogfl.deploy.pictures import spread

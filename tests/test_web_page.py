@@ -6,6 +6,7 @@ import base64
 import json
 import re
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -392,6 +393,42 @@ def test_no_camera_stays_on_that_nobody_looks_at(
         page.wait("Number(document.getElementById('frames').textContent) >= 3", 120)
         assert page.run("return document.getElementById('video').srcObject === made[2] && on()") == 1
         assert page.run(f"return {ALERT}") == ""
+
+
+@browsing
+def test_what_a_person_chose_is_not_replaced_by_what_arrives_later(
+    browser: Chromium, server: Server, models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The served model over a slow network; and of two pictures the one that is read longer."""
+    shutil.copy(models.sigma, tmp_path / "own.onnx")
+    arrives, sent = threading.Event(), serve.Handler._send_file
+
+    def late(handler: serve.Handler, file: Path) -> None:
+        if file.suffix == ".onnx":
+            arrives.wait(60)
+        sent(handler, file)
+
+    monkeypatch.setattr(serve.Handler, "_send_file", late)
+    with browser.page(address(server)) as page:
+        page.wait("!document.getElementById('choose-model').disabled")
+        page.choose_file("#model-file", tmp_path / "own.onnx")
+        page.wait("document.getElementById('model-line').textContent.startsWith('own.onnx')")
+        arrives.set()
+        page.run(APP + "await new Promise((r) => setTimeout(r, 500));")
+        assert page.run("return document.getElementById('model-line').textContent").startswith("own.onnx")
+        slow = """const read = window.createImageBitmap, go = [];
+            window.createImageBitmap = async (file, how) => {
+              if (file.name === 'slow.png') await new Promise((r) => go.push(r));
+              return read(file, how);
+            };
+            const blob = (w) => new Promise((r) => Object.assign(
+              document.createElement('canvas'), {width: w, height: 40}).toBlob(r));
+            const first = app.usePicture(new File([await blob(60)], 'slow.png'));
+            await app.usePicture(new File([await blob(90)], 'fast.png'));
+            go[0]();
+            await first;
+            return app.state.frame.width;"""
+        assert page.run(APP + slow) == 90
 
 
 @browsing
