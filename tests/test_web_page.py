@@ -582,3 +582,8 @@ def test_every_control_has_a_name_and_every_message_is_heard() -> None:
     for number in re.findall(r'<input id="([\w-]+)"(?![^>]*hidden)', html):
         assert f'for="{number}"' in html or re.search(rf'<label[^>]*><input id="{number}"', html), number
     assert 'role="alert"' in html and 'aria-live="polite"' in html and '<html lang="en">' in html
+
+
+def test_the_short_page_loads_the_version_that_is_tested_here() -> None:
+    text = (Path(__file__).parents[1] / "export/browser/README.md").read_text(encoding="utf-8")
+    assert re.findall(r"onnxruntime-web@([\d.]+)/", text) == [PIN["version"]] and "onnxruntime-web/dist" not in text
