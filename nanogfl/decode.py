@@ -23,7 +23,7 @@ class Thresholds:
     """What is kept. A pair of prior and class is a candidate above ``score``; greedy NMS within a class.
 
     Attributes:
-        score: lowest score, exclusive, 0 to 1.
+        score: only scores above this, 0 to 1.
         iou: a box that overlaps a better one of its class by more than this goes.
         max_boxes: at most this many boxes a picture.
     """
@@ -37,8 +37,8 @@ class Thresholds:
             value = getattr(self, name)
             if not 0 <= value <= 1:  # not a number is refused too
                 raise UsageError(f"{name} {value}: give a number from 0 to 1")
-        if self.max_boxes < 0:
-            raise UsageError(f"max_boxes {self.max_boxes}: give a number from 0")
+        if not isinstance(self.max_boxes, int | np.integer) or not 0 <= self.max_boxes < 2**63:  # the graph's int64
+            raise UsageError(f"max_boxes {self.max_boxes}: give a whole number from 0, below 2^63")
 
 
 @dataclass(frozen=True)

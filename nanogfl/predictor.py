@@ -138,10 +138,11 @@ class TorchDetector:
         raws = self.raw(np.stack(images))
         return [self.decode(raw, view, thresholds) for raw, view in zip(raws, views, strict=True)]
 
-    def see(self, picture: NDArray[np.uint8]) -> tuple[View, NDArray[np.float32]]:
-        """How a picture is seen, and what of it: normalised [3, H, W]."""
+    def see(self, picture: NDArray[np.uint8], rounds: bool = False) -> tuple[View, NDArray[np.float32]]:
+        """How a picture is seen, and what of it: normalised [3, H, W], of whole numbers where ``rounds``."""
         view = View(picture.shape[:2], self.input_size, self.card.resize)
-        return view, normalise(view.apply(picture))
+        image = view.apply(picture)
+        return view, normalise(np.rint(image) if rounds else image)
 
     def decode(self, raw: NDArray[np.float32], view: View, thresholds: Thresholds) -> Detections:
         """Detections from a picture's raw output."""

@@ -331,6 +331,11 @@ def test_sources_without_meaning_are_refused(source: str) -> None:
         ("rtsp://anna:a/b@10.0.0.2/x", "rtsp://***@10.0.0.2/x"),
         ("rtsp://10.0.0.2:554/a@b", "rtsp://10.0.0.2:554/a@b"),
         ("http://x:80/v.cgi?user=anna&pwd=secret&fps=5", "http://x:80/v.cgi?user=***&pwd=***&fps=5"),
+        ("http://x/cgi?usr=anna&fps=5", "http://x/cgi?usr=***&fps=5"),
+        ("http://h:8080/x;password=1", "http://h:8080/x;password=***"),
+        ("rtsp://h:554/user=admin&password=secret&channel=1", "rtsp://h:554/user=***&password=***&channel=1"),
+        ("rtsp://h/user=admin_password=tlJwpbo6_channel=1_stream=0.sdp", "rtsp://h/user=***"),
+        ("rtsp://users.local/keys/a?size=3", "rtsp://users.local/keys/a?size=3"),
     ],
 )
 def test_passwords_are_not_shown(address: str, shown: str) -> None:

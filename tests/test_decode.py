@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from nanogfl.decode import Layout, Thresholds, all_priors, decode, nms, side_geometry
 from nanogfl.detections import Detections
+from nanogfl.errors import UsageError
 from nanogfl.view import View
 
 SIZE = (64, 96)
@@ -262,3 +263,10 @@ def test_nothing_found_is_empty_and_whole() -> None:
     assert made.side_sigma.shape == (0, 4)
     assert (made.boxes.dtype, made.scores.dtype, made.labels.dtype) == (np.float32, np.float32, np.int64)
     assert list(made.records()) == []
+
+
+@pytest.mark.parametrize("most", [-1, 10.5, 10.0, float("nan"), float("inf"), 2**63])
+def test_a_number_of_boxes_is_whole_and_fits_the_graph(most: Any) -> None:
+    with pytest.raises(UsageError, match=r"max_boxes .*: give a whole number from 0, below 2\^63"):
+        Thresholds(max_boxes=most)
+    assert Thresholds(max_boxes=2**63 - 1).max_boxes == 2**63 - 1 and Thresholds(max_boxes=np.int32(0)).max_boxes == 0

@@ -84,8 +84,8 @@ def test_ink_is_legible_on_every_colour() -> None:
 
 
 def test_the_box_is_where_it_was_found() -> None:
-    picture = grey()
-    drawn = draw_detections(picture, found((60, 50, 200, 180)), scale=1)
+    picture = grey(480, 640)
+    drawn = draw_detections(picture, found((60, 50, 200, 180)))
     colored = where(drawn, class_color(0))
     for row, column in ((110, 60), (110, 200), (180, 130), (50, 190)):  # left, right, bottom, top
         assert colored[row - 1 : row + 2, column - 1 : column + 2].any()
@@ -108,7 +108,7 @@ def test_each_class_has_its_colour(label: int, reason: str) -> None:
 def test_the_best_is_on_top() -> None:
     pair = found((60, 50, 200, 180), (60, 50, 200, 180))
     pair = Detections(pair.boxes, pair.scores, np.array([0, 1]), pair.names)
-    drawn = draw_detections(grey(), pair, scale=1)
+    drawn = draw_detections(grey(480, 640), pair)
     assert where(drawn, class_color(0))[180, 70:190].all()
 
 
@@ -230,7 +230,7 @@ def test_odd_boxes_and_pictures_are_drawn(shape: tuple[int, int], box: tuple[flo
     detections = found(box, sigma=3, name="a name much wider than such a picture")
     for drawn in (
         draw_detections(picture, detections, show_sigma=True),
-        draw_detections(picture, found(box, name=""), show_scores=False, scale=0.1),
+        draw_detections(picture, found(box, name=""), show_scores=False),
         draw_truth(picture, detections.boxes, detections.labels, detections.names),
     ):
         assert drawn.shape == picture.shape
@@ -287,7 +287,7 @@ def test_on_a_real_picture(shared: Path) -> None:
 
 def test_a_panel_is_in_the_lower_left_and_nowhere_else() -> None:
     picture = np.full((200, 400, 3), 120, np.uint8)
-    drawn = draw_panel(picture, ["12.5 fps", "2 person"], scale=1)
+    drawn = draw_panel(picture, ["12.5 fps", "2 person"])
     changed = (drawn != picture).any(axis=2)
     assert changed[-20:, :10].all() and not changed[:150].any() and not changed[:, 200:].any()
     assert drawn.max() > 230, "light letters" and (picture == 120).all()

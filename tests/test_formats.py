@@ -17,7 +17,7 @@ from nanogfl.deploy.formats import export_format
 from nanogfl.deploy.runtimes import RUNTIMES, Runtime, runtime
 from nanogfl.deploy.runtimes.onnxruntime import open_network
 from nanogfl.deploy.verify import Parity
-from nanogfl.errors import ExportError
+from nanogfl.errors import ExportError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -68,38 +68,106 @@ class Here:
         copied(Path(given), Path(out))
 
 
-@pytest.mark.parametrize(("opener", "held"), [(open_network, True), (wrong, False)])
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
+    """Make a runtime with this opener the one that is asked for; its files end in .mine."""
+
+    def use(opener: Any) -> None:
+        mine = Runtime("mine", ("numpy",), opener, suffix=".mine", convert=copied)
+        monkeypatch.setattr(formats, "Worker", Here)
+        monkeypatch.setattr(formats, "runtime", lambda _name, _option: mine)
+        monkeypatch.setattr("nanogfl.deploy.runtimes.detector.runtime", lambda _name: mine)
+
+    return use
+
+
+def taller(path: Path, threads: int, names: list[str]) -> Callable[..., Any]:
+    """A runtime that gives a row less."""
+    network = open_network(path, threads, names)
+    return lambda image: {name: np.asarray(m)[:, :, 1:] for name, m in network(image).items()}
+
+
+def test_kept_where_equal(checkpoint: Path, tmp_path: Path, stand_in: Callable[[Any], None]) -> None:
+    stand_in(open_network)
+    made = export_format(checkpoint, out=tmp_path / "new/a.mine", format="mine")
+    assert [p.name for p in made.files] == ["a.mine", "a.json"] and made.parity.boxes > 0
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["a.json", "a.mine"]
+
+
+@pytest.mark.parametrize(
+    ("opener", "said"),
+    [
+        (wrong, "does not give what the checkpoint gives, nothing was kept"),
+        (taller, r"mine gives raw outputs of \(\d+, 35\) instead of \(85, 35\)"),
+    ],
+)
 def test_kept_only_where_equal(
-    opener: Any, held: bool, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    opener: Any, said: str, checkpoint: Path, tmp_path: Path, stand_in: Callable[[Any], None]
 ) -> None:
-    stand_in = Runtime("mine", ("numpy",), opener, suffix=".mine", convert=copied)
-    monkeypatch.setattr(formats, "Worker", Here)
-    monkeypatch.setattr(formats, "runtime", lambda _name, _option: stand_in)
-    monkeypatch.setattr("nanogfl.deploy.runtimes.detector.runtime", lambda _name: stand_in)
-    if held:
-        made = export_format(checkpoint, out=tmp_path / "new/a.mine", format="mine")
-        assert [p.name for p in made.files] == ["a.mine", "a.json"] and made.parity.boxes > 0
-        return
-    with pytest.raises(ExportError, match="does not give what the checkpoint gives, nothing was kept"):
+    stand_in(opener)
+    with pytest.raises(ExportError, match=said):
         export_format(checkpoint, out=tmp_path / "new/a.mine", format="mine")
     assert not (tmp_path / "new").exists()
 
 
-def test_an_interrupt_leaves_no_file_without_the_others(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("copies", [0, 1])
+def test_an_interrupt_leaves_what_was_there(
+    copies: int, checkpoint: Path, tmp_path: Path, stand_in: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(_old: Path, new: Path) -> None:
-        assert new.with_suffix(".json").exists(), "the graph comes last"
-        raise KeyboardInterrupt
+    """Nothing at first; and of a second export the files of the first one."""
+    stand_in(open_network)
+    copy, done = formats.shutil.copyfile, []
 
-    stand_in = Runtime("mine", ("numpy",), open_network, suffix=".mine", convert=copied)
-    monkeypatch.setattr(formats, "Worker", Here)
-    monkeypatch.setattr(formats, "runtime", lambda _name, _option: stand_in)
-    monkeypatch.setattr("nanogfl.deploy.runtimes.detector.runtime", lambda _name: stand_in)
-    monkeypatch.setattr(formats, "_move", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        export_format(checkpoint, out=tmp_path / "new/a.mine", format="mine")
-    assert list((tmp_path / "new").iterdir()) == []
+    def interrupted(old: Path, new: Path) -> None:
+        if len(done) == copies:
+            raise KeyboardInterrupt
+        done.append(copy(old, new))
+
+    for there in ((), ("a.json", "a.mine")):
+        if there:
+            export_format(checkpoint, out=tmp_path / "new/a.mine", format="mine")
+        before = {file.name: file.read_bytes() for file in (tmp_path / "new").glob("*")}
+        done.clear()
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(formats.shutil, "copyfile", interrupted)
+            export_format(checkpoint, out=tmp_path / "new/a.mine", format="mine")
+        after = {file.name: file.read_bytes() for file in (tmp_path / "new").glob("*")}
+        assert after == before and sorted(after) == sorted(there)
+
+
+@pytest.mark.parametrize("text", ['{"images": "my labels"}', "[]", "3", "no json"])
+def test_nobodys_json_is_replaced(text: str, checkpoint: Path, tmp_path: Path, stand_in: Callable[[Any], None]) -> None:
+    stand_in(open_network)
+    (tmp_path / "train.json").write_text(text)
+    with pytest.raises(UsageError, match=r"train.json lies there, would be replaced, and is of no export"):
+        export_format(checkpoint, out=tmp_path / "train.mine", format="mine")
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("train.json", text)]
+
+
+def test_nobodys_weights_are_replaced(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = Runtime("ncnn", ("numpy",), open_network, suffix=".param", convert=copied)
+    monkeypatch.setattr(formats, "runtime", lambda _name, _option: mine)
+    (tmp_path / "a.bin").write_text("mine")
+    with pytest.raises(UsageError, match=r"a.bin lies there"):
+        export_format(checkpoint, out=tmp_path / "a.param", format="ncnn")
+
+
+@pytest.mark.parametrize(
+    ("out", "file"),
+    [("phone", "phone/model.param"), ("phone.v2", "phone.v2/model.param"), ("a.param", "a.param"), ("a.mnn", None)],
+)
+def test_a_folder_may_have_a_dot_in_its_name(
+    out: str, file: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = Runtime("ncnn", ("numpy",), open_network, suffix=".param", convert=copied)
+    monkeypatch.setattr(formats, "runtime", lambda _name, _option: mine)
+    if file:
+        assert formats._asked("ncnn", tmp_path / out)[1] == tmp_path / file
+        (tmp_path / out).mkdir()
+        assert formats._asked("ncnn", tmp_path / out)[1] == tmp_path / out / "model.param", "it is a folder"
+        return
+    with pytest.raises(UsageError, match=r"a file for ncnn ends in .param"):
+        formats._asked("ncnn", tmp_path / out)
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from dirty import coco_document
 from models import scene, write_models, write_scene
+from runs import block_picture, write_coco
 
 from nanogfl.errors import UsageError
 from nanogfl.runtime.outputs import check_outputs, spare
@@ -130,6 +132,9 @@ COMMANDS = [
     ("check set --json new/x --fix new", "--fix: new and what --json writes would lie in each other"),
     ("check set/report.json --report set/report.json", "would be written over set/report.json, which is read"),
     ("bench {m} --plot in", "--plot in is a folder"),
+    ("bench {m} --data set/train.json --json set/train.json", "--json: set/train.json would be written over"),
+    ("bench {m} --data set --json set/train.json", "set/train.json would be read as annotations of the set"),
+    ("bench {m} --config n.yml --markdown n.yml", "--markdown: n.yml would be written over"),
 ]
 
 
@@ -139,6 +144,8 @@ def test_commands_refuse_before_any_work(
 ) -> None:
     with write_video(folder / "c.mp4", 10, (48, 64)) as video:
         video.write(scene(48, 64))
+    write_coco(folder / "set", {"train": [block_picture(np.random.default_rng(0))]})
+    (folder / "n.yml").write_text("class_names: [a]")
     before = {path: path.read_bytes() for path in [model, *folder.rglob("*")] if path.is_file()}
     left = command(*(word.format(m=model) for word in line.split()))
     assert left.code == 2 and left.out == "" and said in left.err and left.err.count("\n") == 1, left

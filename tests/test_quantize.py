@@ -18,10 +18,12 @@ from runs import block_picture, write_coco
 import nanogfl
 from nanogfl.decode import Thresholds
 from nanogfl.deploy.build import Form, build
-from nanogfl.deploy.calibrate import METHODS, Statistics, correct_biases, equalise, observe, spread
+from nanogfl.deploy.calibrate import METHODS, Statistics, observe
 from nanogfl.deploy.candidates import opened
+from nanogfl.deploy.equalise import correct_biases, equalise
 from nanogfl.deploy.inner import network_of
 from nanogfl.deploy.int8 import float_share, to_int8
+from nanogfl.deploy.pictures import spread
 from nanogfl.deploy.quantize import quantize, to_bytes, weight_scales
 from nanogfl.errors import DataError, ExportError, UsageError
 from nanogfl.model.detector import Architecture
@@ -212,8 +214,14 @@ def test_ranges() -> None:
 
 
 def test_spread_takes_from_everywhere() -> None:
-    assert spread(range(10), 4) == [0, 3, 6, 9]
-    assert spread(range(3), 4) == [0, 1, 2]
+    assert spread(range(10), 4) == [0, 2, 5, 7]
+    assert spread(range(3), 4) == [0, 1, 2] and spread([], 4) == []
+
+
+@pytest.mark.parametrize(("there", "most"), [(160, 160), (161, 160), (49, 48), (319, 160), (1000, 3)])
+def test_spread_takes_as_many_as_it_may(there: int, most: int) -> None:
+    taken = spread(range(there), most)
+    assert len(taken) == most and len(set(taken)) == most and taken[-1] >= there - -(-there // most)
 
 
 # --- the whole ---

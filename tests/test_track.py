@@ -224,6 +224,22 @@ def test_the_filter_is_the_textbooks() -> None:
     assert ours == pytest.approx(kalman(A[0] + shift, 4 * SHARE, 60, 0.04), abs=1e-3)
 
 
+def test_no_box_is_inside_out() -> None:
+    """Each side is filtered alone; where a box shrinks fast, two of them may cross."""
+    rng = np.random.default_rng(0)
+    count = 0
+    for sigma in (2.0, 12.0, 40.0) * 30:
+        tracker, centre, side, shrinks = Tracker(), rng.uniform(150, 330, 2), rng.uniform(4, 60, 2), rng.uniform(0.8, 1)
+        for i in range(30):
+            side = np.maximum(2, side * shrinks)
+            box = np.concatenate([centre - side / 2, centre + side / 2]) + rng.normal(0, 0.5, 4)
+            if rng.random() < 0.7:
+                boxes = tracker.update(found([tuple(box)], sigma=sigma), SIZE, time_s=i / 10).detections.boxes
+                count += len(boxes)
+                assert (boxes[:, :2] <= boxes[:, 2:]).all()
+    assert count > 1500
+
+
 def test_what_is_gone_is_forgotten() -> None:
     """Memory does not grow with the objects that passed."""
     tracker = Tracker(hold_s=0.2)

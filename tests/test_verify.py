@@ -19,9 +19,10 @@ import nanogfl
 from nanogfl.decode import Thresholds
 from nanogfl.deploy.build import Form, build
 from nanogfl.deploy.match import Kept
+from nanogfl.deploy.pictures import drawn_pictures, odd_pictures
 from nanogfl.deploy.probe import Probe
 from nanogfl.deploy.run import verify
-from nanogfl.deploy.verify import Parity, compare, drawn_pictures, match, odd_pictures, take
+from nanogfl.deploy.verify import Parity, compare, match, take
 from nanogfl.detections import Detections
 from nanogfl.errors import ExportError, UsageError
 from nanogfl.model.detector import Architecture
@@ -204,6 +205,24 @@ def test_matching(
     assert parity.holds is holds and [line.split(":")[0] for line in parity.worst] == ["a picture"] * (not holds)
 
 
+@pytest.mark.parametrize(("sigma", "holds"), [(1.0, True), (1.4, True), (1.6, False), (np.nan, False), (np.inf, False)])
+def test_deviations_match_too(sigma: float, holds: bool) -> None:
+    """What is no number is no equal one."""
+    sides = [replace(found(BOX), side_sigma=np.array([[1, 1, v, 1]], np.float32)) for v in (1.0, sigma)]
+    for a, b in (sides, sides[::-1]):
+        parity = Parity()
+        match(parity, "a picture", a, b, Thresholds(score=0.05), None)
+        assert parity.holds is holds and parity.boxes == 1
+
+
+@pytest.mark.parametrize("broken", [(np.nan, 10, 50, 50, 0.9, 0), (10, 10, 50, 50, np.nan, 0)])
+def test_boxes_that_are_no_numbers_match_nothing(broken: tuple[Any, ...]) -> None:
+    for a, b in ((found(BOX), found(broken)), (found(broken), found(BOX)), (found(broken), found(broken))):
+        parity = Parity()
+        match(parity, "a picture", a, b, Thresholds(score=0.05), None)
+        assert not parity.holds and parity.one_sided == 2
+
+
 def test_boxes_without_area_match_themselves() -> None:
     """Boxes in the grey border of a letterbox are clipped to the frame's edge."""
     parity = Parity()
@@ -272,7 +291,7 @@ def nodes(model: onnx.ModelProto, kind: str) -> list[onnx.NodeProto]:
 
 def change(model: onnx.ModelProto, name: str, value: Callable[[np.ndarray], np.ndarray]) -> None:
     tensor = next(t for t in model.graph.initializer if t.name == name)
-    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value(numpy_helper.to_array(tensor))), name))
+    tensor.CopyFrom(numpy_helper.from_array(np.array(value(numpy_helper.to_array(tensor)), order="C"), name))
 
 
 def swapped_sides(model: onnx.ModelProto) -> None:
@@ -353,6 +372,49 @@ def test_wrong_files_are_refused(
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
     pictures = [("a scene", scene(150, 200)), ("another", scene(90, 70, seed=4)), *odd_pictures()]
     assert compare(torch, nanogfl.load(tmp_path / "m.onnx"), pictures).holds is equal
+
+
+def renamed_classes(model: onnx.ModelProto) -> None:
+    """The last class where the first belongs."""
+    node = next(node for node in model.graph.node if node.output[0] == "labels")
+    model.graph.initializer.append(numpy_helper.from_array(np.array(2), "last_label"))
+    node.op_type, node.input[:] = "Sub", ["last_label", node.input[0]]
+
+
+@pytest.mark.parametrize(("spoil", "equal"), [(nothing, True), (swapped_sides, False), (renamed_classes, False)])
+@pytest.mark.parametrize("fixed", [True, False])
+def test_where_nothing_is_found_class_logits_are_raised(
+    folder: Path, tmp_path: Path, fixed: bool, spoil: Callable[[onnx.ModelProto], None], equal: bool
+) -> None:
+    """Equal raw outputs say nothing of what is made of them."""
+    path = write_checkpoint(tmp_path / "quiet.ckpt", input_size=(64, 96), background=-25.0)
+    file = write_file(path, "quiet.onnx", Form(fixed=fixed), (64, 96))
+    model = onnx.load(file)
+    spoil(model)
+    onnx.save(model, file)
+    if equal:
+        said = verify(path, file, folder / "set")
+        assert said.to_json()["raised"] == pytest.approx(said.raised, abs=1e-3) and said.boxes > 20
+        assert (
+            f"{said.boxes} boxes compared, none unless class logits are raised by {said.raised:.1f}" in said.to_text()
+        )
+        return
+    with pytest.raises(ExportError, match=r"the two models differ: .* on one side only"):
+        verify(path, file, folder / "set")
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+@pytest.mark.parametrize(("name", "value"), [("score_threshold", 0.9), ("iou_threshold", 0.05), ("max_boxes", 7)])
+def test_thresholds_of_the_graph_are_those_of_the_card(
+    folder: Path, tmp_path: Path, name: str, value: float, fixed: bool
+) -> None:
+    """Who cannot set them uses the graph's."""
+    model = onnx.load(write_file(folder / "a.ckpt", f"spoilt_{fixed}.onnx", Form(fixed=fixed)))
+    change(model, name, lambda old: np.asarray(value, old.dtype).reshape(old.shape))
+    onnx.save(model, tmp_path / "m.onnx")
+    said = {"score_threshold": "0.05", "iou_threshold": "0.6", "max_boxes": "100"}[name]
+    with pytest.raises(ExportError, match=f"m.onnx has {value} as {name} in its graph, {said} in its metadata"):
+        verify(folder / "a.ckpt", tmp_path / "m.onnx", folder / "set")
 
 
 def test_a_full_list_may_end_differently() -> None:

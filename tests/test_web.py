@@ -21,7 +21,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -265,6 +265,18 @@ REFUSED = [
     ("POST", "/predict", None, {"Content_Length": "-5"}, 411, "Content-Length", "no length"),
     ("POST", "/predict", None, {"Content_Length": "9" * 5000}, 413, "send up to", "a number without end"),
     ("POST", "/predict", None, {"Transfer_Encoding": "chunked"}, 411, "Content-Length", "pieces of unknown length"),
+    (
+        "POST",
+        "/predict",
+        png(scene()),
+        {"Content_Type": PNG, "Transfer_Encoding": "chunked"},
+        411,
+        "in one piece",
+        "two lengths",
+    ),
+    ("POST", "/predict", png(scene()), {"Sec_Fetch_Site": "cross-site"}, 403, "another site", "a foreign page"),
+    ("POST", "/predict", png(scene()), {"Origin": "http://evil.example"}, 403, "evil.example", "an older browser"),
+    ("POST", "/predict", png(scene()), {"Origin": "null"}, 403, "null", "a page without a name"),
     ("POST", "/predict?score=2", png(scene()), {"Content_Type": PNG}, 400, "between 0 and 1", "score above 1"),
     ("POST", "/predict?score=nan", png(scene()), {"Content_Type": PNG}, 400, "'nan'", "no number"),
     ("POST", "/predict?score=x", png(scene()), {"Content_Type": PNG}, 400, "'x'", "no number"),
@@ -291,6 +303,32 @@ def test_what_is_refused_says_why(
     assert (answer.status, answer.headers["Content-Type"]) == (status, "application/json"), why
     assert words in answer.json["error"] and "\n" not in answer.json["error"]
     assert ask(server, "POST", "/predict", png(scene()), Content_Type=PNG).status == 200, "and goes on"
+
+
+def test_pages_of_its_own_and_programs_may_ask(server: Server) -> None:
+    own = f"127.0.0.1:{server.server_address[1]}"
+    for headers in (
+        {},
+        {"Origin": f"http://{own}"},
+        {"Origin": "https://a.tunnel", "Host": "a.tunnel"},
+        {"Origin": "https://a.tunnel", "Sec_Fetch_Site": "same-origin"},
+        {"Sec_Fetch_Site": "none"},
+    ):
+        assert ask(server, "POST", "/predict", png(scene()), Content_Type=PNG, **headers).status == 200, headers
+    assert ask(server, "GET", "/health", Sec_Fetch_Site="cross-site").status == 200, "a link to it"
+
+
+@pytest.mark.parametrize("head", [b"Content-Length: %d", b"Transfer-Encoding: chunked\r\nX-Size: %d"])
+@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+def test_the_body_of_a_get_is_no_request(server: Server, method: bytes, head: bytes) -> None:
+    inner = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
+    with socket.create_connection(server.server_address[:2], timeout=10) as connection:
+        connection.sendall(method + b" /health HTTP/1.1\r\nHost: x\r\n" + head % len(inner) + b"\r\n\r\n" + inner)
+        answer = b""
+        with suppress(ConnectionResetError):
+            while piece := connection.recv(1 << 16):
+                answer += piece
+    assert answer.count(b"HTTP/1.1 ") == 1 and answer.startswith(b"HTTP/1.1 200") and b"Connection: close" in answer
 
 
 def test_a_bomb_is_never_decoded(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import base64
 import json
 import re
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -395,6 +396,42 @@ def test_no_camera_stays_on_that_nobody_looks_at(
 
 
 @browsing
+def test_what_a_person_chose_is_not_replaced_by_what_arrives_later(
+    browser: Chromium, server: Server, models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The served model over a slow network; and of two pictures the one that is read longer."""
+    shutil.copy(models.sigma, tmp_path / "own.onnx")
+    arrives, sent = threading.Event(), serve.Handler._send_file
+
+    def late(handler: serve.Handler, file: Path) -> None:
+        if file.suffix == ".onnx":
+            arrives.wait(60)
+        sent(handler, file)
+
+    monkeypatch.setattr(serve.Handler, "_send_file", late)
+    with browser.page(address(server)) as page:
+        page.wait("!document.getElementById('choose-model').disabled")
+        page.choose_file("#model-file", tmp_path / "own.onnx")
+        page.wait("document.getElementById('model-line').textContent.startsWith('own.onnx')")
+        arrives.set()
+        page.run(APP + "await new Promise((r) => setTimeout(r, 500));")
+        assert page.run("return document.getElementById('model-line').textContent").startswith("own.onnx")
+        slow = """const read = window.createImageBitmap, go = [];
+            window.createImageBitmap = async (file, how) => {
+              if (file.name === 'slow.png') await new Promise((r) => go.push(r));
+              return read(file, how);
+            };
+            const blob = (w) => new Promise((r) => Object.assign(
+              document.createElement('canvas'), {width: w, height: 40}).toBlob(r));
+            const first = app.usePicture(new File([await blob(60)], 'slow.png'));
+            await app.usePicture(new File([await blob(90)], 'fast.png'));
+            go[0]();
+            await first;
+            return app.state.frame.width;"""
+        assert page.run(APP + slow) == 90
+
+
+@browsing
 def test_a_browser_that_stores_nothing_opens_the_served_model(browser: Chromium, server: Server) -> None:
     refused = "CacheStorage.prototype.open = () => Promise.reject(new DOMException('no', 'SecurityError'))"
     with browser.page(address(server), before=refused) as page:
@@ -545,3 +582,8 @@ def test_every_control_has_a_name_and_every_message_is_heard() -> None:
     for number in re.findall(r'<input id="([\w-]+)"(?![^>]*hidden)', html):
         assert f'for="{number}"' in html or re.search(rf'<label[^>]*><input id="{number}"', html), number
     assert 'role="alert"' in html and 'aria-live="polite"' in html and '<html lang="en">' in html
+
+
+def test_the_short_page_loads_the_version_that_is_tested_here() -> None:
+    text = (Path(__file__).parents[1] / "export/browser/README.md").read_text(encoding="utf-8")
+    assert re.findall(r"onnxruntime-web@([\d.]+)/", text) == [PIN["version"]] and "onnxruntime-web/dist" not in text

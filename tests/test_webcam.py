@@ -193,6 +193,18 @@ def test_a_video_of_a_folder_begins_anew(folder: Path) -> None:
     assert ids == [None, None, *[1] * 10, None, None, *[2] * 10]
 
 
+def test_stills_beside_a_video_are_no_part_of_it(folder: Path) -> None:
+    """Tracks end where a video begins or ends, and go on from still to still."""
+    (folder / "mix").mkdir()
+    video(folder / "mix" / "b.mp4")
+    for name in ("a1", "a2", "c1", "c2", "c3", "c4"):
+        write_picture(folder / "mix" / f"{name}.png", picture_of(44))
+    records: list[dict[str, Any]] = []
+    Webcam(Finder(), open_source("mix"), tracker=Tracker(), report=records.append).run()
+    ids = [r["detections"][0]["track"] for r in records]
+    assert ids == [None, None, None, None, *[1] * 10, None, None, 2, 2]
+
+
 def test_the_figures_of_a_source_that_is_lost_are_kept(folder: Path) -> None:
     class Lost:
         live, rate = True, None
@@ -296,6 +308,16 @@ def test_the_score_changes_the_boxes_of_a_paused_picture(folder: Path, tracker: 
     assert tracker is None or tracker._sightings.tolist() == [12], "no picture is counted twice"
 
 
+def test_a_second_look_gives_no_id(folder: Path) -> None:
+    """The second picture's object gets its id with the third."""
+    webcam = Webcam(Finder(), open_source("in"), screen=Script({2: " "}, idle=["-", "q"]), tracker=Tracker())
+    webcam.run()
+    assert webcam._last is not None and webcam._last[2] == [0]
+    webcam = Webcam(Finder(), open_source("in"), screen=Script({3: " "}, idle=["-", "q"]), tracker=Tracker())
+    webcam.run()
+    assert webcam._last is not None and webcam._last[2] == [1]
+
+
 def test_q_ends_a_pause(folder: Path) -> None:
     assert Webcam(Finder(), open_source("in"), screen=Script({2: "p"}, idle=["", "q"])).run()["frames"] == 2
 
@@ -329,6 +351,33 @@ def test_a_recording_of_a_camera_runs_as_time_did(folder: Path) -> None:
     recorder.close()
     assert len(frames_in("a.mp4")) == round(1.31 * LIVE_RATE) + 1
     assert rate_of("a.mp4") == pytest.approx(LIVE_RATE)
+
+
+def test_stills_and_videos_in_one_recording(folder: Path) -> None:
+    """Each still stands for half a second, each frame of a video for its own time, the first ones too."""
+    recorder = Recorder(Path("a.mp4"), None)
+    plan = [(10, None)] * 3 + [(200, i / 20) for i in range(15)] + [(90, None)] + [(250, i / 10) for i in range(4)]
+    for grey, time_s in plan:
+        recorder.write(np.full((64, 64, 3), grey, np.uint8), time_s)
+    recorder.close()
+    levels = [round(float(frame.mean())) for frame in frames_in("a.mp4")]
+    counts = [sum(abs(level - grey) < 15 for level in levels) for grey in (10, 200, 90, 250)]
+    assert counts == [30, 15, 10, 7] and len(levels) == 62, "of 100 ms each are two frames, of the last one"
+
+
+def test_a_recording_of_a_video_behind_an_address_holds_every_frame(folder: Path) -> None:
+    """Its rate is known when it is open, and no earlier."""
+
+    class Late(Camera):
+        live, rate = True, None
+
+        def pictures(self, stop: threading.Event) -> Iterator[tuple[str, float | None, Picture]]:
+            self.live, self.rate = False, 30.0
+            for i, picture in enumerate(self.made):
+                yield "http://x/a.mp4", i / 30, picture
+
+    Webcam(Finder(), Late([picture_of(i) for i in range(45)]), record=Path("out.mp4")).run()
+    assert len(frames_in("out.mp4")) == 45 and rate_of("out.mp4") == pytest.approx(30)
 
 
 def test_pictures_of_other_sizes_are_fitted_in(folder: Path) -> None:

@@ -20,13 +20,22 @@ const framePen = state.frame.getContext("2d", { willReadFrequently: true });
 
 // --- the model ---
 
-export async function useModel(buffer, file, chosen = true) {
+let asked = null; // the model that was asked for last: others may still be on their way
+
+/** Opens a model, `given` as bytes or a promise of them. */
+export async function useModel(given, file, chosen = true) {
+  const turn = asked = {};
   complain("");
   try {
+    const buffer = await given;
     const card = readCard(buffer, file);
     const copy = new Blob([buffer]);
     hint("Opening the model …");
     const detector = await Detector.open(buffer, file);
+    if (turn !== asked) {
+      detector.close();
+      return;
+    }
     state.detector?.close();
     Object.assign(state, { detector, card, file, found: null });
     state.meter.reset();
@@ -34,6 +43,8 @@ export async function useModel(buffer, file, chosen = true) {
     showModel();
     if (state.source === "picture") await look();
   } catch (error) {
+    if (turn !== asked) return;
+    asked = null;
     report(error);
   }
 }
@@ -130,6 +141,7 @@ function pause(paused) {
 }
 
 function stop() {
+  picked = null;
   closeCamera(at("video"));
   Object.assign(state, { source: "", paused: false, mirror: false, found: null, round: state.round + 1 });
   showSource("");
@@ -137,13 +149,20 @@ function stop() {
   showButtons();
 }
 
+let picked = null; // the picture that was chosen last, while it is read
+
 export async function usePicture(file) {
+  const turn = picked = {};
   complain("");
   let picture;
   try {
     picture = await createImageBitmap(file, { premultiplyAlpha: "none", colorSpaceConversion: "none" });
   } catch {
-    complain(`${file.name} is not a picture that this browser can read. Choose a JPEG or a PNG.`);
+    if (turn === picked) complain(`${file.name} is not a picture that this browser can read. Choose a JPEG or a PNG.`);
+    return;
+  }
+  if (turn !== picked) {
+    picture.close();
     return;
   }
   stop();
@@ -183,7 +202,7 @@ function showButtons() {
 }
 
 async function useFile(file) {
-  if (file.name.toLowerCase().endsWith(".onnx")) await useModel(await file.arrayBuffer(), file.name);
+  if (file.name.toLowerCase().endsWith(".onnx")) await useModel(file.arrayBuffer(), file.name);
   else if (!file.type.startsWith("image/")) complain(`${file.name} is neither a model (.onnx) nor a picture.`);
   else if (state.detector) await usePicture(file);
   else complain("First choose a model (.onnx), then a picture.");
@@ -219,7 +238,7 @@ function wireFiles() {
     });
   };
   choose("picture", "picture-file", usePicture);
-  choose("choose-model", "model-file", async (file) => useModel(await file.arrayBuffer(), file.name));
+  choose("choose-model", "model-file", (file) => useModel(file.arrayBuffer(), file.name));
   const dropping = (on) => document.body.classList.toggle("dropping", on);
   addEventListener("dragover", (event) => { event.preventDefault(); dropping(true); });
   addEventListener("dragleave", (event) => { if (!event.relatedTarget) dropping(false); });
@@ -259,6 +278,7 @@ async function start() {
     return;
   }
   const model = await firstModel();
+  if (asked) return; // a person was faster
   if (model) await useModel(model.buffer, model.file, false);
   else hint("Choose a model (.onnx), or drop one here.");
 }

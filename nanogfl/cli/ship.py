@@ -139,10 +139,15 @@ def bench(
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw AP against latency to this .png.")] = None,
 ) -> None:
     """Measure AP, latency, size and memory of models in every runtime that is installed, here or on a device."""
+    from nanogfl.data.outputs import spare_the_set
+    from nanogfl.data.readers import read_table
     from nanogfl.deploy.bench import bench as run
     from nanogfl.runtime.outputs import check_outputs
 
-    check_outputs(models, {"--json": json_file, "--markdown": markdown, "--plot": plot})
+    sources = [*models, *(given for given in (data, config) if given)]
+    check_outputs(sources, {"--json": json_file, "--markdown": markdown, "--plot": plot})
+    if data:
+        spare_the_set(read_table(data), data, json_file, markdown, plot)
     card = run(
         models, data=data, split=split, runtimes=listed(runtime or ""), threads=_counts(threads), target=target,
         python=python, config=config,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +12,7 @@ from nanogfl.deploy.match import raw_difference
 from nanogfl.deploy.verify import LIMITS, Parity, match
 from nanogfl.detections import Detections
 from nanogfl.pictures import Picture
-
-
-class Predicts(Protocol):
-    """Anything that finds boxes in a picture."""
-
-    def predict(self, source: Picture, score: float = 0.3, /) -> Detections: ...  # noqa: D102
+from nanogfl.runtime.predict import Predicts
 
 
 def agree(a: Predicts, b: Predicts, frames: Sequence[Picture]) -> Parity:

@@ -18,9 +18,9 @@ from nanogfl.deploy.bench_card import BenchCard
 from nanogfl.deploy.bench_models import BenchModel, prepare
 from nanogfl.deploy.bench_rows import Place, Row, Rows, Skipped, detections
 from nanogfl.deploy.device_runner import describe_machine
+from nanogfl.deploy.pictures import drawn_pictures
 from nanogfl.deploy.runtimes import RUNTIMES, runtime
 from nanogfl.deploy.targets import Target, parse_target
-from nanogfl.deploy.verify import drawn_pictures
 from nanogfl.deploy.worker import LOCAL, Worker
 from nanogfl.errors import ExportError, UsageError
 from nanogfl.evaluation.coco import score

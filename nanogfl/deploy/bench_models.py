@@ -116,4 +116,4 @@ def _check_cut(whole: OnnxDetector, core: Path, outputs: list[str], frames: Sequ
         frames = [np.asarray(cv2.resize(frame, (width, height)), np.uint8) for frame in frames]
     parity = agree(open_detector("onnxruntime", core, 1, whole.card, outputs), whole, frames)
     if not parity.holds:
-        raise ModelError(f"{whole.path}: its network alone finds other boxes ({parity.worst[0]})")
+        raise ModelError(f"{whole.path}: its network alone finds other boxes ({parity.why})")

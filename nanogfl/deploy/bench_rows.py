@@ -131,8 +131,7 @@ class Rows:
         except WorkerError as error:
             return self._skip(model, runtime, str(error))
         if not row.parity.holds and model.card.precision == "fp32":
-            worst = row.parity.worst[0] if row.parity.worst else f"raw outputs differ by {row.parity.raw:.2g}"
-            return self._skip(model, runtime, f"does not give what onnxruntime gives: {worst}")
+            return self._skip(model, runtime, f"does not give what onnxruntime gives: {row.parity.why}")
         return row
 
     def _skip(self, model: BenchModel, runtime: Runtime, reason: str) -> Skipped:

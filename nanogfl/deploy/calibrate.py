@@ -1,23 +1,21 @@
-"""What int8 needs to know of a network before: the ranges of its activations, and weights of even ranges."""
+"""What int8 needs to know of a network before: the pictures to look at, and the ranges of its activations."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, numpy_helper
 from onnxruntime import InferenceSession
 
 from nanogfl.data.readers import read_table
 from nanogfl.data.table import Table
-from nanogfl.deploy.inner import Network, activations, byte_tensors, network_of
-from nanogfl.deploy.quantize import Range, to_bytes, weight_scales
+from nanogfl.deploy.inner import network_of
+from nanogfl.deploy.pictures import spread
+from nanogfl.deploy.quantize import Range
 from nanogfl.errors import DataError
 from nanogfl.members import is_file
 from nanogfl.pictures import Picture
@@ -38,11 +36,6 @@ def calibration_table(calib: str | Path) -> Table:
     if not there:
         raise DataError(f"--calib {calib} holds no pictures; give a set with pictures like those to come")
     return replace(table, examples=tuple(spread(there, JUDGED)))
-
-
-def spread(examples: Sequence[Any], most: int) -> list[Any]:
-    """At most so many, evenly over the whole."""
-    return list(examples[:: -(-len(examples) // most)])
 
 
 @dataclass
@@ -119,91 +112,3 @@ def showing(model: onnx.ModelProto, names: Iterable[str]) -> InferenceSession:
     del shown.graph.output[:]
     shown.graph.output.extend(onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in names)
     return open_session(shown.SerializeToString())
-
-
-def equalise(model: onnx.ModelProto, rounds: int = 3) -> onnx.ModelProto:
-    """The same function with even weight ranges: cross-layer equalisation (Nagel et al., ICCV 2019, section 4.1).
-
-    A channel between two convolutions may be scaled down by the first and up again by the second; LeakyReLU lets
-    positive factors pass. Only channels that nobody else reads are touched.
-    """
-    network = network_of(model)
-    weights, changed = dict(network.weights), set()
-    chains = _chains(network)
-    for _ in range(rounds):
-        for first, seconds in chains:
-            factor = _factor(weights, first, seconds)
-            for name in first.input[1:3]:
-                weights[name] = weights[name] / factor.reshape(-1, *[1] * (weights[name].ndim - 1))
-            for second in seconds:
-                name = second.input[1]
-                across = factor.reshape(-1, 1, 1, 1) if _depthwise(second) else factor.reshape(1, -1, 1, 1)
-                weights[name] = weights[name] * across
-            changed |= {*first.input[1:3], *(s.input[1] for s in seconds)}
-    return with_weights(model, {name: weights[name] for name in changed})
-
-
-def correct_biases(model: onnx.ModelProto, seen: Statistics, floats: Collection[str] = ()) -> onnx.ModelProto:
-    """Take what rounding the weights adds to the mean of each output channel out of the bias (same paper, 4.2).
-
-    Convolutions that stay float, and biases that several share, are left alone.
-    """
-    network = network_of(model)
-    read = byte_tensors(network, floats)
-    nodes = [*network.nodes, *(node for node in network.last if node.input[0] in read)]
-    uses = Counter(name for node in [*network.nodes, *network.last] for name in node.input)
-    biases = {}
-    for node in nodes:
-        if node.op_type != "Conv" or node.name in floats or uses[node.input[2]] > 1:
-            continue
-        weight, bias = (network.weights[name] for name in node.input[1:3])
-        scales = weight_scales(weight)
-        error = (to_bytes(weight, scales) * scales[:, None, None, None] - weight).sum(axis=(2, 3))
-        mean = np.mean(seen.means[node.input[0]], axis=0)
-        biases[node.input[2]] = bias - (error[:, 0] * mean if _depthwise(node) else error @ mean)
-    return with_weights(model, biases)
-
-
-def with_weights(model: onnx.ModelProto, changed: dict[str, NDArray]) -> onnx.ModelProto:
-    """A copy with other values of some constants."""
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
-    for tensor in made.graph.initializer:
-        if tensor.name in changed:
-            tensor.CopyFrom(numpy_helper.from_array(changed[tensor.name].astype(np.float32), tensor.name))
-    return made
-
-
-def _chains(network: Network) -> list[tuple[NodeProto, list[NodeProto]]]:
-    """Convolutions, each with the convolutions that alone read what it gives, through an activation or not."""
-    nodes = [*network.nodes, *network.last]
-    uses = Counter(name for node in nodes for name in node.input)
-    readers: dict[str, list[NodeProto]] = {}
-    for node in nodes:
-        for name in activations(node, network.weights):
-            readers.setdefault(name, []).append(node)
-    chains = []
-    for first in network.nodes:
-        end = first.output[0]
-        if first.op_type == "Conv" and [r.op_type for r in readers[end]] == ["LeakyRelu"]:
-            end = readers[end][0].output[0]
-        seconds = readers[end]
-        kinds = {node.op_type for node in [first, *seconds]}
-        read = [*first.input[1:3], *(second.input[1] for second in seconds if second.op_type == "Conv")]
-        shared = any(uses[name] > 1 for name in read)
-        if kinds == {"Conv"} and not shared:
-            chains.append((first, seconds))
-    return chains
-
-
-def _factor(weights: dict[str, NDArray], first: NodeProto, seconds: list[NodeProto]) -> NDArray[np.float64]:
-    """By how much each channel between them is too large in the first: sqrt(range of the first / of the second)."""
-    before = np.abs(weights[first.input[1]]).max(axis=(1, 2, 3)).astype(np.float64)
-    axes = [(1, 2, 3) if _depthwise(s) else (0, 2, 3) for s in seconds]
-    after = np.max([np.abs(weights[s.input[1]]).max(axis=a) for s, a in zip(seconds, axes, strict=True)], axis=0)
-    sound = (before > 1e-8) & (after > 1e-8)
-    return np.where(sound, np.sqrt(np.where(sound, before, 1) / np.where(sound, after, 1)), 1.0).clip(1e-2, 1e2)
-
-
-def _depthwise(node: NodeProto) -> bool:
-    return next(a.i for a in node.attribute if a.name == "group") > 1

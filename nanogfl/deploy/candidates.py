@@ -15,7 +15,8 @@ import onnx
 
 from nanogfl.data.table import Table
 from nanogfl.decode import Thresholds
-from nanogfl.deploy.calibrate import METHODS, Statistics, correct_biases, equalise, observe, showing
+from nanogfl.deploy.calibrate import METHODS, Statistics, observe, showing
+from nanogfl.deploy.equalise import correct_biases, equalise
 from nanogfl.deploy.inner import network_of
 from nanogfl.deploy.quantize import quantize
 from nanogfl.evaluation.run import evaluate
@@ -29,6 +30,7 @@ LEAST = 0.01  # of a frame's time: what a block in float costs at least, when bl
 WATCHED = 8  # pictures for the maps' error
 LIKELY = 6  # candidates of the least error, whose AP is measured
 CHANCE = 0.004  # of AP on some 150 pictures: what rounding otherwise changes, either way
+ROUNDS = 25  # of timing
 SLOWER = 0.03  # of a frame's time: a block by which int8 is slower stays float at once
 
 
@@ -172,17 +174,17 @@ def opened(model: onnx.ModelProto, threads: int | None = None) -> OnnxDetector:
     return OnnxDetector(Path("the model"), session=open_session(model.SerializeToString(), threads))
 
 
-def latencies(models: Sequence[onnx.ModelProto], picture: Picture, rounds: int = 25) -> list[float]:
+def latencies(models: Sequence[onnx.ModelProto], picture: Picture) -> list[float]:
     """CPU ms of each model for one picture on one thread, interleaved: the lower quartile, for other work disturbs."""
     detectors = [opened(model, 1) for model in models]
     images = [d.prepare([picture] * d.batch) for d in detectors]
     times: list[list[float]] = [[] for _ in models]
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         for detector, image, taken in zip(detectors, images, times, strict=True):
             start = time.process_time()
             detector.run(image, Thresholds())
             taken.append(time.process_time() - start)
     return [
-        1e3 * float(np.percentile(taken[rounds // 5 :], 25)) / detector.batch
+        1e3 * float(np.percentile(taken[ROUNDS // 5 :], 25)) / detector.batch
         for detector, taken in zip(detectors, times, strict=True)
     ]

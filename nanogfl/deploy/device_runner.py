@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 MARK = "@nanogfl "  # before each answer, so that whatever else a library or adb prints is passed over
-LIMITS = {"score_threshold": np.float32, "iou_threshold": np.float32, "max_boxes": np.int64}
+LIMITS = {"iou_threshold": np.array(0.6, np.float32), "max_boxes": np.array(100, np.int64)}
 FEATURES = (
     *("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_bf16", "amx_int8"),  # x86
     *("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve"),  # ARM; dp: int8 dot products
@@ -44,7 +44,8 @@ class FrameFile:
         self.session = _session(model, threads)
         self.core: Any = None
         optional = {i.name for i in self.session.get_overridable_initializers()}
-        self._limits = {name: kind for name, kind in LIMITS.items() if name in optional}
+        self._limits = {name: value for name, value in LIMITS.items() if name in optional}
+        self._takes_score = "score_threshold" in optional
 
     def add_network(self, core: str, threads: int) -> None:
         """Load the network alone; apart, so that it does not count in the memory that an app needs."""
@@ -58,11 +59,12 @@ class FrameFile:
         """The same maps as [P, C + 4 * (R + 1)]."""
         return rows(dict(zip([o.name for o in self.core.get_outputs()], self.network(image), strict=True)))
 
-    def frame(self, frame: Any, score: float, iou: float = 0.6, max_boxes: int = 100) -> tuple[Any, Any, Any]:
+    def frame(self, frame: Any, score: float) -> tuple[Any, Any, Any]:
         """Boxes, scores and labels of one frame uint8 [H, W, 3]."""
-        asked = dict(zip(LIMITS, (score, iou, max_boxes), strict=True))
-        feeds = {name: np.array(asked[name], kind) for name, kind in self._limits.items()}
-        boxes, scores, labels = self.session.run(["boxes", "scores", "labels"], {"image": frame, **feeds})
+        feeds = {"image": frame, **self._limits}
+        if self._takes_score:
+            feeds["score_threshold"] = np.array(score, np.float32)
+        boxes, scores, labels = self.session.run(["boxes", "scores", "labels"], feeds)
         keep = scores > score
         return boxes[keep], scores[keep], labels[keep]
 

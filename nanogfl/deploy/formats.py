@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from nanogfl.data.readers import read_table
 from nanogfl.deploy.build import Form, build
+from nanogfl.deploy.pictures import proof_pictures
 from nanogfl.deploy.probe import seen
 from nanogfl.deploy.runtimes import RUNTIMES, Runtime, files_of, runtime
 from nanogfl.deploy.runtimes.detector import network_image, open_detector
-from nanogfl.deploy.verify import LIMITS, Parity, drawn_pictures, given_pictures, take
+from nanogfl.deploy.verify import LIMITS, Parity, take
 from nanogfl.deploy.worker import LOCAL, Worker
 from nanogfl.errors import ExportError, ModelError, UsageError
 from nanogfl.predictor import TorchDetector, load
 from nanogfl.runtime.card import FileCard, read_card
+from nanogfl.runtime.outputs import check_outputs
 from nanogfl.wholefile import whole_file, write_json
 
 
@@ -51,10 +53,11 @@ def export_format(
         data: a set whose pictures prove the file; drawn ones where None.
 
     Raises:
-        ExportError: the converter failed, or its file gives something else; nothing is left.
+        ExportError: the converter failed, or its file gives something else; what lay there before lies there still.
         UsageError: no such format, or its converter is not installed.
     """
     chosen, path = _asked(format, Path(out))
+    _check_place(checkpoint, path)
     detector = load(checkpoint, input=input, config=config)
     if not isinstance(detector, TorchDetector):
         raise ModelError(f"{checkpoint} is an ONNX already; export takes a checkpoint")
@@ -70,18 +73,14 @@ def export_format(
         with Worker(LOCAL) as converter:
             converter.ask("convert", runtime=chosen.name, given=str(given), out=str(made))
         parity = _prove(detector, chosen.name, made, card, [o.name for o in core.graph.output], data)
+        about = Path(folder, "card.json")
+        write_json(about, card.to_metadata() | {"nanogfl.parity": json.dumps(parity.to_json())})
+        files = {path.with_suffix(file.suffix): file for file in files_of(made)} | {path.with_suffix(".json"): about}
         path.parent.mkdir(parents=True, exist_ok=True)
-        files = [path.with_suffix(file.suffix) for file in files_of(made)]
-        about = path.with_suffix(".json")
-        try:
-            write_json(about, card.to_metadata() | {"nanogfl.parity": json.dumps(parity.to_json())})
-            for old, new in reversed(list(zip(files_of(made), files, strict=True))):
-                _move(old, new)  # the graph last: where it lies all are whole
-        except BaseException:
-            for left in (*files, about):
-                left.unlink(missing_ok=True)
-            raise
-    return Converted([*files, about], parity)
+        with ExitStack() as stack:  # names are given when all is written, the graph's last: where it lies all are whole
+            for target, file in files.items():
+                shutil.copyfile(file, stack.enter_context(whole_file(target)))
+    return Converted(list(files), parity)
 
 
 def _asked(name: str, out: Path) -> tuple[Runtime, Path]:
@@ -92,10 +91,32 @@ def _asked(name: str, out: Path) -> tuple[Runtime, Path]:
         raise UsageError(f"--format {name}: {chosen.name} has no file of its own; give one of {known}")
     if chosen.missing:
         raise UsageError(f"--format {name}: {chosen.missing}")
-    path = out if out.suffix else out / f"model{chosen.suffix}"
+    named = out.suffix in (".onnx", chosen.suffix, *(r.suffix for r in RUNTIMES)) and out.suffix and not out.is_dir()
+    path = out if named else out / f"model{chosen.suffix}"
     if path.suffix != chosen.suffix:
         raise UsageError(f"--out {path}: a file for {chosen.name} ends in {chosen.suffix}")
     return chosen, path
+
+
+def _check_place(checkpoint: str | Path, path: Path) -> None:
+    """Only what was named is replaced, and what an export of ours left beside it."""
+    about = path.with_suffix(".json")
+    beside = [path.with_suffix(".bin")] if path.suffix in (".param", ".xml") else []
+    for target in (path, *beside, about):
+        check_outputs([checkpoint], {"--out": target})
+    there = [file for file in (*beside, about) if file.exists()]
+    if there and not _is_card(about):
+        raise UsageError(
+            f"--out {path}: {there[0]} lies there, would be replaced, and is of no export; name another place"
+        )
+
+
+def _is_card(path: Path) -> bool:
+    """Whether it is what an export wrote."""
+    try:
+        return "nanogfl.schema" in json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _prove(
@@ -103,8 +124,7 @@ def _prove(
 ) -> Parity:
     """Boxes and raw outputs of the file and of the checkpoint, on each picture."""
     made, parity = open_detector(name, file, 1, card, outputs), Parity()
-    pictures = drawn_pictures() if data is None else given_pictures([e.path for e in read_table(data).examples])
-    for title, picture in pictures:
+    for title, picture in proof_pictures(data):
         view, image = detector.see(picture)
         raws = detector.raw(image[None])[0], made.raw(network_image(picture, view))
         if raws[0].shape != raws[1].shape:
@@ -112,11 +132,5 @@ def _prove(
         ours, its = (seen(raw, detector.layout, view, detector.names, LIMITS) for raw in raws)
         take(parity, title, ours, its, detector.layout, LIMITS)
     if not parity.holds:
-        why = parity.worst[0] if parity.worst else f"raw outputs differ by {parity.raw:.2g}"
-        raise ExportError(f"{name} does not give what the checkpoint gives, nothing was kept: {why}")
+        raise ExportError(f"{name} does not give what the checkpoint gives, nothing was kept: {parity.why}")
     return parity
-
-
-def _move(old: Path, new: Path) -> None:
-    with whole_file(new) as partial:
-        shutil.copyfile(old, partial)

@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-IR_VERSION = 8  # read by onnxruntime 1.10 and newer, on every platform
+IR_VERSION = 8  # of the first onnxruntime with opset 18, 1.14: what is newer gives nothing and shuts it out
 Constant = NDArray[Any]
 
 

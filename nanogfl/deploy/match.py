@@ -32,8 +32,13 @@ class Kept:
 
 def raw_difference(a: Raw, b: Raw) -> float:
     """Largest difference of any score, or of any side logit over ten; infinite where one is no number."""
-    scores, sides = (float(np.abs(x - y).max(initial=0)) for x, y in zip(a, b, strict=True))
-    found = float(np.maximum(scores, sides / 10))
+    scores, sides = (largest(x - y) for x, y in zip(a, b, strict=True))
+    return max(scores, sides / 10)
+
+
+def largest(differences: NDArray[np.float32]) -> float:
+    """Largest magnitude; infinite where one is no number, which compares as if it were small."""
+    found = float(np.abs(differences).max(initial=0))
     return found if np.isfinite(found) else float("inf")
 
 

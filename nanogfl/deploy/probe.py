@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,20 +10,22 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from torch import nn
 
 from nanogfl import boxes as box_math
 from nanogfl.decode import Layout, Thresholds, decode, side_geometry, sigmoid
 from nanogfl.deploy.match import Kept, raw_difference
 from nanogfl.detections import Detections
 from nanogfl.errors import ModelError, UsageError
+from nanogfl.model.head import TowerHead
 from nanogfl.pictures import Picture
 from nanogfl.predictor import Predictor, TorchDetector
 from nanogfl.runtime.card import FileCard
 from nanogfl.runtime.session import Arrays, OnnxDetector, open_session
-from nanogfl.view import View, normalise
+from nanogfl.view import View
 
 Array = NDArray[np.float32]
-RAW = ("class_scores", "side_logits")  # as ``deploy.boxes`` names them
+RAW, LOGITS = ("class_scores", "side_logits"), "class_logits"  # as ``deploy.boxes`` names them
 
 
 @dataclass(frozen=True)
@@ -67,17 +70,22 @@ def seen(raw: Array, layout: Layout, view: View, names: Sequence[str], limits: T
 
 
 class Probe:
-    """A model that also tells its raw outputs.
+    """A checkpoint or a file of ours that tells its raw outputs.
 
     Attributes:
         batch: pictures that it takes at once.
         layout: how its raw output is to be read.
+        wrong: a line for each threshold that is another one in the file's graph than in its metadata.
     """
 
-    def __init__(self, model: Predictor, rounds: bool) -> None:
-        """``rounds``: resized images are whole numbers, as the other model may want them."""
-        self.rounds = rounds
-        self.model = _with_raw(model) if isinstance(model, OnnxDetector) else model
+    def __init__(self, model: Predictor, rounds: bool, raised: float = 0.0) -> None:
+        """``rounds``: resized images are whole numbers, as the other model may want them; see ``compare``."""
+        self.rounds, self.raised = rounds, raised
+        self.wrong: list[str] = []
+        if isinstance(model, OnnxDetector):
+            self.model = model if model.card.form == "core" else self._opened(model)
+        else:
+            self.model = _raised(model, raised) if raised and isinstance(model, TorchDetector) else model
         self.batch = self.model.batch if isinstance(self.model, OnnxDetector) else 1
         if isinstance(self.model, TorchDetector):
             self.layout = self.model.layout
@@ -96,18 +104,38 @@ class Probe:
         return made
 
     def _torch(self, model: TorchDetector, picture: Picture, limits: Thresholds) -> Seen:
-        view = View(picture.shape[:2], model.input_size, model.card.resize)
-        image = view.apply(picture)
-        raw = model.raw(normalise(np.rint(image) if self.rounds else image)[None])[0]
+        view, image = model.see(picture, self.rounds)
+        raw = model.raw(image[None])[0]
         return seen(raw, model.layout, view, model.names, limits)
 
     def _onnx(self, model: OnnxDetector, pictures: Sequence[Picture], limits: Thresholds) -> list[Seen]:
         image = model.prepare(pictures)
         outputs = model.run(np.rint(image) if self.rounds and image.dtype == np.float32 else image, limits)
+        if model.card.form == "core":
+            outputs = {n: v + self.raised * n.startswith("classes") for n, v in outputs.items()}
         found = model.read(outputs, pictures, limits)
         scores, sides = self._raw(model, outputs)
         views = [View(p.shape[:2], model.input_size, model.card.resize) for p in pictures]
         return [Seen(f, s.T, d.T, v) for f, s, d, v in zip(found, scores, sides, views, strict=False)]
+
+    def _opened(self, model: OnnxDetector) -> OnnxDetector:
+        """The same file, with its raw outputs among the outputs, and its class logits raised."""
+        proto = onnx.load(str(model.path), load_external_data=False)
+        there = {name for node in proto.graph.node for name in node.output}
+        if not {*RAW, LOGITS} <= there:
+            raise UsageError(f"{model.path} does not name its raw outputs; export it again")
+        proto.graph.output.extend(onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in RAW)
+        stored = {t.name: t for t in proto.graph.initializer if t.name in model.card.defaults}
+        for name, said in model.card.defaults.items():
+            held = np.append(onnx.numpy_helper.to_array(stored[name]) if name in stored else np.nan, np.nan)[0]
+            if np.float32(held) != np.float32(said):
+                self.wrong.append(f"{model.path.name} has {held:g} as {name} in its graph, {said:g} in its metadata")
+        if self.raised:
+            _raise(proto.graph, self.raised)
+        try:
+            return OnnxDetector(model.path, session=open_session(proto.SerializeToString()))
+        except ModelError as error:
+            raise ModelError(f"{model.path} cannot be compared: {error}") from error
 
     def _raw(self, model: OnnxDetector, outputs: Arrays) -> tuple[Array, Array]:
         """Scores [B, C, P] and side logits [B, 4 * (R + 1), P]."""
@@ -123,16 +151,20 @@ def card_of(model: Predictor) -> FileCard | Any:
     return model.card  # type: ignore[attr-defined]
 
 
-def _with_raw(model: OnnxDetector) -> OnnxDetector:
-    """The same file, with its raw outputs among the outputs."""
-    if model.card.form == "core":
-        return model
-    proto = onnx.load(str(model.path), load_external_data=False)
-    there = {name for node in proto.graph.node for name in node.output}
-    if not set(RAW) <= there:
-        raise UsageError(f"{model.path} does not name its raw outputs; export it again")
-    proto.graph.output.extend(onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in RAW)
-    try:
-        return OnnxDetector(model.path, session=open_session(proto.SerializeToString()))
-    except ModelError as error:
-        raise ModelError(f"{model.path} cannot be compared: {error}") from error
+def _raise(graph: onnx.GraphProto, by: float) -> None:
+    """Add to the class logits of a file."""
+    at = next(i for i, node in enumerate(graph.node) if LOGITS in node.input)
+    for node in graph.node[at:]:
+        node.input[:] = ["raised_logits" if name == LOGITS else name for name in node.input]
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array(by, np.float32), "raised_by"))
+    graph.node.insert(at, onnx.helper.make_node("Add", [LOGITS, "raised_by"], ["raised_logits"]))
+
+
+def _raised(model: TorchDetector, by: float) -> TorchDetector:
+    """A copy of a checkpoint's detector with higher class logits."""
+    network = copy.deepcopy(model.network)
+    head = network.head
+    for last in [head.classify] if isinstance(head, TowerHead) else head.predict:
+        assert isinstance(last, nn.Conv2d) and last.bias is not None
+        last.bias.data[: head.classes] += by
+    return TorchDetector(network, model.card, model.source, model.kind)

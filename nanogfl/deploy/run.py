@@ -7,10 +7,10 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanogfl.data.readers import read_table
 from nanogfl.deploy.build import Form, build
 from nanogfl.deploy.int8 import Measured, to_int8
-from nanogfl.deploy.verify import Parity, compare, drawn_pictures, given_pictures
+from nanogfl.deploy.pictures import proof_pictures
+from nanogfl.deploy.verify import Parity, compare
 from nanogfl.errors import ExportError, ModelError, UsageError
 from nanogfl.predictor import Predictor, TorchDetector, load
 from nanogfl.runtime.outputs import check_outputs
@@ -114,15 +114,19 @@ def prove(a: Predictor, b: Predictor, data: str | Path | None) -> Parity:
     Raises:
         ExportError: the two differ.
     """
-    pictures = drawn_pictures() if data is None else given_pictures([e.path for e in read_table(data).examples])
-    parity = compare(a, b, pictures)
-    if parity.raw is None and not parity.boxes and parity.holds:
-        raise ExportError("no box was found and the inputs differ, so that nothing was compared; give --data")
+    parity = compare(a, b, proof_pictures(data))
+    decodes = any(isinstance(m, OnnxDetector) and m.card.form != "core" for m in (a, b))
+    if parity.holds and not parity.boxes and (decodes or parity.raw is None):
+        if parity.raw is None:
+            raise ExportError("no box was found and the inputs differ, so that nothing was compared; give --data")
+        # equal raw outputs do not say that boxes, labels and the way back to the frame are right
+        parity = compare(a, b, proof_pictures(data), raised=parity.lift)
+        if parity.holds and not parity.boxes:
+            raise ExportError("no box is found, so that none was compared; give --data with objects of its classes")
     if not parity.holds:
-        lines = "; ".join(parity.worst[:3]) or f"raw outputs differ by {parity.raw:.2g}"
         int8 = any(isinstance(m, OnnxDetector) and m.card.precision == "int8" for m in (a, b))
         hint = "; an int8 file never gives the same boxes: compare AP with nanogfl eval" if int8 else ""
-        raise ExportError(f"the two models differ: {lines} ({parity.to_text()}){hint}")
+        raise ExportError(f"the two models differ: {parity.why} ({parity.to_text()}){hint}")
     return parity
 
 

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from nanogfl.decode import Layout, Thresholds
-from nanogfl.deploy.calibrate import spread
-from nanogfl.deploy.match import SCORE, Kept, alike, equal, explained, partners
+from nanogfl.deploy.match import SCORE, Kept, alike, equal, explained, largest, partners
 from nanogfl.deploy.probe import Probe, Seen, card_of
 from nanogfl.detections import Detections
-from nanogfl.errors import DataError, UsageError
-from nanogfl.pictures import Picture, read_picture
+from nanogfl.errors import UsageError
+from nanogfl.pictures import Picture
 from nanogfl.predictor import Predictor
 from nanogfl.runtime.session import OnnxDetector
 
 ENOUGH_BOXES = 200
 LIMITS = Thresholds(score=0.05)
-MOST_PICTURES = 200
 
 
 @dataclass(frozen=True)
@@ -59,6 +55,8 @@ class Parity:
         sigma_px: of the sides' deviations of matched boxes; None where one model does not give them.
         worst: one line for each picture beyond the bar.
         bar: what is allowed.
+        best: the highest score of any prior.
+        raised: what was added to the class logits of both, for without it no box is above the threshold.
     """
 
     pictures: int = 0
@@ -71,11 +69,23 @@ class Parity:
     sigma_px: float | None = None
     worst: list[str] = field(default_factory=list)
     bar: Bar = FULL
+    best: float = 0.0
+    raised: float = 0.0
 
     @property
     def holds(self) -> bool:
         """Whether the two are the same detector."""
         return not self.worst and (self.raw is None or self.raw <= self.bar.raw)
+
+    @property
+    def why(self) -> str:
+        """By what it does not hold."""
+        return "; ".join(self.worst[:3]) or f"raw outputs differ by {self.raw:.2g}"
+
+    @property
+    def lift(self) -> float:
+        """What raises the best class logit to a score of .9."""
+        return float(np.log(9 * (1 - self.best) / max(self.best, 1e-30)))
 
     def to_json(self) -> dict[str, Any]:
         """Numbers as they are stored in the file."""
@@ -84,22 +94,38 @@ class Parity:
         counts = {"one_sided": self.one_sided, "ties": self.ties, "raw": raw}
         counts |= {} if self.sigma_px is None else {"sigma_px": round(self.sigma_px, 5)}
         bar = {"bar_px": self.bar.box_px, "bar_score": self.bar.score}
+        bar |= {"raised": round(self.raised, 3)} if self.raised else {}
         return {"pictures": self.pictures, "boxes": self.boxes, **rounded, **counts, **bar}
 
     def to_text(self) -> str:
         """One line for people."""
         few = "" if self.boxes >= ENOUGH_BOXES else f" (fewer than {ENOUGH_BOXES}: give --data with more objects)"
+        raised = f", none unless class logits are raised by {self.raised:.1f}" if self.raised else ""
         raw = "not compared" if self.raw is None else f"{self.raw:.2g}"
         ties = f", {self.ties} by near ties of NMS" if self.ties else ""
         sigma = "" if self.sigma_px is None else f", sigma {self.sigma_px:.4f} px"
         return (
-            f"{self.pictures} pictures, {self.boxes} boxes compared{few}: largest difference {self.box_px:.4f} px, "
-            f"score {self.score:.2g}{sigma}, raw outputs {raw}, {self.one_sided} on one side only{ties}"
+            f"{self.pictures} pictures, {self.boxes} boxes compared{raised}{few}: largest difference "
+            f"{self.box_px:.4f} px, score {self.score:.2g}{sigma}, raw outputs {raw}, "
+            f"{self.one_sided} on one side only{ties}"
         )
 
 
-def compare(a: Predictor, b: Predictor, pictures: Iterable[tuple[str, Picture]], limits: Thresholds = LIMITS) -> Parity:
+def compare(
+    a: Predictor,
+    b: Predictor,
+    pictures: Iterable[tuple[str, Picture]],
+    limits: Thresholds = LIMITS,
+    raised: float = 0.0,
+) -> Parity:
     """Run both models once on each picture and match their boxes.
+
+    Args:
+        a: a checkpoint or an exported file.
+        b: the other one.
+        pictures: each with its name.
+        limits: what is found; those of the file where they are fixed in it.
+        raised: added to the class logits of both.
 
     Raises:
         UsageError: the models have different classes.
@@ -111,9 +137,10 @@ def compare(a: Predictor, b: Predictor, pictures: Iterable[tuple[str, Picture]],
     files = [m for m in (a, b) if isinstance(m, OnnxDetector)]
     half = any(m.card.precision == "fp16" for m in files)
     limits = next((m.card.thresholds for m in files if m.fixed), limits)
-    parity = Parity(bar=HALF if half else FULL)
     rounds = any(m.rounds for m in files)
-    probes = [Probe(model, rounds) for model in (a, b)]
+    probes = [Probe(model, rounds, raised) for model in (a, b)]
+    wrong = [line for probe in probes for line in probe.wrong]
+    parity = Parity(worst=wrong, bar=HALF if half else FULL, raised=raised)
     one_view = a.input_size == b.input_size and card_of(a).resize == card_of(b).resize
     source = iter(pictures)
     while some := list(islice(source, max(probe.batch for probe in probes))):
@@ -134,6 +161,7 @@ def take(
     sides = zip(a.view.picture, a.view.input, strict=True)
     zoom = max(1.0, *(own / seen for own, seen in sides)) if parity.bar.of_input else 1.0
     parity.pictures += 1
+    parity.best = max(parity.best, float(a.scores.max(initial=0)))
     parity.raw = parity.raw if raw is None else max(parity.raw or 0.0, raw)
     match(parity, name, a.found, b.found, limits, kept, zoom)
 
@@ -162,52 +190,24 @@ def match(
     partner = np.maximum(partner, partners(a, b, free))
     matched = np.flatnonzero(partner >= 0)
     pairs = partner[matched]
-    box = float(np.abs(a.boxes[matched] - b.boxes[pairs]).max(initial=0)) / zoom
-    score = float(np.abs(a.scores[matched] - b.scores[pairs]).max(initial=0))
+    box = largest(a.boxes[matched] - b.boxes[pairs]) / zoom
+    score = largest(a.scores[matched] - b.scores[pairs])
     floor = max(limits.score, *(d.scores[-1] for d in (a, b) if len(d) and len(d) == limits.max_boxes), 0) + bar.score
     alone = [(0, int(i)) for i in np.flatnonzero(partner < 0)]
     alone += [(1, int(i)) for i in np.setdiff1d(np.arange(len(b)), pairs)]
-    above = [(side, i) for side, i in alone if (a, b)[side].scores[i] > floor]
+    above = [(side, i) for side, i in alone if np.nan_to_num((a, b)[side].scores[i], nan=np.inf) > floor]
     beyond = sum(lonely not in reasons for lonely in above)
     parity.boxes += len(matched)
     parity.box_px, parity.score = max(parity.box_px, box), max(parity.score, score)
     parity.one_sided += beyond
     parity.ties += len(above) - beyond
     if a.side_sigma is not None and b.side_sigma is not None:
-        sigma = float(np.abs(a.side_sigma[matched] - b.side_sigma[pairs]).max(initial=0)) / zoom
+        one = (a.boxes[matched, 2:] > a.boxes[matched, :2]).all(axis=1)  # others are cut to one line of the edge
+        if kept is not None:  # near ties of two priors in one place
+            one &= kept[0].priors[matched] == kept[1].priors[pairs]
+        sigma = largest(a.side_sigma[matched][one] - b.side_sigma[pairs][one]) / zoom
         parity.sigma_px = max(parity.sigma_px or 0.0, sigma)
         if sigma > bar.box_px:
             parity.worst.append(f"{name}: deviations of the sides differ by {sigma:.3f} px")
     if box > bar.box_px or score > bar.score or beyond:
         parity.worst.append(f"{name}: boxes differ by {box:.3f} px, scores by {score:.2g}, {beyond} on one side only")
-
-
-def given_pictures(paths: Sequence[Path]) -> Iterator[tuple[str, Picture]]:
-    """Pictures from disk, spread over the set where it is large, then the odd ones."""
-    if not paths:
-        raise DataError("--data holds no picture to compare on; give a set with pictures")
-    for path in spread(paths, MOST_PICTURES):
-        yield path.name, read_picture(path)
-    yield from odd_pictures()
-
-
-def drawn_pictures(count: int = 24, seed: int = 0) -> Iterator[tuple[str, Picture]]:
-    """Drawn scenes of several shapes, for exports without data; then the odd ones."""
-    from nanogfl.data.synthetic import draw_picture
-
-    shapes = [(480, 640), (320, 320), (640, 360), (300, 900), (1080, 1920)]
-    for i in range(count):
-        scene, _, _ = draw_picture(np.random.default_rng((seed, i)), 384)
-        height, width = shapes[i % len(shapes)]
-        yield f"drawn picture {i}", np.asarray(cv2.resize(scene, (width, height)), np.uint8)
-    yield from odd_pictures()
-
-
-def odd_pictures() -> Iterator[tuple[str, Picture]]:
-    """Blank, noisy, tiny and very long frames: what a camera gives on a bad day."""
-    rng = np.random.default_rng(0)
-    for value in (0, 255):
-        yield f"blank frame {value}", np.full((240, 427, 3), value, np.uint8)
-    yield "noise", rng.integers(0, 256, (360, 202, 3), dtype=np.uint8)
-    yield "one pixel", np.full((1, 1, 3), 90, np.uint8)
-    yield "a strip", rng.integers(0, 256, (37, 901, 3), dtype=np.uint8)

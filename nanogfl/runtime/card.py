@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nanogfl.decode import Thresholds
-from nanogfl.errors import ModelError
+from nanogfl.errors import ModelError, UsageError
 from nanogfl.view import MEAN, RULES, STD, is_side
 
 SCHEMA = "1"
@@ -47,6 +47,11 @@ class FileCard:
     thresholds: Thresholds = field(default_factory=Thresholds)
     temperature: float = 1.0
     centred: bool = False
+
+    @property
+    def defaults(self) -> dict[str, float]:
+        """The thresholds by the names that they have in the graph."""
+        return dict(zip(("score_threshold", "iou_threshold", "max_boxes"), astuple(self.thresholds), strict=True))
 
     def to_metadata(self) -> dict[str, str]:
         """Strings, as they are stored in the file."""
@@ -100,15 +105,15 @@ def read_card(metadata: Mapping[str, str], path: Path) -> FileCard:
             metadata.get("nanogfl.prior") == "centre",
         )
         if (
-            not isinstance(card.parity, dict)
+            not (isinstance(card.parity, dict) and names)
             or min(card.strides) < 1
             or card.reg_max < 0
             or not all(map(is_side, (height, width)))
             or not 0 < card.temperature < math.inf
         ):
             shape = f"input {height}x{width}, strides {card.strides}, reg_max {card.reg_max}"
-            raise ValueError(f"{shape}, temperature {card.temperature}, {card.parity}")
-    except (KeyError, ValueError, TypeError, RecursionError) as error:
+            raise ValueError(f"{shape}, temperature {card.temperature}, {card.parity}, classes {str(names)[:80]}")
+    except (KeyError, ValueError, TypeError, RecursionError, UsageError) as error:
         raise ModelError(
             f"{path} does not say what it is ({type(error).__name__}: {error}); export it again"
         ) from error

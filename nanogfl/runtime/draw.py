@@ -49,7 +49,6 @@ def draw_detections(
     picture: Picture,
     detections: Detections,
     *,
-    scale: float | None = None,
     ids: Sequence[int] | None = None,
     show_boxes: bool = True,
     show_labels: bool = True,
@@ -61,7 +60,6 @@ def draw_detections(
     Args:
         picture: what the detections are of.
         detections: boxes in its pixels.
-        scale: of lines and letters; 1 suits 640 x 480 (2 px lines). None: by the picture's size.
         ids: of tracked objects, [N], written behind the name; 0 is none.
         show_boxes: draw the outlines.
         show_labels: write the names.
@@ -69,7 +67,7 @@ def draw_detections(
         show_sigma: blur each side by its standard deviation, where the detections have it.
     """
     canvas = picture.copy()
-    scale = _scale(picture) if scale is None else scale
+    scale = _scale(picture)
     colors = [class_color(int(label)) for label in detections.labels]
     worst_first = range(len(detections) - 1, -1, -1)
     for i in worst_first:
@@ -91,10 +89,10 @@ def draw_detections(
     return canvas
 
 
-def draw_panel(picture: Picture, lines: Sequence[str], scale: float | None = None) -> Picture:
+def draw_panel(picture: Picture, lines: Sequence[str]) -> Picture:
     """Write lines of text onto a shaded panel in the lower left corner of a copy, where few names of boxes are."""
     canvas = picture.copy()
-    size = max(9, round(13 * (_scale(picture) if scale is None else scale)))
+    size = max(9, round(13 * _scale(picture)))
     chips = [_chip(_written(line, 0), size, size // 2, BLACK, WHITE) for line in lines]
     wide, high = max((chip.shape[1] for chip in chips), default=0), sum(chip.shape[0] for chip in chips)
     y = max(0, len(canvas) - high - size // 3)

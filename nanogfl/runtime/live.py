@@ -20,7 +20,7 @@ from nanogfl.runtime.frames import HIGHEST_RATE, warn_if_short
 
 log = logging.getLogger(__name__)
 SILENCE_MS = 5000  # a stream that sends nothing for this long has dropped
-SECRETS = "user|login|pass|pwd|pw|auth|token|secret|key"  # in names of a query
+SECRETS = "user|usr|login|pass|pwd|pw|auth|token|secret|key"  # in names of a query, or of a path that says it
 FIRST_WAIT, LONGEST_WAIT = 0.5, 4.0  # seconds between attempts to open it again
 
 
@@ -128,6 +128,6 @@ def cameras() -> list[int]:
 
 
 def without_password(address: str) -> str:
-    """The address to be shown and written: ``user:password@`` and what its query says of them hidden."""
+    """The address to be shown and written: ``user:password@`` and what its query or its path says of them hidden."""
     hidden = re.sub(r"//([^/]*|[^/@]*:(?!\d+/).*)@", "//***@", address)
-    return re.sub(rf"([?&][^=&]*(?:{SECRETS})[^=&]*=)[^&]*", r"\1***", hidden, flags=re.IGNORECASE)
+    return re.sub(rf"([?&;/][^=&;/?]*(?:{SECRETS})[^=&;/?]*=)[^&]*", r"\1***", hidden, flags=re.IGNORECASE)

@@ -34,7 +34,7 @@ class Mined:
     Attributes:
         file: the picture.
         doubt: in bits, see :func:`doubt`.
-        boxes: how many score 0.3 or more.
+        boxes: how many score above 0.3, as predict counts.
         spread: mean deviation of the sides over the length of the box, of the candidates by their score; None where
             the model does not give it.
     """
@@ -106,7 +106,7 @@ def mine(
         except DataError as error:
             broken.append(error)
         else:
-            ranked.append(Mined(file, doubt(found), int((found.scores >= 0.3).sum()), side_spread(found)))
+            ranked.append(Mined(file, doubt(found), int((found.scores > 0.3).sum()), side_spread(found)))
         progress()
     if not ranked:
         raise broken[0] if broken else DataError(f"{folder} holds no pictures; name a folder that does")

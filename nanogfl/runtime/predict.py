@@ -66,7 +66,7 @@ def predict_sources(
     Args:
         predictor: from ``nanogfl.load``.
         sources: pictures, folders, globs, videos.
-        score: lowest score.
+        score: only what scores above this.
         classes: only these.
         sigma: records hold ``side_sigma`` too.
         draw: folder for the same pictures and videos with boxes.

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from nanogfl.pictures import Picture
+from nanogfl.runtime.capture import STILLS
 from nanogfl.runtime.video import VideoSink, write_video
 
 LIVE_RATE = 20.0  # frames a second of what has no rate of its own
@@ -21,7 +22,7 @@ class Recorder:
     Args:
         path: ends in ``.mp4``.
         rate: frames a second where each picture is one frame; None: pictures come at any pace, and are repeated or
-            left out so that the video runs as time did.
+            left out so that the video runs as time did; a still picture stands for 1 / STILLS s.
     """
 
     def __init__(self, path: Path, rate: float | None) -> None:
@@ -35,7 +36,7 @@ class Recorder:
 
         Args:
             picture: uint8 BGR [H, W, 3].
-            time_s: when it was taken, in seconds; None: a frame's length after the one before.
+            time_s: when it was taken, in seconds; None: a still picture.
         """
         if self._sink is None:
             sink = write_video(self.path, self.rate or LIVE_RATE, picture.shape[:2])
@@ -51,8 +52,12 @@ class Recorder:
     def _due(self, time_s: float | None) -> int:
         """How many frames this picture is."""
         assert self._sink is not None
-        if self.rate or time_s is None:
+        if self.rate:
             return 1
+        if time_s is None:
+            self._last, begins = None, self._sink.count
+            self._length = begins / LIVE_RATE + 1 / STILLS
+            return round(self._length * LIVE_RATE) - begins
         if self._last is not None:
             self._length += min(max(time_s - self._last, 0.0), LONGEST_GAP)
         self._last = time_s

@@ -1,10 +1,12 @@
-"""How the web server says no: a status, what is wrong, and what to do."""
+"""How the web server says no: a status, what is wrong, and what to do; and what is said no to by the head alone."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from email.message import Message
+from urllib.parse import urlsplit
 
 
 class RefusedError(Exception):
@@ -24,6 +26,14 @@ def place(places: threading.BoundedSemaphore, taken: str) -> Iterator[None]:
         yield
     finally:
         places.release()
+
+
+def check_asker(headers: Message) -> None:
+    """Refuse what a page of another site asks in a visitor's browser; programs do not say who they are."""
+    site, origin = headers.get("Sec-Fetch-Site"), headers.get("Origin")
+    own = site in ("same-origin", "none") or origin is None or urlsplit(origin).netloc == headers.get("Host")
+    if site == "cross-site" or not own:
+        raise RefusedError(403, f"a page of {origin or 'another site'} asks; only this server's own may")
 
 
 def score_of(query: Mapping[str, list[str]]) -> float:

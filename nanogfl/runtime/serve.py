@@ -20,11 +20,10 @@ from nanogfl.errors import NanogflError
 from nanogfl.pictures import decode_picture
 from nanogfl.runtime.arriving import PatientHandler
 from nanogfl.runtime.picture_size import picture_size
-from nanogfl.runtime.refuse import RefusedError, place, score_of
+from nanogfl.runtime.refuse import RefusedError, check_asker, place, score_of
 from nanogfl.runtime.session import OnnxDetector
 
 log = logging.getLogger(__name__)
-
 MAX_BYTES = 20 * 1024 * 1024
 MAX_PIXELS = 50_000_000  # the largest phone pictures; the network takes 13 bytes a pixel besides
 MAX_WAITING = 8  # pictures, besides the one that is looked at
@@ -139,6 +138,8 @@ class Handler(PatientHandler, BaseHTTPRequestHandler):
             self._send_json(500, {"error": f"the detector failed ({type(error).__name__}); try another picture"})
 
     def _get(self) -> None:
+        if "Content-Length" in self.headers or "Transfer-Encoding" in self.headers:
+            self.close_connection = True  # a body lies unread, and is no further request
         path = unquote(self._address().path)
         if path == "/health":
             detector = self.server.site.detector
@@ -153,6 +154,7 @@ class Handler(PatientHandler, BaseHTTPRequestHandler):
         self._send_file(file)
 
     def _post(self) -> None:
+        check_asker(self.headers)
         address = self._address()
         if address.path != "/predict":
             raise RefusedError(404 if address.path not in self.server.site.files else 405, "POST pictures to /predict")
@@ -177,8 +179,8 @@ class Handler(PatientHandler, BaseHTTPRequestHandler):
             hint = "curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' .../predict"
             raise RefusedError(415, f"send the picture's own bytes, not {kind}: {hint}")
         text = self.headers.get("Content-Length", "")
-        if not (text.isascii() and text.isdigit()):
-            raise RefusedError(411, "say the picture's size in Content-Length")
+        if not (text.isascii() and text.isdigit()) or "Transfer-Encoding" in self.headers:
+            raise RefusedError(411, "say the picture's size in Content-Length, and send it in one piece")
         if len(text) > 12 or int(text) > MAX_BYTES:
             raise RefusedError(413, f"the picture has {text[:13]} bytes; send up to {MAX_BYTES}")
         if int(text) == 0:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +131,7 @@ class OnnxDetector:
 
     def describe(self) -> dict[str, Any]:
         """What ``nanogfl info`` shows."""
-        card = self.card
-        defaults = dict(zip(("score_threshold", "iou_threshold", "max_boxes"), astuple(card.thresholds), strict=True))
+        card, defaults = self.card, self.card.defaults
         optional = {
             i.name: f"{i.type} {i.shape}, {defaults[i.name]} where not given"
             for i in self.session.get_overridable_initializers()

@@ -70,7 +70,7 @@ class Tracker:
             found: the detections, faint ones included.
             size: (H, W) of the frame in px, to which filtered boxes are cut.
             score: lowest score that begins a track; fainter detections only continue one.
-            time_s: of the frame in seconds, never less than before; None counts on by a tenth of a second.
+            time_s: of the frame in seconds, less than before counts as the same; None counts on by a tenth of a second.
 
         Returns:
             What was found of the tracked and the new objects, best first.
@@ -89,7 +89,9 @@ class Tracker:
         self._seen[track] = now
         self._name(track[_stands_alone(kept)])
         if self.smooth:
-            boxes = box_math.clip(self._sides.at[track], *size).astype(np.float32)
+            low, high = self._sides.at[track, :2], self._sides.at[track, 2:]  # filtered alone, they may have crossed
+            sides = np.concatenate([np.minimum(low, high), np.maximum(low, high)], axis=1)
+            boxes = box_math.clip(sides, *size).astype(np.float32)
             kept = replace(kept, boxes=boxes)
         return Tracked(kept, self._ids[track])
 

@@ -84,7 +84,6 @@ class Webcam:
             log.info(KEYS)
         if self.record_path:
             spare(files_of(self.source), [("--record", self.record_path)])
-            self._recorder = Recorder(self.record_path, self.source.rate)
         try:
             with self.capture:
                 self._loop(self.capture)
@@ -112,8 +111,7 @@ class Webcam:
     def _frame(self, shot: Shot) -> None:
         """Everything that happens to one picture."""
         began, before = time.perf_counter(), self._last
-        if self.tracker and before and before[0].source != shot.source and shot.time_s is not None:
-            self.tracker.restart()  # another video
+        self._begin(shot, before and before[0])
         found, ids = self._detect(shot, self.tracker)
         if ids is not None:
             self.meter.follow(np.array(ids, np.int64), found.boxes)
@@ -135,6 +133,14 @@ class Webcam:
         if self.screen and self._drawn is not None:
             left = self._length(shot, before and before[0]) - (time.perf_counter() - began)
             self._press(self.screen.show(self._drawn, max(0.0, left)))
+
+    def _begin(self, shot: Shot, before: Shot | None) -> None:
+        """What begins with a picture: the recording with the first one, other tracks with another video."""
+        if before is None:
+            if self.record_path and not self._recorder:  # now it is open, and a stream knows its rate
+                self._recorder = Recorder(self.record_path, self.source.rate)
+        elif self.tracker and before.source != shot.source and (before.time_s, shot.time_s) != (None, None):
+            self.tracker.restart()
 
     def _detect(self, shot: Shot, tracker: Tracker | None) -> tuple[Detections, list[int] | None]:
         """Detections of the chosen classes, and their ids where they are tracked."""
@@ -169,9 +175,10 @@ class Webcam:
         elif key in self._actions:
             self._actions[key]()
         if key and self._paused and self._last and self.screen:
-            if key in SCORE_KEYS:  # a second look at the same picture moves no track
-                shot = self._last[0]
-                self._last = (shot, *self._detect(shot, deepcopy(self.tracker)))
+            if key in SCORE_KEYS:  # a second look at the same picture moves no track, and gives no id
+                shot, known = self._last[0], self.tracker.count if self.tracker else 0
+                found, ids = self._detect(shot, deepcopy(self.tracker))
+                self._last = shot, found, ids and [number if number <= known else 0 for number in ids]
             self._drawn = self._draw(self._last[0].picture, *self._last[1:])
             self.screen.show(self._drawn, 0.001)
 

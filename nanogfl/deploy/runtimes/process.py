@@ -16,15 +16,15 @@ from nanogfl.pictures import read_picture
 from nanogfl.runtime.card import read_card
 
 
-class Measured:
+class Measurable:
     """A detector as what device_runner measures."""
 
     def __init__(self, detector: RuntimeDetector) -> None:
         self.network, self.raw, self._predict = detector.network, detector.raw, detector.predict
 
-    def frame(self, frame: Any, score: float, iou: float = 0.6, max_boxes: int = 100) -> tuple[Any, Any, Any]:
+    def frame(self, frame: Any, score: float) -> tuple[Any, Any, Any]:
         """Boxes, scores and labels of one frame uint8 [H, W, 3]."""
-        found = self._predict(frame, score, iou=iou, max_boxes=max_boxes)
+        found = self._predict(frame, score)
         return found.boxes, found.scores, found.labels
 
 
@@ -52,7 +52,7 @@ def _open(job: dict[str, Any]) -> Subject:
     if job["runtime"] is None:  # a file that takes frames itself
         return FrameFile(job["model"], job["threads"])
     card = read_card(job["card"], file)
-    return Measured(open_detector(job["runtime"], file, job["threads"], card, job["outputs"]))
+    return Measurable(open_detector(job["runtime"], file, job["threads"], card, job["outputs"]))
 
 
 if __name__ == "__main__":

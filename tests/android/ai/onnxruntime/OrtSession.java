@@ -11,14 +11,21 @@ import java.util.Map;
 import java.util.Optional;
 
 /** Hands a frame to onnxruntime in Python ({@code COMMAND model frame height width folder}), and its outputs back. */
-public class OrtSession {
+public class OrtSession implements AutoCloseable {
     private final byte[] model;
+    private boolean closed;
 
     OrtSession(byte[] model) {
         this.model = model;
     }
 
+    @Override
+    public void close() {
+        closed = true;
+    }
+
     public Result run(Map<String, OnnxTensor> inputs) throws IOException, InterruptedException {
+        if (closed) throw new IllegalStateException("Asking to run a session that is closed");
         OnnxTensor image = inputs.get("image");
         Path folder = Files.createTempDirectory("stand-in");
         Path onnx = Files.write(folder.resolve("model.onnx"), model);

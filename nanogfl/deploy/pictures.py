@@ -1,0 +1,59 @@
+"""Pictures to prove files and to calibrate on: some of a set, drawn ones, and the odd ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import numpy as np
+
+from nanogfl.data.readers import read_table
+from nanogfl.errors import DataError
+from nanogfl.pictures import Picture, read_picture
+
+MOST_PICTURES = 200
+T = TypeVar("T")
+
+
+def proof_pictures(data: str | Path | None) -> Iterator[tuple[str, Picture]]:
+    """Those of a set, or drawn ones; then the odd ones."""
+    return drawn_pictures() if data is None else given_pictures([e.path for e in read_table(data).examples])
+
+
+def spread(examples: Sequence[T], most: int) -> list[T]:
+    """So many, or all where there are fewer, evenly over the whole."""
+    count = min(len(examples), most)
+    return [examples[i * len(examples) // count] for i in range(count)]
+
+
+def given_pictures(paths: Sequence[Path]) -> Iterator[tuple[str, Picture]]:
+    """Pictures from disk, spread over the set where it is large, then the odd ones."""
+    if not paths:
+        raise DataError("--data holds no picture to compare on; give a set with pictures")
+    for path in spread(paths, MOST_PICTURES):
+        yield path.name, read_picture(path)
+    yield from odd_pictures()
+
+
+def drawn_pictures(count: int = 24) -> Iterator[tuple[str, Picture]]:
+    """Drawn scenes of several shapes, for exports without data; then the odd ones."""
+    from nanogfl.data.synthetic import draw_picture
+
+    shapes = [(480, 640), (320, 320), (640, 360), (300, 900), (1080, 1920)]
+    for i in range(count):
+        scene, _, _ = draw_picture(np.random.default_rng((0, i)), 384)
+        height, width = shapes[i % len(shapes)]
+        yield f"drawn picture {i}", np.asarray(cv2.resize(scene, (width, height)), np.uint8)
+    yield from odd_pictures()
+
+
+def odd_pictures() -> Iterator[tuple[str, Picture]]:
+    """Blank, noisy, tiny and very long frames: what a camera gives on a bad day."""
+    rng = np.random.default_rng(0)
+    for value in (0, 255):
+        yield f"blank frame {value}", np.full((240, 427, 3), value, np.uint8)
+    yield "noise", rng.integers(0, 256, (360, 202, 3), dtype=np.uint8)
+    yield "one pixel", np.full((1, 1, 3), 90, np.uint8)
+    yield "a strip", rng.integers(0, 256, (37, 901, 3), dtype=np.uint8)
