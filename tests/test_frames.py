@@ -94,6 +94,8 @@ def test_expand_takes_absolute_paths_and_globs(folder: Path) -> None:
         ("*.tif", ["matches *.tif"]),
         ("empty/**", ["matches empty/**"]),
         ("", ["empty path"]),
+        ("http://camera/stream", ["only files are", "nanogfl webcam --source"]),
+        ("0", ["only files are", "nanogfl webcam --source"]),
         ("x" * 5000, ["cannot look at"]),  # longer than any file name
     ],
 )

@@ -131,7 +131,7 @@ COMMANDS = [
     ("check set --json new --report new/x", "and what --json writes would lie in each other"),
     ("check set --json new/x --fix new", "--fix: new and what --json writes would lie in each other"),
     ("check set/report.json --report set/report.json", "would be written over set/report.json, which is read"),
-    ("bench {m} --plot in", "--plot in is a folder"),
+    ("bench {m} --plot in", "--plot in: the plot is a PNG"),
     ("bench {m} --data set/train.json --json set/train.json", "--json: set/train.json would be written over"),
     ("bench {m} --data set --json set/train.json", "set/train.json would be read as annotations of the set"),
     ("bench {m} --config n.yml --markdown n.yml", "--markdown: n.yml would be written over"),

@@ -20,6 +20,7 @@ from nanogfl.errors import DataError, ModelError, NanogflError, RecipeError, Usa
 from nanogfl.model.detector import WIDTHS, Architecture
 from nanogfl.model.guidance import FullGuidance, LightGuidance
 from nanogfl.model.weights import read_weights
+from nanogfl.pictures import write_picture
 from nanogfl.recipe import Recipe, load_recipe
 from nanogfl.training.start import filled, start
 
@@ -294,12 +295,18 @@ def test_the_folder_of_a_run_is_no_checkpoint(learnt: Path) -> None:
         start(recipe(init=learnt), ("red",))
 
 
-def test_pictures_without_boxes_teach_nothing(tmp_path: Path) -> None:
+def test_pictures_without_boxes_teach_background_or_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     empty = [Drawn(block_picture(np.random.default_rng(0)).picture, [], []) for _ in range(3)]
-    data = write_coco(tmp_path / "set", {"train": empty, "val": empty})
-    with pytest.raises(DataError, match=r"none of the 3 training pictures of .* has a box; annotate some"):
-        quick(data, tmp_path / "run", epochs=1)
-    assert not (tmp_path / "run").exists()
+    quick(write_coco(tmp_path / "set", {"train": empty, "val": empty}), tmp_path / "run", epochs=1)
+    assert "none of the 3 training pictures has a box: all that can be learnt is background" in caplog.text
+    nameless = tmp_path / "nameless"  # YOLO's classes are counted from the labels
+    for name in "abc":
+        write_picture(nameless / "images" / f"{name}.png", empty[0].picture)
+        (nameless / "labels").mkdir(exist_ok=True)
+        (nameless / "labels" / f"{name}.txt").touch()
+    with pytest.raises(DataError, match="has no class, for none of its pictures has a box; annotate some"):
+        quick(nameless, tmp_path / "nothing", epochs=1)
+    assert not (tmp_path / "nothing").exists()
 
 
 # --- freezing

@@ -280,6 +280,7 @@ REFUSED = [
     ("POST", "/predict?score=2", png(scene()), {"Content_Type": PNG}, 400, "between 0 and 1", "score above 1"),
     ("POST", "/predict?score=nan", png(scene()), {"Content_Type": PNG}, 400, "'nan'", "no number"),
     ("POST", "/predict?score=x", png(scene()), {"Content_Type": PNG}, 400, "'x'", "no number"),
+    ("POST", "/predict?conf=.5", png(scene()), {"Content_Type": PNG}, 400, "no 'conf' to ask for", "another's name"),
     ("POST", "/app.js", png(scene()), {"Content_Type": PNG}, 405, "/predict", "not a place to post"),
     ("POST", "/other", png(scene()), {"Content_Type": PNG}, 404, "/predict", "no such place"),
     ("GET", "/predict", None, {}, 405, "POST a picture", "the other method"),

@@ -144,12 +144,16 @@ def bench(
     from nanogfl.deploy.bench import bench as run
     from nanogfl.runtime.outputs import check_outputs
 
+    if split and not data:
+        raise UsageError("--split says which part of --data; give --data too, or leave it out")
+    if plot and plot.suffix.lower() != ".png":
+        raise UsageError(f"--plot {plot}: the plot is a PNG; name a file that ends in .png")
     sources = [*models, *(given for given in (data, config) if given)]
     check_outputs(sources, {"--json": json_file, "--markdown": markdown, "--plot": plot})
     if data:
         spare_the_set(read_table(data), data, json_file, markdown, plot)
     card = run(
-        models, data=data, split=split, runtimes=listed(runtime or ""), threads=_counts(threads), target=target,
+        models, data=data, split=split, runtimes=_runtimes(runtime), threads=_counts(threads), target=target,
         python=python, config=config,
     )  # fmt: skip
     say(card.to_markdown())
@@ -158,8 +162,16 @@ def bench(
             write(path)
 
 
+def _runtimes(text: str | None) -> list[str]:
+    """Their names; none where the option was not given, which takes all."""
+    names = listed(text or "")
+    if text is not None and not names:
+        raise UsageError(f"--runtime {text!r} names no runtime; give some, separated by commas, or leave it out")
+    return names
+
+
 def _counts(text: str) -> list[int]:
     words = listed(text)
     if not words or not all(word.isdecimal() and 0 < int(word) < 1000 for word in words):
         raise UsageError(f"--threads {text}: give numbers from 1, separated by commas, such as 1,2")
-    return [int(word) for word in words]
+    return list(dict.fromkeys(map(int, words)))

@@ -39,13 +39,12 @@ def keep_apart(table: Table, folder: Path) -> None:
     """Refuse a folder for a report where the set's files lie: it would take their names, or be read as theirs.
 
     Raises:
-        UsageError: it is the set's root, holds or is held by a folder of its pictures, or is one of annotations.
+        UsageError: it is the set's root, lies where its pictures lie at any depth, or is one of annotations.
     """
     root, place = table.root.resolve(), folder.resolve()
     pictures = {p.resolve() for p in {e.path.parent for e in table.examples}} - {root}
-    above = place.is_relative_to(root) and any(p.is_relative_to(place) for p in pictures)
-    among = above or place == root or any(place.is_relative_to(p) for p in pictures)
-    if among or _looks_for_json(table, root, place):
+    tops = {root / p.relative_to(root).parts[0] if p.is_relative_to(root) else p for p in pictures}
+    if place == root or any(place.is_relative_to(top) for top in tops) or _looks_for_json(table, root, place):
         raise UsageError(f"{folder} is a folder of the set {table.root}, which is never touched; name another folder")
 
 

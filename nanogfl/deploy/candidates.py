@@ -19,7 +19,8 @@ from nanogfl.deploy.calibrate import METHODS, Statistics, observe, showing
 from nanogfl.deploy.equalise import correct_biases, equalise
 from nanogfl.deploy.inner import network_of
 from nanogfl.deploy.quantize import quantize
-from nanogfl.evaluation.run import evaluate
+from nanogfl.evaluation.coco import score
+from nanogfl.evaluation.run import EVALUATION, in_model_order, predict_all
 from nanogfl.pictures import Picture
 from nanogfl.runtime.session import OnnxDetector, open_session
 
@@ -76,14 +77,15 @@ class Judge:
     def __init__(
         self, model: onnx.ModelProto, detector: OnnxDetector, table: Table, pictures: Sequence[Picture]
     ) -> None:
-        self.table, self.picture = table, pictures[0]
+        self.table, self.picture = in_model_order(table, detector.names), pictures[0]
         self.maps = [node.output[0] for node in network_of(model).last]
         self.images = [detector.prepare([picture] * detector.batch) for picture in pictures[:WATCHED]]
         self.expected = self._maps_of(model)
 
     def average_precision(self, model: onnx.ModelProto) -> float:
         """0 where nothing is to be found."""
-        return evaluate(opened(model), self.table, split="all").numbers["AP"] or 0.0
+        found = list(predict_all(opened(model), self.table.examples, EVALUATION))
+        return score(self.table, found).numbers["AP"] or 0.0
 
     def error(self, model: onnx.ModelProto) -> float:
         """Mean over all maps."""

@@ -100,6 +100,8 @@ def _look(source: str, path: Path) -> list[Path]:
         raise DataError(f"cannot look at {source}: it is a device or a pipe; save what it gives to a file")
     if glob.has_magic(source):
         return _glob(source)
+    if "://" in source or source.isdecimal():
+        raise DataError(f"cannot look at {source}: only files are; for cameras and streams: nanogfl webcam --source")
     raise DataError(f"cannot find {source}: {_missing(path)}; check the path")
 
 

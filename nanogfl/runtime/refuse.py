@@ -38,6 +38,9 @@ def check_asker(headers: Message) -> None:
 
 def score_of(query: Mapping[str, list[str]]) -> float:
     """Read the threshold that an address asks for."""
+    unknown = [name for name in query if name != "score"]
+    if unknown:
+        raise RefusedError(400, f"there is no {unknown[0]!r} to ask for; score=0.3 is the threshold")
     text = query.get("score", ["0.3"])[-1]
     try:
         score = float(text)

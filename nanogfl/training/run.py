@@ -72,8 +72,10 @@ def train(
     folder = open_folder(Path(out), resume, overwrite)
     made = resolve(folder, recipe, set, options)
     training, validation = for_training(read_table(data))
+    if not training.names:
+        raise DataError(f"{training.root} has no class, for none of its pictures has a box; annotate some")
     if not any((~example.crowd).any() for example in training.examples):
-        raise DataError(f"none of the {len(training)} training pictures of {training.root} has a box; annotate some")
+        log.warning("none of the %d training pictures has a box: all that can be learnt is background", len(training))
     if folder.resume and finished(folder, made):
         last = former_state(folder, {})
         if last is not None:
