@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from nanogfl.data.batch import Batch
 from nanogfl.recipe import load_recipe
 from nanogfl.training.graphs import Graphs, compiled, room
+from nanogfl.training.hardware import COMPILES
 from nanogfl.training.objective import WHOLE, assign, head_loss
 from nanogfl.training.schedule import plan
 from nanogfl.training.start import start
@@ -102,6 +103,7 @@ def test_padding_changes_no_loss_and_no_gradient() -> None:
         assert torch.allclose(one.grad, two.grad, atol=1e-6)
 
 
+@pytest.mark.skipif(torch.__version__ < COMPILES, reason=f"compiles from torch {COMPILES} on")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # of the tracer's own looking
 @pytest.mark.parametrize("row", ["default", "resnet", "frozen"])
 def test_a_compiled_network_learns_the_same(row: str) -> None:
