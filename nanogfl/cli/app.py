@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from nanogfl.errors import UsageError
+
 app = typer.Typer(
     name="nanogfl",
     help="Small object detectors for phones: from your pictures to one ONNX file that takes a frame and returns boxes.",
@@ -84,6 +86,14 @@ def bar(pictures: int) -> Iterator[Callable[..., None]]:
 def listed(text: str) -> list[str]:
     """``a, b`` as a list."""
     return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def named(option: str, text: str | None, one: str) -> list[str] | None:
+    """What an option lists, ``one`` of which is called so; None where it was not given."""
+    names = None if text is None else listed(text)
+    if names == []:
+        raise UsageError(f"{option} {text!r} names no {one}; give some, separated by commas, or leave it out")
+    return names
 
 
 def say(text: str) -> None:

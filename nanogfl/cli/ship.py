@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from nanogfl.cli.app import Config, Input, Json, Model, app, listed, say
+from nanogfl.cli.app import Config, Input, Json, Model, app, listed, named, say
 from nanogfl.errors import UsageError
 
 
@@ -150,24 +150,17 @@ def bench(
         raise UsageError(f"--plot {plot}: the plot is a PNG; name a file that ends in .png")
     sources = [*models, *(given for given in (data, config) if given)]
     check_outputs(sources, {"--json": json_file, "--markdown": markdown, "--plot": plot})
-    if data:
-        spare_the_set(read_table(data), data, json_file, markdown, plot)
+    table = read_table(data) if data else None
+    if table is not None:
+        spare_the_set(table, data, json_file, markdown, plot)
     card = run(
-        models, data=data, split=split, runtimes=_runtimes(runtime), threads=_counts(threads), target=target,
-        python=python, config=config,
+        models, data=table, split=split, runtimes=named("--runtime", runtime, "runtime") or [],
+        threads=_counts(threads), target=target, python=python, config=config,
     )  # fmt: skip
     say(card.to_markdown())
     for path, write in ((json_file, card.write_json), (markdown, card.write_markdown), (plot, card.write_plot)):
         if path:
             write(path)
-
-
-def _runtimes(text: str | None) -> list[str]:
-    """Their names; none where the option was not given, which takes all."""
-    names = listed(text or "")
-    if text is not None and not names:
-        raise UsageError(f"--runtime {text!r} names no runtime; give some, separated by commas, or leave it out")
-    return names
 
 
 def _counts(text: str) -> list[int]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nanogfl.cli.app import Config, Input, Json, Model, Score, app, bar, listed, say
+from nanogfl.cli.app import Config, Input, Json, Model, Score, app, bar, named, say
 from nanogfl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def predict(
         if found.frame.index is None or quiet:
             say(f"{found.record['file']}{at}: {counts}")
 
-    chosen, tiled = _chosen(classes), _tiled(tiles, tile_scale, tile_overlap)
+    chosen, tiled = named("--classes", classes, "class"), _tiled(tiles, tile_scale, tile_overlap)
     detector = tiled(load(model, input=input, config=config))
     check_outputs([model, *expand(source)], {"--json": json_file}, draw)
     records = predict_sources(detector, source, score=score, classes=chosen, sigma=sigma, draw=draw, progress=progress)
@@ -135,7 +135,7 @@ def webcam(
     from nanogfl.wholefile import write_json
 
     tracker = _tracker(track, smooth, hold)
-    opened, chosen = open_source(source, patience), _chosen(classes)
+    opened, chosen = open_source(source, patience), named("--classes", classes, "class")
     check_outputs([model, *files_of(opened)], {"--record": record, "--summary": summary})
     detector = load(model, input=input, config=config)
     window = None if headless else open_window(f"nanogfl: {model}")
@@ -155,13 +155,6 @@ def webcam(
     finally:  # hours of figures are worth keeping when a stream is lost
         if summary and watching.meter.frames:
             write_json(summary, watching.summary())
-
-
-def _chosen(names: str | None) -> list[str] | None:
-    """The classes that --classes names; None where it was not given."""
-    if names is not None and not listed(names):
-        raise UsageError(f"--classes {names!r} names no class; give some, separated by commas, or leave it away")
-    return None if names is None else listed(names)
 
 
 def _tracker(track: bool, smooth: bool, hold: float | None) -> Tracker | None:

@@ -36,7 +36,7 @@ ROUNDS, NETWORK_RUNS, FRAME_RUNS = 10, 6, 4  # a round goes once over all rows
 def bench(
     models: Sequence[str],
     *,
-    data: str | Path | None = None,
+    data: str | Path | Table | None = None,
     split: str | None = None,
     runtimes: Sequence[str] = (),
     threads: Sequence[int] = (1,),
@@ -91,8 +91,8 @@ def bench(
         return BenchCard(machine | {"target": target or "this machine"}, results)
 
 
-def _table(data: str | Path, split: str | None) -> Table:
-    table = read_table(data)
+def _table(data: str | Path | Table, split: str | None) -> Table:
+    table = data if isinstance(data, Table) else read_table(data)
     return select(table, split or evaluation_split(table))
 
 

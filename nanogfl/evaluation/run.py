@@ -75,8 +75,6 @@ def evaluate(
     table = select(table, split)
     predictor = on_gpu(load(model, input=input, config=config)) if isinstance(model, str | Path) else model
     table = in_model_order(table, predictor.names)
-    if report:
-        Path(report).mkdir(parents=True, exist_ok=True)  # said before the work, not after it
     log.info("evaluating on %d pictures (%s)", len(table), split)
     detections = list(predict_all(predictor, table.examples, limits))
     scores = score(table, detections)

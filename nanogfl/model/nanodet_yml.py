@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,8 @@ def _config(path: Path, content: Any) -> NanoDetConfig:
     parts = {name: arch.get(name) or {} for name in ("backbone", "fpn", "head")}
     others = {f"{name} activation": part.get("activation") for name, part in parts.items()}
     others |= {key: parts["head"].get(key) for key in ("strides", "reg_max")}
-    others["normalize"] = (val.get("pipeline") or {}).get("normalize")
+    normalize = (val.get("pipeline") or {}).get("normalize")
+    others["normalize"] = None if normalize is None else np.asarray(normalize, np.float64).tolist()
     return NanoDetConfig(path, (height, width), own, keep, {k: v for k, v in others.items() if v is not None})
 
 
@@ -92,17 +94,17 @@ def refuse_unlike(said: NanoDetConfig, architecture: Architecture) -> None:
     """
     built: dict[str, Any] = {f"{part} activation": "LeakyReLU" for part in ("backbone", "fpn", "head")}
     built |= {"strides": list(architecture.strides), "reg_max": architecture.reg_max}
+    built |= {"normalize": [list(MEAN), list(STD)]}
     for name, value in said.others.items():
-        if name == "normalize":
-            same = np.shape(value) == (2, 3) and np.allclose(value, [MEAN, STD])
-        else:
-            same = value == built[name]
-        if not same:
-            here = [list(MEAN), list(STD)] if name == "normalize" else built[name]
+        here = built[name]
+        numbers = name == "normalize" and np.shape(value) == np.shape(here)
+        if not (np.allclose(value, here) if numbers else value == here):
             raise ModelError(f"{said.path} has {name} {value}, which nanogfl does not read; it has {here}")
-    twice = next((name for name in said.names or () if (said.names or ()).count(name) > 1), None)
-    if twice is not None:
-        raise ModelError(f"{said.path} names class {twice!r} twice, and boxes go by name; call one of them otherwise")
+    for name, times in Counter(said.names).items():
+        if times > 1:
+            raise ModelError(
+                f"{said.path} names class {name!r} twice, and boxes go by name; call one of them otherwise"
+            )
 
 
 def listed(names: Any) -> tuple[str, ...]:
