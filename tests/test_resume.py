@@ -299,6 +299,7 @@ def test_resume_with_more_epochs_goes_on(whole: Path, tiny_set: Path, tmp_path: 
     out = shutil.copytree(whole, tmp_path / "run")
     summary = nanogfl.train(tiny_set, out=out, resume=True, epochs=6)
     assert (summary["epochs"], summary["steps"]) == (6, 18)
+    assert summary["seconds"] > sum(float(r["seconds"]) for r in read_rows(out))  # those of the first four too
     assert [r["epoch"] for r in read_rows(out)] == list("012345")
     assert timeless(out)[:4] == timeless(whole)
     assert load_recipe(str(out / "config.yaml")).train.epochs == 6

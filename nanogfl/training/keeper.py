@@ -63,6 +63,7 @@ class Keeper(Callback):
     best: Best = field(default_factory=Best)
     since_best: int = 0
     images_per_second: float = 0.0
+    _began: float = field(default_factory=time.monotonic)
     _started: float = 0.0
     _seen: int = 0
     _pending: dict[str, Any] = field(default_factory=dict)
@@ -76,12 +77,18 @@ class Keeper(Callback):
         """From last.ckpt."""
         self.best, self.since_best = Best(**state_dict["best"]), state_dict["since_best"]
 
+    @property
+    def seconds(self) -> float:
+        """What the run has taken, whole epochs before an interruption included."""
+        return time.monotonic() - self._began
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Everything fits and was restored; only now the folder is touched."""
         assert isinstance(pl_module, DetectionTask)
         if trainer.is_global_zero:
             self.out.begin(pl_module.recipe)
             if trainer.global_step:
+                self._began -= seconds_before(self.out / "metrics.csv", trainer.current_epoch)
                 log.info("going on after step %d, in epoch %d", trainer.global_step, trainer.current_epoch + 1)
         self.on_train_epoch_start(trainer, pl_module)  # Lightning does not call it where a run goes on within an epoch
         patience = pl_module.recipe.train.patience
@@ -208,13 +215,26 @@ def validated(path: Path) -> Scores | None:
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
     """Add a row; an older row of the same or a later epoch (before a resume) is replaced, a cut one left out."""
-    rows: list[dict[str, Any]] = []
-    if path.is_file():
-        text = path.read_text(encoding="utf-8", errors="replace").replace("\0", "")
-        whole = [r for r in csv.DictReader(text.splitlines()) if None not in r and None not in r.values()]
-        rows = [r for r in whole if r.get("epoch", "").isdigit() and int(r["epoch"]) < row["epoch"]]
+    rows = rows_before(path, row["epoch"])
     columns = list(dict.fromkeys(key for r in [*rows, row] for key in r))
     with whole_file(path) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows([*rows, {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()}])
+
+
+def rows_before(path: Path, epoch: int) -> list[dict[str, Any]]:
+    """Whole rows of earlier epochs."""
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8", errors="replace").replace("\0", "")
+    whole = [r for r in csv.DictReader(text.splitlines()) if None not in r and None not in r.values()]
+    return [r for r in whole if r.get("epoch", "").isdigit() and int(r["epoch"]) < epoch]
+
+
+def seconds_before(path: Path, epoch: int) -> float:
+    """What the epochs before this one took; nothing where metrics.csv was edited into something else."""
+    try:
+        return sum(float(row["seconds"]) for row in rows_before(path, epoch))
+    except (KeyError, ValueError):
+        return 0.0

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import sys
-import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -110,11 +109,10 @@ def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> d
     task.detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     keeper = Keeper(folder, validation)
     trainer = make_trainer(recipe, made, keeper, hardware)
-    began = time.monotonic()
     try:
         loaders = make_loaders(recipe, made, order, shards, training, validation, task, trainer)
         trainer.fit(task, *loaders, ckpt_path=resumed_from, weights_only=True)
-        return write_summary(folder, trainer, task, keeper, time.monotonic() - began)
+        return write_summary(folder, trainer, task, keeper)
     except (SystemExit, RuntimeError, OSError, ValueError, MemoryError) as error:  # Lightning makes Ctrl-C an exit
         if not was_interrupted(error):
             raise explain(error, folder.path) from error
@@ -209,14 +207,12 @@ def tensorboard(path: Path) -> Any:
     return TensorBoardLogger(path, name="", version=TENSORBOARD)
 
 
-def write_summary(
-    folder: Folder, trainer: pl.Trainer, task: DetectionTask, keeper: Keeper, seconds: float
-) -> dict[str, Any]:
+def write_summary(folder: Folder, trainer: pl.Trainer, task: DetectionTask, keeper: Keeper) -> dict[str, Any]:
     """summary.json: what was done and how well."""
     summary = {
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
-        "seconds": round(seconds, 2),
+        "seconds": round(keeper.seconds, 2),
         "images_per_second": round(keeper.images_per_second, 2),
         "classes": list(task.card.names),
         "parameters": count_parameters(task.detector),
