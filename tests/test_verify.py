@@ -253,7 +253,7 @@ FAR = (100.0, 100.0, 140.0, 140.0, 0.3, 1)
 def test_near_ties_are_no_difference(a: Detections, b: Detections, ties: int, beyond: int, reason: str) -> None:
     for first, second in ((a, b), (b, a)):
         parity = Parity()
-        kept = [Kept(np.arange(len(side)) + start, side.boxes) for side, start in ((first, 0), (second, 10))]
+        kept = [Kept(np.arange(len(side)) + start, side.boxes, np.zeros_like(side.boxes)) for side, start in ((first, 0), (second, 10))]
         match(parity, "a picture", first, second, Thresholds(score=0.05), (kept[0], kept[1]))
         assert (parity.ties, parity.one_sided) == (ties, beyond), reason
         assert parity.holds == (ties > 0)
@@ -263,9 +263,8 @@ def test_near_ties_are_no_difference(a: Detections, b: Detections, ties: int, be
 def test_a_box_that_both_kept_is_no_tie() -> None:
     """The same prior at two places, its score equal: one of the two maps boxes wrongly."""
     parity, (a, b) = Parity(), (found((*A, 0.8, 0)), found((*B, 0.8, 0)))
-    match(
-        parity, "a picture", a, b, Thresholds(score=0.05), (Kept(np.array([3]), a.boxes), Kept(np.array([3]), a.boxes))
-    )
+    of_prior_3 = Kept(np.array([3]), a.boxes, np.zeros((1, 4), np.float32))
+    match(parity, "a picture", a, b, Thresholds(score=0.05), (of_prior_3, of_prior_3))
     assert not parity.holds and parity.ties == 0 and parity.box_px == pytest.approx(2.1, abs=1e-4)
 
 

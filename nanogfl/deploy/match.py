@@ -24,10 +24,12 @@ class Kept:
     Attributes:
         priors: [N], row of the raw output.
         boxes: [N, 4] in px of the network's input, where they were suppressed; those of a frame are cut to it.
+        deviations: [N, 4] of their sides, in px of the picture.
     """
 
     priors: NDArray[np.intp]
     boxes: NDArray[np.float32]
+    deviations: NDArray[np.float32]
 
 
 def raw_difference(a: Raw, b: Raw) -> float:
@@ -42,22 +44,32 @@ def largest(differences: NDArray[np.float32]) -> float:
     return found if np.isfinite(found) else float("inf")
 
 
-def partners(a: Detections, b: Detections, same: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """For each box of ``a`` the nearest in place and score of those in ``b`` that may be the same; -1: none."""
+def more_partners(
+    partner: NDArray[np.intp], a: Detections, b: Detections, same: NDArray[np.bool_]
+) -> NDArray[np.intp]:
+    """For each box of ``a`` without a partner (-1) the nearest in place and score of those free in ``b``.
+
+    Args:
+        partner: [N], indices into ``b`` so far.
+        a: N boxes.
+        b: M boxes.
+        same: [N, M], which may be partners.
+    """
     distance = np.abs(a.boxes[:, None] - b.boxes[None]).max(axis=2, initial=0)
     cost = np.where(same, distance + 100 * np.abs(a.scores[:, None] - b.scores[None]), np.inf)
-    found = np.full(len(a), -1, np.intp)
-    for i in range(len(a)):  # best scores first
+    cost[:, partner[partner >= 0]] = np.inf
+    found = partner.copy()
+    for i in np.flatnonzero(partner < 0).tolist():  # best scores first
         if len(b) and np.isfinite(cost[i].min()):
             found[i] = cost[i].argmin()
             cost[:, found[i]] = np.inf
     return found
 
 
-def equal(a: Detections, b: Detections, px: float, score: float) -> NDArray[np.bool_]:
-    """Which boxes of two sides [N, M] are of one class, at most ``px`` and ``score`` apart; they may have no area."""
-    distance = np.abs(a.boxes[:, None] - b.boxes[None]).max(axis=2, initial=0)
-    return _of_one_class(a, b) & (distance <= px) & (np.abs(a.scores[:, None] - b.scores[None]) <= score)
+def equal(a: Detections, b: Detections, px: NDArray[np.float32], score: float) -> NDArray[np.bool_]:
+    """Which boxes of two sides [N, M] are of one class, at most ``px`` [N, 4] and ``score`` apart, area or not."""
+    near = (np.abs(a.boxes[:, None] - b.boxes[None]) <= px[:, None]).all(axis=2)
+    return _of_one_class(a, b) & near & (np.abs(a.scores[:, None] - b.scores[None]) <= score)
 
 
 def alike(a: Detections, b: Detections) -> NDArray[np.bool_]:
@@ -75,6 +87,7 @@ def explained(
     kept: tuple[Kept, Kept],
     limits: Thresholds,
     tie: float,
+    slack: float = OVERLAP,
 ) -> set[Box]:
     """The boxes on one side only that near ties of non-maximum suppression explain.
 
@@ -82,6 +95,14 @@ def explained(
     rival did not; that takes an overlap at the threshold, or two scores so near that the order turned, or a rival that
     is itself here or there only, for such a reason. A box that both sides kept is never explained: they put it at
     different places.
+
+    Args:
+        both: the boxes of either side.
+        partner: for each box of the first side its equal in the second, or -1.
+        kept: where they come from.
+        limits: of both sides.
+        tie: how far apart two scores may be that are nearly equal.
+        slack: the same of an overlap and its threshold.
     """
     back = np.full(len(both[1]), -1, np.intp)
     back[partner[partner >= 0]] = np.flatnonzero(partner >= 0)
@@ -94,14 +115,14 @@ def explained(
     for side, i in sorted(alone, key=lambda box: -float(both[box[0]].scores[box[1]])):
         own, other = both[side], both[1 - side]
         overlap = overlaps[side][1 - side][i]
-        rivals = (other.labels == own.labels[i]) & (overlap > limits.iou - OVERLAP)
+        rivals = (other.labels == own.labels[i]) & (overlap > limits.iou - slack)
         rivals &= other.scores >= own.scores[i] - tie
         for rival in np.flatnonzero(rivals).tolist():
             here = int(of[1 - side][rival])
             turned = abs(float(other.scores[rival] - own.scores[i])) <= tie
-            near = abs(overlap[rival] - limits.iou) <= OVERLAP
+            near = abs(overlap[rival] - limits.iou) <= slack
             if here >= 0:  # the rival is on this side too
-                near |= abs(overlaps[side][side][i, here] - limits.iou) <= OVERLAP
+                near |= abs(overlaps[side][side][i, here] - limits.iou) <= slack
             if turned or near or (here < 0 and (1 - side, rival) in reasons):
                 reasons.add((side, i))
     return reasons

@@ -51,7 +51,8 @@ class Seen:
     def kept(self, layout: Layout) -> Kept:
         """Where the boxes come from: by their scores, and by their places where several scores are the same."""
         priors = layout.priors_at(np.arange(len(self.scores)))
-        boxes = box_math.clip(side_geometry(self.sides, priors, layout.reg_max)[0], *layout.input_size)
+        boxes, deviations = side_geometry(self.sides, priors, layout.reg_max)
+        boxes = box_math.clip(boxes, *layout.input_size)
         moved = self.view.back(boxes)
         rows = np.zeros(len(self.found), np.intp)
         for i, (box, score, label) in enumerate(
@@ -60,7 +61,7 @@ class Seen:
             distance = np.abs(self.scores[:, label] - score)
             same = np.flatnonzero(distance <= distance.min() + 1e-7)
             rows[i] = same[np.abs(moved[same] - box).max(axis=1).argmin()]
-        return Kept(rows, boxes[rows])
+        return Kept(rows, boxes[rows], self.view.back_lengths(deviations[rows]))
 
 
 def seen(raw: Array, layout: Layout, view: View, names: Sequence[str], limits: Thresholds) -> Seen:

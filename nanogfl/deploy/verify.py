@@ -8,9 +8,10 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nanogfl.decode import Layout, Thresholds
-from nanogfl.deploy.match import SCORE, Kept, alike, equal, explained, largest, partners
+from nanogfl.deploy.match import OVERLAP, SCORE, Box, Kept, alike, equal, explained, largest, more_partners
 from nanogfl.deploy.probe import Probe, Seen, card_of
 from nanogfl.detections import Detections
 from nanogfl.errors import UsageError
@@ -31,15 +32,26 @@ class Bar:
         score: of its score.
         raw: of any score, and of any side logit over ten.
         of_input: the px are those of the network's input, where the picture is larger than that.
+        deviations: of its own that a side may be off, where that is more: a distribution over all bins moves by many px
+            when its logits move a little.
+        overlap: of two boxes and the threshold of NMS, which are nearly equal then.
     """
 
     box_px: float = 0.5
     score: float = SCORE
     raw: float = 10 * SCORE
     of_input: bool = False
+    deviations: float = 0.0
+    overlap: float = OVERLAP
+
+    def allowed(self, boxes: Detections, kept: Kept | None, zoom: float) -> NDArray[np.float32]:
+        """How far each side [N, 4] may be off, in px of the picture."""
+        allowed = np.full((len(boxes), 4), self.box_px * zoom, np.float32)
+        return allowed if kept is None else np.maximum(allowed, self.deviations * kept.deviations)
 
 
-FULL, HALF = Bar(), Bar(2.0, 0.02, 0.05, of_input=True)  # float32; one of the two in float16
+FULL = Bar()
+HALF = Bar(2.0, 0.02, 0.25, of_input=True, deviations=0.5, overlap=0.05)  # one of the two in float16
 
 
 @dataclass
@@ -94,6 +106,7 @@ class Parity:
         counts = {"one_sided": self.one_sided, "ties": self.ties, "raw": raw}
         counts |= {} if self.sigma_px is None else {"sigma_px": round(self.sigma_px, 5)}
         bar = {"bar_px": self.bar.box_px, "bar_score": self.bar.score}
+        bar |= {"bar_deviations": self.bar.deviations} if self.bar.deviations else {}
         bar |= {"raised": round(self.raised, 3)} if self.raised else {}
         return {"pictures": self.pictures, "boxes": self.boxes, **rounded, **counts, **bar}
 
@@ -181,16 +194,21 @@ def match(
     overlap, to say by how much it differs.
     """
     bar = parity.bar
-    partner = partners(a, b, equal(a, b, bar.box_px * zoom, bar.score))
-    reasons = set() if kept is None else explained((a, b), partner, kept, limits, bar.score)
+    allowed = bar.allowed(a, None if kept is None else kept[0], zoom)
+    same = equal(a, b, allowed, bar.score)
+    partner, reasons = np.full(len(a), -1, np.intp), set[Box]()
+    if kept is not None:  # by priors first: in a picture of one pixel all boxes are equal
+        partner = more_partners(partner, a, b, same & (kept[0].priors[:, None] == kept[1].priors[None]))
+        reasons = explained((a, b), partner, kept, limits, bar.score, bar.overlap)
+    partner = more_partners(partner, a, b, same)
     free = alike(a, b)
-    free[partner >= 0], free[:, partner[partner >= 0]] = False, False
     for side, i in reasons:
         free[(i, slice(None)) if side == 0 else (slice(None), i)] = False
-    partner = np.maximum(partner, partners(a, b, free))
+    partner = more_partners(partner, a, b, free)
     matched = np.flatnonzero(partner >= 0)
     pairs = partner[matched]
-    box = largest(a.boxes[matched] - b.boxes[pairs]) / zoom
+    moved = a.boxes[matched] - b.boxes[pairs]
+    box, beside = largest(moved) / zoom, not (np.abs(moved) <= allowed[matched]).all()
     score = largest(a.scores[matched] - b.scores[pairs])
     floor = max(limits.score, *(d.scores[-1] for d in (a, b) if len(d) and len(d) == limits.max_boxes), 0) + bar.score
     alone = [(0, int(i)) for i in np.flatnonzero(partner < 0)]
@@ -205,9 +223,10 @@ def match(
         one = (a.boxes[matched, 2:] > a.boxes[matched, :2]).all(axis=1)  # others are cut to one line of the edge
         if kept is not None:  # near ties of two priors in one place
             one &= kept[0].priors[matched] == kept[1].priors[pairs]
-        sigma = largest(a.side_sigma[matched][one] - b.side_sigma[pairs][one]) / zoom
+        off = (a.side_sigma[matched] - b.side_sigma[pairs])[one]
+        sigma = largest(off) / zoom
         parity.sigma_px = max(parity.sigma_px or 0.0, sigma)
-        if sigma > bar.box_px:
+        if not (np.abs(off) <= allowed[matched][one]).all():
             parity.worst.append(f"{name}: deviations of the sides differ by {sigma:.3f} px")
-    if box > bar.box_px or score > bar.score or beyond:
+    if beside or score > bar.score or beyond:
         parity.worst.append(f"{name}: boxes differ by {box:.3f} px, scores by {score:.2g}, {beyond} on one side only")
