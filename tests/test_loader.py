@@ -243,6 +243,20 @@ def test_memory_is_used_as_the_recipe_says(table: Table) -> None:
     assert TrainingSet(table, SIZE, "stretch", AugmentRecipe(scale=(0.1, 0.5)), seed=0).room == SIZE, "at least 1"
 
 
+@pytest.mark.parametrize("short", [0, 1], ids=["just fits", "a byte short"])
+def test_pictures_and_views_are_kept_where_memory_has_room(
+    table: Table, short: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = len(table) * SIZE[0] * SIZE[1]
+    monkeypatch.setattr("nanogfl.data.loader.CACHE_BYTES", 3 * pixels - short)
+    monkeypatch.setattr("nanogfl.data.loader.VIEW_BYTES", 12 * pixels - short)
+    dataset = TrainingSet(table, SIZE, "stretch", STILL, seed=0)
+    dataset.prepare(torch.device("cpu"))
+    views = view_loader(table.examples, SIZE, "stretch", 2, 3)
+    assert len(dataset.pictures) == len(views.dataset.kept) == (0 if short else len(table))  # type: ignore[attr-defined]
+    assert views.num_workers == (3 if short else 0), "what is read anew is read ahead"
+
+
 def test_a_missing_picture_is_a_data_error(table: Table) -> None:
     gone = Example(Path("gone.jpg"), "gone.jpg", 5, 5, np.zeros((0, 4)), *[np.zeros(0, int)] * 3)  # type: ignore[arg-type]
     dataset = TrainingSet(Table(table.root, "coco", ("a",), (gone,)), SIZE, "stretch", STILL, seed=0)
