@@ -433,6 +433,31 @@ def test_bad_coco_annotations_are_left_out_with_a_word(
     assert "(and 1 more)" in record.message
 
 
+def test_marks_say_where_each_coco_box_stands(tmp_path: Path) -> None:
+    draw(tmp_path / "a.jpg")
+    ids = (0, 7, "8", "x", None, -3, 2**63)
+    boxes = tuple({"id": i, "bbox": [0, 0, 4, 5]} for i in ids)
+    example = only(read_table(write(tmp_path / "x.json", coco("a.jpg", boxes=boxes))))
+    assert example.marks is not None and example.marks.tolist() == [0, 7, 8, -4, -5, -6, -7]
+    assert [example.mark(row) for row in (2, 3)] == ["annotation 8", "entry 3 of annotations"]
+
+
+@pytest.mark.parametrize("side", [None, "wide", "40", 0, -40, inf, nan, 2**31, [40]])
+def test_a_side_that_is_no_number_of_pixels_counts_as_missing(tmp_path: Path, side: Any) -> None:
+    draw(tmp_path / "a.jpg")
+    image = {"id": 0, "file_name": "a.jpg", "width": side, "height": HEIGHT}
+    table = read_table(write(tmp_path / "x.json", coco(boxes=([0, 0, 4, 5],), images=[image])))
+    assert (only(table).width, only(table).height, only(table).boxes.tolist()) == (WIDTH, HEIGHT, [[0, 0, 4, 5]])
+    assert [f.kind for f in table.findings if f.kind == "size-missing"] == ["size-missing"]
+
+
+def test_an_area_of_nothing_is_none_that_is_known(tmp_path: Path) -> None:
+    draw(tmp_path / "a.jpg")
+    boxes = tuple({"bbox": [0, 0, 4, 5], "area": area} for area in (0, 0.0, -1, "20", True, 7))
+    table = read_table(write(tmp_path / "x.json", coco("a.jpg", boxes=boxes)))
+    assert only(table).areas.tolist() == [20] * 5 + [7]
+
+
 def test_boxes_over_the_edge_are_cut_and_keep_their_area(tmp_path: Path) -> None:
     draw(tmp_path / "a.jpg")
     odd = {"bbox": [0, 0, 40, 20], "area": 10**400}  # json's integers have no end
@@ -935,6 +960,38 @@ def test_class_names_beside_the_labels(
         read_table(tmp_path)
     table = read_table(tmp_path, patient=True)
     assert (table.names, set(kinds(table))) == (("class_0",), {"annotation-unreadable"})
+
+
+def test_the_last_folder_called_images_has_a_twin(tmp_path: Path) -> None:
+    draw(tmp_path / "images/deep/images/a.jpg")
+    write(tmp_path / "images/deep/labels/a.txt", "0 .5 .5 .5 .5")
+    write(tmp_path / "labels/deep/images/a.txt", "1 .5 .5 .5 .5")
+    assert only(read_table(tmp_path)).labels.tolist() == [0]
+
+
+def test_labels_in_their_folder_come_before_those_beside_the_picture(tmp_path: Path) -> None:
+    draw(tmp_path / "images/a.jpg")
+    write(tmp_path / "labels/a.txt", "0 .5 .5 .5 .5\n2 .5 .5 .25 .5\n1 .5 .5 .5 .5")
+    write(tmp_path / "images/a.txt", "7 .5 .5 .5 .5")
+    table = read_table(tmp_path)
+    assert only(table).labels.tolist() == [0, 2, 1]
+    assert table.names == ("class_0", "class_1", "class_2"), "as many as the highest of all lines says"
+
+
+def test_a_file_called_labels_is_no_folder_of_them(tmp_path: Path) -> None:
+    draw(tmp_path / "images/a.jpg")
+    write(tmp_path / "images/a.txt", "0 .5 .5 .5 .5")
+    write(tmp_path / "labels", "cat")
+    write(tmp_path / "data.yaml", "names: [cat]\ntrain: images\n")
+    assert only(read_table(tmp_path)).labels.tolist() == [0]
+
+
+def test_an_empty_line_among_class_names_takes_up_its_number(tmp_path: Path) -> None:
+    draw(tmp_path / "images/a.jpg")
+    write(tmp_path / "labels/a.txt", "2 .5 .5 .5 .5")
+    write(tmp_path / "classes.txt", "cat\n\ndog\n\n")
+    table = read_table(tmp_path)
+    assert [table.names[i] for i in only(table).labels] == ["dog"]
 
 
 def test_yolo_class_names(tmp_path: Path) -> None:
