@@ -22,7 +22,7 @@ from nanogfl.deploy.match import Kept, partners, raw_difference
 from nanogfl.deploy.pictures import drawn_pictures, odd_pictures
 from nanogfl.deploy.probe import Probe
 from nanogfl.deploy.run import verify
-from nanogfl.deploy.verify import Parity, compare, match, take
+from nanogfl.deploy.verify import HALF, Parity, compare, match, take
 from nanogfl.detections import Detections
 from nanogfl.errors import ExportError, UsageError
 from nanogfl.model.detector import Architecture
@@ -195,6 +195,7 @@ SMALL = (60.0, 60.0, 70.0, 70.0, 0.5, 1)
         (found(BOX, BOX), found(BOX), (1, 0.0, 0.0, 1), False, "one box is not two"),
         (found(BOX), found((15, 10, 55, 50, 0.9, 0)), (1, 5.0, 0.0, 0), False, "the same, but far away"),
         (found(BOX, (0, 0, 9, 9, 0.0505, 2)), found(BOX), (1, 0.0, 0.0, 0), True, "at the threshold"),
+        (found(BOX, (0, 0, 9, 9, 0.0515, 2)), found(BOX), (1, 0.0, 0.0, 1), False, "above it"),
     ],
 )
 def test_matching(
@@ -204,6 +205,7 @@ def test_matching(
     match(parity, "a picture", a, b, Thresholds(score=0.05), None)
     got = (parity.boxes, parity.box_px, parity.score, parity.one_sided)
     assert got == pytest.approx(expected, abs=1e-5), reason
+    assert parity.ties == 0
     assert parity.holds is holds and [line.split(":")[0] for line in parity.worst] == ["a picture"] * (not holds)
 
 
@@ -215,6 +217,22 @@ def test_deviations_match_too(sigma: float, holds: bool) -> None:
         parity = Parity()
         match(parity, "a picture", a, b, Thresholds(score=0.05), None)
         assert parity.holds is holds and parity.boxes == 1
+
+
+@pytest.mark.parametrize(
+    ("box", "priors", "judged"),
+    [
+        (BOX, (3, 3), True),
+        (BOX, (3, 4), False),  # a near tie of two priors in one place
+        ((96, 10, 96, 50, 0.9, 0), (3, 3), False),  # cut to one line of the edge
+    ],
+)
+def test_deviations_are_judged_where_they_are_of_one_box(box: Any, priors: tuple[int, int], judged: bool) -> None:
+    a, b = (replace(found(box), side_sigma=np.full((1, 4), v, np.float32)) for v in (1, 3))
+    kept = [Kept(np.array([prior]), side.boxes) for prior, side in zip(priors, (a, b), strict=True)]
+    parity = Parity()
+    match(parity, "a picture", a, b, Thresholds(score=0.05), (kept[0], kept[1]))
+    assert parity.boxes == 1 and parity.holds is not judged and parity.sigma_px == (2 if judged else 0)
 
 
 @pytest.mark.parametrize("broken", [(np.nan, 10, 50, 50, 0.9, 0), (10, 10, 50, 50, np.nan, 0)])
@@ -309,6 +327,35 @@ def test_ties_do_not_count_where_raw_outputs_differ(folder: Path) -> None:
         parity = Parity()
         take(parity, "a picture", seen, other, detector.layout, Thresholds(score=0.05))
         assert parity.holds is (other is seen) and parity.ties == 0 and parity.raw == pytest.approx(raw, abs=1e-6)
+
+
+def test_the_worst_picture_counts_not_the_last(folder: Path) -> None:
+    detector = nanogfl.load(folder / "a.ckpt")
+    (seen,) = Probe(detector, False).see([scene()], Thresholds(score=0.05))
+    off, dark = replace(seen, scores=seen.scores + np.float32(0.03)), replace(seen, scores=seen.scores * 0)
+    parity = Parity()
+    for a, b in ((seen, off), (seen, seen), (dark, dark)):
+        take(parity, "a picture", a, b, detector.layout, Thresholds(score=0.05))
+    assert parity.raw == pytest.approx(0.03, abs=1e-6) and parity.best == seen.scores.max() and not parity.holds
+    assert 1 / (1 + np.exp(-(np.log(parity.best / (1 - parity.best)) + parity.lift))) == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(
+    ("px", "score", "raw", "holds"),
+    [(0, 0, 0, True), (4.9, 0, 0, True), (5.1, 0, 0, False), (0, 0.019, 0, True), (0, 0.021, 0, False)]
+    + [(0, 0, 0.049, True), (0, 0, 0.051, False)],
+)
+def test_of_half_precision_two_pixels_of_the_input_are_asked(
+    folder: Path, px: float, score: float, raw: float, holds: bool
+) -> None:
+    """A picture of 160 px on an input of 64: 5 px of its own."""
+    detector = nanogfl.load(folder / "a.ckpt")
+    (seen,) = Probe(detector, False).see([scene(120, 160)], Thresholds(score=0.05))
+    found = replace(seen.found, boxes=seen.found.boxes + np.float32(px), scores=seen.found.scores + np.float32(score))
+    parity = Parity(bar=HALF)
+    other = replace(seen, found=found, scores=seen.scores + np.float32(raw))
+    take(parity, "a picture", seen, other, detector.layout, Thresholds(score=0.05))
+    assert parity.holds is holds
 
 
 # --- files that are wrong in the ways files are wrong ---
