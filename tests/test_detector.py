@@ -269,6 +269,13 @@ def test_a_fresh_detector_says_one_percent_everywhere() -> None:
             assert integral(raw[..., 80:]).mean().item() == pytest.approx(3.5, abs=0.2)
 
 
+def test_single_values_start_as_long_as_eight_equal_bins() -> None:
+    torch.manual_seed(0)
+    sides = [Detector(Architecture("s", 4, reg_max=r))(torch.zeros(1, 3, 64, 64))[..., 4:] for r in (0, 7)]
+    for raw in sides:
+        assert integral(raw.detach()).mean().item() == pytest.approx(3.5, rel=0.05)
+
+
 def test_initialise_leaves_the_predicting_layers_and_wakes_the_others() -> None:
     torch.manual_seed(0)
     detector = Detector(Architecture("s", 3))
