@@ -271,7 +271,7 @@ def test_a_fresh_detector_says_one_percent_everywhere() -> None:
 
 def test_single_values_start_as_long_as_eight_equal_bins() -> None:
     torch.manual_seed(0)
-    sides = [Detector(Architecture("s", 4, reg_max=r))(torch.zeros(1, 3, 64, 64))[..., 4:] for r in (0, 7)]
+    sides = [Detector(Architecture("s", 4, reg_max=r)).eval()(torch.zeros(1, 3, 64, 64))[..., 4:] for r in (0, 7)]
     for raw in sides:
         assert integral(raw.detach()).mean().item() == pytest.approx(3.5, rel=0.05)
 
