@@ -611,6 +611,8 @@ def test_areas_are_scaled_with_their_boxes(tmp_path: Path) -> None:
         ((80, 40), (60, 30, 80, 40), True, "one picture's boxes only fit the frame of before"),
         ((80, 40), (20, 10, 40, 20), False, "all boxes fit the pictures as they are"),
         ((20, 16), (0, 0, 10, 10), False, "another shape"),
+        ((80, 43), (60, 30, 80, 40), False, "a shape that is off by more than a pixel"),
+        ((80, 41), (60, 30, 80, 40), True, "by rounding"),
         ((32, 16), (0, 0, 30, 16), True, "enlarged pictures, whose boxes never leave the smaller frame"),
         ((32, 16), (0, 0, 40, 20), False, "a box that fits the picture alone"),
     ],
@@ -638,6 +640,14 @@ def test_a_box_drawn_over_an_edge_decides_nothing(
     boxes = [e.boxes[0] for e in read_table(tmp_path).examples]
     assert {box[2] != 10 for box in boxes[:9]} == {resized}
     assert boxes[9][2] == 40, "cut to the picture"
+
+
+def test_pictures_without_boxes_have_no_say_about_frames(tmp_path: Path) -> None:
+    for number in range(10):
+        draw(tmp_path / f"JPEGImages/{number}.jpg")
+        boxes = [("cat", 60, 30, 80, 40)] * (number == 0)
+        write(tmp_path / f"Annotations/{number}.xml", voc(*boxes, size=(80, 40)))
+    assert read_table(tmp_path).examples[0].boxes.tolist() == [[30, 15, 40, 20]]
 
 
 @pytest.mark.parametrize(
@@ -723,6 +733,46 @@ def test_voc_lists_name_a_picture_with_its_folder(
     assert named == expected, reason
     assert len(table.warnings) == told
     assert set(kinds(table)) <= {"annotation-missing", "picture-unlisted"}
+
+
+def test_a_voc_list_names_the_xml_at_that_path_before_one_of_that_stem(tmp_path: Path) -> None:
+    for name in ("a", "deep/a", "deep/b"):
+        draw(tmp_path / f"JPEGImages/{name}.jpeg")
+        write(tmp_path / f"Annotations/{name}.xml", voc(("cat", 0, 0, 5, 5), file=""))
+    write(tmp_path / "ImageSets/Main/train.txt", "a\nb.jpeg\n")
+    write(tmp_path / "ImageSets/Main/val.txt", "deep/a")
+    table = read_table(tmp_path)
+    assert by_split(table) == {
+        "train": ["JPEGImages/a.jpeg", "JPEGImages/deep/b.jpeg"], "val": ["JPEGImages/deep/a.jpeg"]
+    }  # fmt: skip
+    assert kinds(table) == {}
+
+
+def test_a_voc_picture_is_that_of_the_stem_not_of_the_tag(tmp_path: Path) -> None:
+    """Tags are often those of files that were renamed; the folder of its own comes first."""
+    for name in ("1", "2", "deep/1"):
+        draw(tmp_path / f"JPEGImages/{name}.jpg")
+        tag = "C:\\old\\1.jpg" if name == "1" else "2.jpg"
+        write(tmp_path / f"Annotations/{name}.xml", voc(("cat", 0, 0, 5, 5), file=tag))
+    table = read_table(tmp_path)
+    assert [e.name for e in table.examples] == [f"JPEGImages/{n}.jpg" for n in ("1", "2", "deep/1")]
+    misleading = [f.file for f in table.findings if f.kind == "path-misleading"]
+    assert misleading == ["Annotations/deep/1.xml"]
+
+
+def test_spaces_around_a_voc_class_are_no_part_of_it(tmp_path: Path) -> None:
+    draw(tmp_path / "JPEGImages/a.jpg")
+    write(tmp_path / "Annotations/a.xml", voc(("red  cell", 0, 0, 5, 5), ("\n\tred cell ", 1, 1, 6, 6)))
+    assert (read_table(tmp_path).names, len(only(read_table(tmp_path)).boxes)) == (("red cell",), 2)
+
+
+@pytest.mark.parametrize("side", ["inf", "nan", "1e300", "-40", "0", "wide", ""])
+def test_a_voc_side_that_is_no_number_of_pixels_counts_as_missing(tmp_path: Path, side: str) -> None:
+    draw(tmp_path / "JPEGImages/a.jpg")
+    write(tmp_path / "Annotations/a.xml", voc(("cat", 0, 0, 5, 5), size=(side, HEIGHT)))  # type: ignore[arg-type]
+    table = read_table(tmp_path)
+    assert (only(table).width, only(table).height, only(table).boxes.tolist()) == (WIDTH, HEIGHT, [[0, 0, 5, 5]])
+    assert [f.kind for f in table.findings if f.kind == "size-missing"] == ["size-missing"]
 
 
 def test_bad_voc_objects_are_left_out(tmp_path: Path) -> None:
@@ -814,6 +864,24 @@ def test_yolo_yaml_paths(tmp_path: Path, entry: str, corrected: bool, reason: st
         assert only(table).boxes.tolist() == [[10, 5, 30, 15]]
         assert kinds(table).get("path-corrected", 0) == corrected
         assert kinds(table).get("picture-outside", 0) == ("txt" in entry)
+
+
+def test_yolo_yaml_paths_that_leave_its_folder_or_lie_a_level_deeper(tmp_path: Path) -> None:
+    draw(tmp_path / "images/a.jpg")
+    write(tmp_path / "labels/a.txt", "0 .5 .5 .5 .5")
+    beside = read_table(write(tmp_path / "settings/data.yaml", "names: [cat]\ntrain: ../images\n"))
+    assert (by_split(beside), kinds(beside)) == ({"train": ["images/a.jpg"]}, {})
+    draw(tmp_path / "set/inner/train/images/b.jpg")
+    write(tmp_path / "set/inner/train/labels/b.txt", "0 .5 .5 .5 .5")
+    deeper = read_table(write(tmp_path / "set/data.yaml", "names: [cat]\ntrain: train/images\n"))
+    assert (len(deeper), kinds(deeper)) == (1, {"path-corrected": 1})
+
+
+def test_a_yolo_folder_that_is_not_there_is_not_another_splits(tmp_path: Path) -> None:
+    draw(tmp_path / "images/a.jpg")
+    write(tmp_path / "labels/a.txt", "0 .5 .5 .5 .5")
+    table = read_table(write(tmp_path / "data.yaml", "names: [cat]\ntrain: train/images\nval: images\n"))
+    assert (by_split(table), kinds(table)) == ({"val": ["images/a.jpg"]}, {"split-missing": 1})
 
 
 def test_yolo_yaml_splits(tmp_path: Path) -> None:
