@@ -1151,6 +1151,24 @@ def test_lines_of_yolo_lists_may_be_wrong_by_a_level(tmp_path: Path, line: str, 
     assert found == ([("path-corrected", "train.txt", "lines 1, 2")] if corrected else [])
 
 
+@pytest.mark.parametrize(
+    ("place", "line", "picture"),
+    [
+        ("train.txt", "images/a.jpg", "sub/images/a.jpg"),
+        ("lists/train.txt", "images/a.jpg", "lists/images/a.jpg"),
+        ("lists/train.txt", "sub/images/a.jpg", "sub/images/a.jpg"),
+    ],
+    ids=["to the path of the yaml", "to the list", "to the root"],
+)
+def test_lines_of_yolo_lists_are_relative(tmp_path: Path, place: str, line: str, picture: str) -> None:
+    (tmp_path / "sub").mkdir()
+    draw(tmp_path / picture)
+    write(tmp_path / picture.replace("images", "labels").replace(".jpg", ".txt"), "0 .5 .5 .5 .5")
+    write(tmp_path / place, line)
+    table = read_table(write(tmp_path / "data.yaml", f"names: [cat]\npath: sub\ntrain: {place}\n"))
+    assert ([e.path for e in table.examples], kinds(table)) == ([tmp_path / picture], {})
+
+
 def test_lines_of_yolo_lists_mean_what_their_ends_say(tmp_path: Path) -> None:
     draw(tmp_path / "train/images/a.jpg")
     draw(tmp_path / "images/b.jpg")
