@@ -194,7 +194,7 @@ class Capture:
     def __call__(self, path: str) -> Capture:
         return self
 
-    def isOpened(self) -> bool:
+    def isOpened(self) -> bool:  # noqa: N802  (OpenCV's name)
         return True
 
     def set(self, what: int, value: float) -> None: ...

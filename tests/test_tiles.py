@@ -140,7 +140,7 @@ def test_a_whole_object_of_another_class_takes_no_piece_away() -> None:
 
 @dataclass
 class Unlike(Oracle):
-    """The tile whose left edge is ``better`` is surer; each gives its left edge as deviation, the right a taller box."""
+    """The tile whose left edge is ``better`` is surer; the deviations are that edge, and the right one sees more."""
 
     better: int = 0
 

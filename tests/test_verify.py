@@ -342,8 +342,15 @@ def test_the_worst_picture_counts_not_the_last(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("px", "score", "raw", "holds"),
-    [(0, 0, 0, True), (4.9, 0, 0, True), (5.1, 0, 0, False), (0, 0.019, 0, True), (0, 0.021, 0, False)]
-    + [(0, 0, 0.049, True), (0, 0, 0.051, False)],
+    [
+        (0, 0, 0, True),
+        (4.9, 0, 0, True),
+        (5.1, 0, 0, False),
+        (0, 0.019, 0, True),
+        (0, 0.021, 0, False),
+        (0, 0, 0.049, True),
+        (0, 0, 0.051, False),
+    ],
 )
 def test_of_half_precision_two_pixels_of_the_input_are_asked(
     folder: Path, px: float, score: float, raw: float, holds: bool

@@ -417,7 +417,11 @@ def test_coco_has_eighty_different_names_in_the_order_of_its_ids() -> None:
         ("data: {val: {input_size: 320}}", RecipeError, "no NanoDet configuration"),
         ("data: {val: {input_size: [320, 320, 3]}}", RecipeError, "no NanoDet configuration"),
         ("data: {val: {input_size: [a, b]}}", RecipeError, "no NanoDet configuration"),
-        ("data: {val: {input_size: [320, 320], keep_ratio: 1}}", RecipeError, "keep_ratio is 1, neither true nor false"),
+        (
+            "data: {val: {input_size: [320, 320], keep_ratio: 1}}",
+            RecipeError,
+            "keep_ratio is 1, neither true nor false",
+        ),
         ("data: {val: {input_size: [9, 9], pipeline: {normalize: [[1], 2]}}}", RecipeError, "no NanoDet configuration"),
         ("- a\n- list", RecipeError, "no NanoDet configuration"),
         ("", RecipeError, "no NanoDet configuration"),
