@@ -372,6 +372,7 @@ def test_a_test_json_without_annotations_is_no_split(tmp_path: Path) -> None:
         (2**40, 0, "over 32 bits, and zero"),
         ("img-a", "c1", "text"),
         ("0007", 1, "leading zeros are part of a text"),
+        ("7", 1, "text that stays text where results name it"),
         (7.0, 1.0, "pandas writes floats"),
     ],
 )
