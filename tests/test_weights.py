@@ -414,6 +414,8 @@ def test_coco_has_eighty_different_names_in_the_order_of_its_ids() -> None:
     [
         ("class_names: [a, b]\ndata: {val: {input_size: [320, 320]}}", ModelError, "2 classes.*has 3.*--config"),
         ("class_names: [a, b, c]", RecipeError, "no NanoDet configuration"),
+        ("class_names: fox\ndata: {val: {input_size: [320, 320]}}", RecipeError, "must be a list, not str"),
+        ("class_names: [a, b, [c]]\ndata: {val: {input_size: [320, 320]}}", RecipeError, "names must be a list"),
         ("data: {val: {input_size: 320}}", RecipeError, "no NanoDet configuration"),
         ("data: {val: {input_size: [320, 320, 3]}}", RecipeError, "no NanoDet configuration"),
         ("data: {val: {input_size: [a, b]}}", RecipeError, "no NanoDet configuration"),
