@@ -88,6 +88,7 @@ def test_a_bin_by_hand() -> None:
     assert (told.whole.within_one, told.whole.within_two) == (0.5, 0.8)
     assert (told.whole.sides, told.whole.sigma, told.whole.error) == (200, 2, pytest.approx(3.2))
     assert told.whole.spread == 4 and told.factor == 2 and told.spearman == 0
+    assert reliability(Sides(sigma[1:], sigma[1:])) is None and fit_temperature(Sides(sigma[1:], 3 * sigma[1:])) == 1
 
 
 @pytest.mark.parametrize(
