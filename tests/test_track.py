@@ -67,8 +67,9 @@ def test_a_flicker_uses_up_no_id() -> None:
     tracker = Tracker()
     walk(tracker, [found([A]), found([])] + [found([B])] * 5)
     assert tracker.count == 1
-    walk(tracker, [found([A])] * 2 + [found([])])
-    assert tracker.count == 1, "two sightings are a flicker too"
+    twice = Tracker()
+    walk(twice, [found([A])] * 2 + [found([])])
+    assert twice.count == 0, "two sightings are a flicker too"
 
 
 def test_two_that_cross_keep_their_ids() -> None:
