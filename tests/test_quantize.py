@@ -202,6 +202,46 @@ def test_corrected_biases_keep_the_means(model: onnx.ModelProto, seen: Statistic
     assert np.abs(corrected - wanted).max() < 1e-4 < np.abs(plain - wanted).max()
 
 
+@pytest.mark.parametrize(("ends", "step"), [((1.0, 5.0), 5 / 255), ((-5.0, -1.0), 5 / 255), ((0.0, 0.0), 1e-6 / 255)])
+def test_zero_is_among_the_bytes(
+    model: onnx.ModelProto, seen: Statistics, ends: tuple[float, float], step: float
+) -> None:
+    made = quantize(model, dict.fromkeys(seen.ranges("minmax"), ends))
+    scalars = [t for t in made.graph.initializer if t.name.endswith("_scale") and not t.dims]
+    assert [float(numpy_helper.to_array(t)) for t in scalars] == pytest.approx([step] * len(scalars), rel=1e-5)
+    assert len(scalars) > 40
+
+
+def test_equalised_ranges_are_even(model: onnx.ModelProto) -> None:
+    """What a convolution gives and what the next reads of it, by channel, through LeakyReLU or not."""
+
+    def unevenness(made: onnx.ModelProto) -> list[float]:
+        network, found = network_of(made), []
+        nodes = [*network.nodes, *network.last]
+        for first in (node for node in network.nodes if node.op_type == "Conv"):
+            readers = [node for node in nodes if first.output[0] in node.input]
+            if [node.op_type for node in readers] == ["LeakyRelu"]:
+                readers = [node for node in nodes if readers[0].output[0] in node.input]
+            if [node.op_type for node in readers] == ["Conv"]:
+                gives, reads = (np.abs(network.weights[node.input[1]]) for node in (first, readers[0]))
+                read = reads.max(axis=(1, 2, 3) if reads.shape[1] == 1 else (0, 2, 3))
+                found.append(float(np.median(np.abs(np.log((gives.max(axis=(1, 2, 3)) + 1e-9) / (read + 1e-9))))))
+        return found
+
+    before, after = unevenness(model), unevenness(equalise(model))
+    assert len(before) > 40 and np.mean(after) < 0.1 * np.mean(before)
+
+
+def test_biases_are_corrected_where_weights_are_bytes(model: onnx.ModelProto, seen: Statistics) -> None:
+    network = network_of(model)
+    convolutions = [n for n in [*network.nodes, *network.last] if n.op_type == "Conv"]
+    left, uses = convolutions[3], Counter(n.input[2] for n in convolutions)
+    after = network_of(correct_biases(model, seen, [left.name])).weights
+    same = [n.name for n in convolutions if np.array_equal(after[n.input[2]], network.weights[n.input[2]])]
+    assert same == [n.name for n in convolutions if n is left or uses[n.input[2]] > 1], "equal ones are one constant"
+    assert {n.name for n in network.last} - set(same), "of those that give classes and sides too"
+
+
 def test_ranges() -> None:
     seen, picks = Statistics(), np.random.default_rng(1)
     values = np.random.default_rng(0).normal(size=(1, 4, 50, 50)).astype(np.float32)
