@@ -19,7 +19,7 @@ from runs import block_picture, write_coco
 import nanogfl
 from nanogfl.decode import Thresholds
 from nanogfl.deploy.build import Form, build
-from nanogfl.deploy.calibrate import METHODS, Statistics, observe
+from nanogfl.deploy.calibrate import METHODS, Statistics, calibration_table, observe
 from nanogfl.deploy.candidates import opened
 from nanogfl.deploy.equalise import correct_biases, equalise
 from nanogfl.deploy.inner import network_of
@@ -251,9 +251,30 @@ def test_ranges() -> None:
     for method in ("percentile", "mse"):
         low, high = seen.ranges(method)["a"]
         assert -50 <= low < -2 and 2 < high < 100, method
+    seen.add("a", 2 * values, picks)
+    assert seen.ranges("minmax")["a"] == (-100, 200), "what came since counts"
     positive = Statistics()
     positive.add("a", np.abs(values) + 1, picks)
     assert positive.ranges("minmax")["a"][0] == 0, "zero is always among the values"
+
+
+def test_what_leakyrelu_makes_small_may_be_cut() -> None:
+    """Half of the values reach down to -10 and become a tenth; the others need the small steps."""
+    values = (
+        np.concatenate([np.linspace(-10, 0, 5000), np.linspace(0, 2, 5000)]).astype(np.float32).reshape(1, 1, 100, 100)
+    )
+    lows = []
+    for slopes in ({}, {"a": 0.001}):
+        seen = Statistics(slopes=slopes)
+        seen.add("a", values, np.random.default_rng(0))
+        lows.append(seen.ranges("mse")["a"][0])
+    assert lows[0] < -9 and lows[1] > -5
+
+
+def test_calibration_takes_the_pictures_that_teach(tiny_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [e.split for e in calibration_table(tiny_set).examples] == ["train"] * 24
+    monkeypatch.setattr("nanogfl.deploy.calibrate.JUDGED", 10)
+    assert len(calibration_table(tiny_set)) == 10
 
 
 def test_spread_takes_from_everywhere() -> None:
