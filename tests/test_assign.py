@@ -266,6 +266,19 @@ def test_an_iou_of_almost_nothing_is_worth_more_than_none() -> None:
     assert iou[0, 0].item() == pytest.approx(1e-5, rel=1e-3)
 
 
+def test_atss_takes_candidates_that_just_reach_the_threshold() -> None:
+    """Two anchors that overlap alike: no deviation, so that both are at the mean."""
+    priors, gt = torch.tensor([[28.0, 32.0, 8.0], [36.0, 32.0, 8.0]]), torch.tensor([[[22.0, 22.0, 42.0, 42.0]]])
+    assert atss(priors, [2], gt, torch.tensor([[0]]), torch.tensor([[True]])).tolist() == [[0, 0]]
+
+
+@pytest.mark.parametrize(("left", "expected"), [(27.995, [[-1, 0]]), (27.98, [[0, 0]])])
+def test_atss_wants_a_hundredth_of_a_pixel_between_prior_and_edge(left: float, expected: list[list[int]]) -> None:
+    priors = torch.tensor([[28.0, 32.0, 8.0], [28.5, 32.0, 8.0]])
+    gt = torch.tensor([[[left, 22.0, 29.0, 42.0]]])
+    assert atss(priors, [2], gt, torch.tensor([[0]]), torch.tensor([[True]])).tolist() == expected
+
+
 def test_atss_does_not_look_at_labels() -> None:
     boxes, labels, valid = padded([picture(6)])
     assert torch.equal(atss(PRIORS, LEVELS, boxes, labels, valid), atss(PRIORS, LEVELS, boxes, labels * 0 + 2, valid))
@@ -290,6 +303,8 @@ def test_iou_and_inside_by_hand() -> None:
     a = torch.tensor([[[0.0, 0, 2, 2], [5, 5, 6, 6], [0, 0, 0, 0]]])
     b = torch.tensor([[[1.0, 1, 3, 3], [0, 0, 2, 2]]])
     torch.testing.assert_close(pairwise_iou(a, b), torch.tensor([[[1 / 7, 1], [0, 0], [0, 0]]]))
+    small = torch.tensor([[[7.0, 7.0, 7.01, 7.01]]])
+    torch.testing.assert_close(pairwise_iou(small, small), torch.ones(1, 1, 1))
     priors = torch.tensor([[1.0, 1, 8], [2.0, 2, 8], [2.5, 1.5, 8]])
     assert inside(priors, b).tolist() == [[[False, True, True], [True, False, False]]]  # an edge is not inside
     assert inside(priors, b, margin=0.5).tolist() == [[[False, True, False], [True, False, False]]]

@@ -38,10 +38,14 @@ def sides(count: int, factor: float, seed: int = 0) -> Sides:
 
 
 def one_box(
-    box: list[float], found: list[float], sigma: list[float], score: float = 0.9
+    box: list[float],
+    found: list[float],
+    sigma: list[float],
+    score: float = 0.9,
+    size: tuple[int, int] = (100, 100),
 ) -> tuple[Table, list[Detections]]:
     corners = np.array([box], np.float64)
-    example = Example(Path("a"), "a", 100, 100, corners, np.zeros(1, np.int64), np.zeros(1, bool), np.ones(1))
+    example = Example(Path("a"), "a", *size, corners, np.zeros(1, np.int64), np.zeros(1, bool), np.ones(1))
     given = Detections(
         np.array([found], np.float32), np.array([score], np.float32), np.zeros(1, np.int64), ["x"],
         np.array([sigma], np.float32),
@@ -76,6 +80,17 @@ def test_with_the_factor_it_is_calibrated() -> None:
         assert b.spread == pytest.approx(b.sigma, rel=0.1)
 
 
+def test_a_bin_by_hand() -> None:
+    """Of 200 sides 100 are off by a sigma, 60 by two, 40 by more; so few are enough."""
+    sigma = np.full(200, 2.0)
+    told = reliability(Sides(sigma, sigma * np.repeat([1.0, 2.0, 2.5], [100, 60, 40])))
+    assert told is not None
+    assert (told.whole.within_one, told.whole.within_two) == (0.5, 0.8)
+    assert (told.whole.sides, told.whole.sigma, told.whole.error) == (200, 2, pytest.approx(3.2))
+    assert told.whole.spread == 4 and told.factor == 2 and told.spearman == 0
+    assert reliability(Sides(sigma[1:], sigma[1:])) is None and fit_temperature(Sides(sigma[1:], 3 * sigma[1:])) == 1
+
+
 @pytest.mark.parametrize(
     ("given", "why"),
     [
@@ -94,7 +109,13 @@ def test_which_sides_count() -> None:
     assert found.error == pytest.approx([2, 0.5, 3, 5])
     clipped = matched_sides(*one_box([0, 20, 100, 90], [0, 21, 99.5, 90], [1, 2, 3, 4]))
     assert clipped.sigma.tolist() == [2, 4]  # the sides on the border are exact, whatever their sigma
-    assert len(matched_sides(*one_box([10, 20, 60, 90], [12, 20, 57, 95], [1, 2, 3, 4], score=0.25))) == 0
+    wide = matched_sides(*one_box([5, 5, 119, 79], [5, 5, 119, 79], [1, 2, 3, 4], size=(120, 80)))
+    assert wide.sigma.tolist() == [1, 2]  # right and bottom lie within a pixel of it
+    for score, count in ((0.25, 0), (0.31, 4)):
+        shown = matched_sides(*one_box([10, 20, 60, 90], [12, 20, 57, 95], [1, 2, 3, 4], score=score))
+        assert len(shown) == count
+    table, (half,) = one_box([10, 20, 60, 90], [12, 20, 57, 95], [1, 2, 3, 4], score=0.5)
+    assert len(matched_sides(table, [half], 0.5)) == 0, "above, not at"
     assert len(matched_sides(*one_box([10, 20, 60, 90], [60, 20, 99, 95], [1, 2, 3, 4]))) == 0
     table, detections = one_box([10, 20, 60, 90], [12, 20, 57, 95], [np.nan, 0, 3, 4])
     assert matched_sides(table, detections).sigma.tolist() == [1e-3, 3, 4]  # never divided by zero
@@ -108,6 +129,7 @@ def test_spearman_by_hand() -> None:
     assert spearman(a, -a) == pytest.approx(-1)
     assert spearman(a, np.array([2.0, 1, 4, 3, 5])) == pytest.approx(1 - 6 * 4 / (5 * 24))
     assert spearman(np.array([1.0, 1, 2]), np.array([1.0, 1, 2])) == pytest.approx(1)  # ties share a rank
+    assert spearman(np.array([1.0, 1, 2, 3]), np.array([1.0, 2, 3, 4])) == pytest.approx(4.5 / 22.5**0.5)
     assert spearman(a, np.ones(5)) == 0
     assert spearman(a[:1], a[:1]) == 0
 

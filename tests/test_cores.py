@@ -18,6 +18,7 @@ from nanogfl.errors import TrainingError
 from nanogfl.model.dense import halves, interleave, join
 from nanogfl.recipe import load_recipe
 from nanogfl.training.cores import Cores, Meeting, Networks, average, parts_for, replica
+from nanogfl.training.gradients import given, gradients_of
 from nanogfl.training.keeper import Keeper
 from nanogfl.training.objective import WHOLE, Share
 from nanogfl.training.schedule import plan
@@ -140,6 +141,19 @@ def test_an_error_in_one_part_is_the_error_of_the_step() -> None:
         Cores(nn.Linear(1, 1), 3).losses([0, 1, 2], loss, WHOLE)
 
 
+@pytest.mark.parametrize("factor", [1.0, 0.25])
+def test_gradients_that_are_known_are_scaled_by_what_comes_back(factor: float) -> None:
+    """A step of several batches takes a part of the loss of each; what takes no part in it has no gradient."""
+    used, idle = nn.Parameter(torch.tensor([1.0, -2.0])), nn.Parameter(torch.ones(3))
+    parts = {"a": (used**2).sum(), "b": (3 * used).sum()}
+    known = gradients_of(parts, [used, idle])
+    assert known[1] is None
+    made = given({name: part.detach() for name, part in parts.items()}, known, [used, idle])
+    assert {name: part.item() for name, part in made.items()} == {"a": 5.0, "b": -3.0}
+    (torch.stack(list(made.values())).sum() * factor).backward()
+    assert used.grad is not None and used.grad.tolist() == [5 * factor, -1 * factor] and idle.grad is None
+
+
 def test_average_counts_a_missing_gradient_as_zero() -> None:
     one, two = torch.tensor([2.0]), torch.tensor([4.0])
     assert average([(one, one, None), (two, None, None)], 2) == [torch.tensor([3.0]), torch.tensor([1.0]), None]
@@ -150,6 +164,13 @@ def test_average_counts_a_missing_gradient_as_zero() -> None:
 )
 def test_each_part_is_large_enough_for_batch_norm(pictures: int, threads: int, parts: int) -> None:
     assert parts_for(pictures, threads) == parts
+
+
+@pytest.mark.parametrize(("count", "parts", "expected"), [(1, 2, [1]), (3, 2, [3]), (4, 2, [2, 2]), (5, 3, [2, 3])])
+def test_no_part_is_left_with_a_single_picture(count: int, parts: int, expected: list[int]) -> None:
+    rows = torch.arange(count)
+    batch = Batch(rows, rows, rows, rows, rows, [str(i) for i in range(count)])
+    assert [len(piece.names) for piece in batch.cut(parts)] == expected
 
 
 def test_a_cut_batch_loses_nothing() -> None:

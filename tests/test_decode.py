@@ -194,6 +194,16 @@ def test_very_low_logits_do_not_warn_where_all_is_asked_for() -> None:
     assert made.scores.tolist() == [1.0]
 
 
+def test_sides_of_any_logits_have_a_length_and_a_deviation() -> None:
+    """Beyond 88 the exponential of a float32 is infinite; one sure bin has no deviation, and rounding none below it."""
+    logits = np.random.default_rng(0).normal(0, 1, (3000, 4 * BINS)).astype(np.float32)
+    priors = np.full((3000, 3), 8, np.float32)
+    for scale in (10, 30, 1000):
+        boxes, deviation = side_geometry(logits * scale, priors, BINS - 1)
+        assert (np.abs(boxes - 8) <= 8 * (BINS - 1) + 1e-3).all()
+        assert (deviation >= 0).all() and (deviation <= 8 * (BINS - 1) / 2 + 1e-3).all()
+
+
 def test_an_overlap_of_exactly_the_threshold_stays() -> None:
     boxes = np.array([[0, 0, 5, 1], [0, 0, 3, 1], [0, 0, 4, 1]], np.float32)  # 3/5 and 4/5 of the first
     scores, labels = np.array([0.9, 0.8, 0.7], np.float32), np.zeros(3, np.int64)

@@ -269,6 +269,15 @@ def test_a_fresh_detector_says_one_percent_everywhere() -> None:
             assert integral(raw[..., 80:]).mean().item() == pytest.approx(3.5, abs=0.2)
 
 
+@pytest.mark.parametrize("reg_max", [0, 7])
+@pytest.mark.parametrize("changes", [{}, {"separate_sides": True}, {"family": "resnet"}], ids=str)
+def test_sides_start_at_the_mean_of_eight_equal_bins(changes: dict[str, Any], reg_max: int) -> None:
+    torch.manual_seed(0)
+    detector = Detector(Architecture("s", 4, reg_max=reg_max, **changes)).eval()
+    sides = integral(detector(torch.zeros(1, 3, 64, 64)).detach()[..., 4:])
+    torch.testing.assert_close(sides.mean(dim=(0, 1)), torch.full((4,), 3.5), rtol=0.05, atol=0)
+
+
 def test_initialise_leaves_the_predicting_layers_and_wakes_the_others() -> None:
     torch.manual_seed(0)
     detector = Detector(Architecture("s", 3))

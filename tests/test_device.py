@@ -91,6 +91,10 @@ def test_colours_are_changed_alike() -> None:
     drawn = store.draw(collate_drawings([[i] for i in range(20)], varied), SIZE).numpy().astype(int)
     expected = np.stack([draw(v, [p], SIZE) for v, p in zip(varied, pictures, strict=True)]).astype(int)
     assert np.abs(drawn - expected).max() <= 2  # where grey is rounded the other way, twice that
+    plain = [replace(v, tint=(*v.tint[:2], 1.0)) for v in varied]
+    drawn = store.draw(collate_drawings([[i] for i in range(20)], plain), SIZE).numpy()
+    expected = np.stack([draw(v, [p], SIZE) for v, p in zip(plain, pictures, strict=True)])
+    np.testing.assert_array_equal(drawn, expected, "without grey")
 
 
 @pytest.fixture(scope="module")

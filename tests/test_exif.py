@@ -14,7 +14,7 @@ from dirty import BOXES, HEIGHT, WIDTH, scene, write, xml
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from nanogfl.data.exif import orientation_of
+from nanogfl.data.exif import orientation_of, upright
 from nanogfl.data.headers import Header, read_header
 from nanogfl.doctor.check import check
 from nanogfl.doctor.fix import write_copy
@@ -107,6 +107,20 @@ def test_an_orientation_is_two_bytes_of_whatever_type(
     assert read_header(path) == Header((WIDTH, HEIGHT), orientation), reason
     assert read_picture(path).shape[:2] == ((WIDTH, HEIGHT) if orientation == 6 else (HEIGHT, WIDTH)), "as OpenCV reads"
     assert look_at(path).orientation == orientation
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(WIDTH, HEIGHT), (500, 400)], ids=["small", "larger than a buffer"])
+def test_every_orientation_is_turned_as_opencv_turns_it(
+    tmp_path: Path, size: tuple[int, int], orientation: int
+) -> None:
+    said, path = Image.Exif(), tmp_path / "a.png"
+    said[0x0112] = orientation
+    noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8)
+    Image.fromarray(noise).save(path, **({} if orientation == 1 else {"exif": said}))
+    with Image.open(path) as picture:
+        turned = np.asarray(upright(picture, orientation_of(picture)))
+    np.testing.assert_array_equal(turned[..., ::-1], read_picture(path))
 
 
 def test_the_pixels_of_a_png_are_not_read_to_look_behind_them(tmp_path: Path) -> None:

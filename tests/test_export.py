@@ -476,6 +476,15 @@ def test_what_fixed_thresholds_cannot_give_is_said_once(tmp_path: Path, caplog: 
     assert "are fixed at score 0.05, IoU 0.6 and 100 boxes" in record.getMessage()
 
 
+@pytest.mark.parametrize("asked", [{"score": 0.01}, {"max_boxes": 101}, {"iou": 0.7}])
+def test_each_limit_that_a_fixed_file_cannot_give_is_said(
+    tmp_path: Path, asked: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    _, file = pair(tmp_path, SMALL, Form("frame", fixed=True))
+    file.predict(scene(), **asked)
+    assert ["cannot be had from it" in record.getMessage() for record in caplog.records] == [True]
+
+
 def test_the_deviation_of_maps_has_its_temperature(tmp_path: Path) -> None:
     torch, file = pair(tmp_path, SMALL, Form("core"), temperature=1.7)
     found, expected = file.predict(scene(), 0.05), torch.predict(scene(), 0.05)

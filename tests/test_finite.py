@@ -11,7 +11,7 @@ from runs import Train, checkpoint, finite, read_rows
 from torch import Tensor
 
 from nanogfl.errors import TrainingError
-from nanogfl.training.finite import LAG, Watch, _Number
+from nanogfl.training.finite import LAG, NAMED, Watch, _Number
 from nanogfl.training.task import DetectionTask
 
 GOOD, BAD = torch.tensor(1.5), torch.tensor(float("nan"))
@@ -36,6 +36,27 @@ def test_a_cpu_stops_at_once_and_names_the_batch() -> None:
     watch.see(GOOD, GOOD, "loss", 0, ["a.jpg"])
     with pytest.raises(TrainingError, match=r"the gradient became nan at epoch 8 in the batch of b\.jpg, c\.jpg; "):
         watch.see(BAD, BAD, "gradient", 7, ["b.jpg", "c.jpg"])
+
+
+def test_infinity_stops_too() -> None:
+    with pytest.raises(TrainingError, match=r"the loss became -inf at epoch 1 in the batch of a\.jpg; "):
+        Watch().see(-GOOD / 0, -GOOD / 0, "loss", 0, ["a.jpg"])
+
+
+def test_who_has_a_finite_number_himself_names_nothing() -> None:
+    with pytest.raises(TrainingError) as told:
+        Watch().see(GOOD, BAD, "loss", 0, ["innocent.jpg"])
+    assert "innocent" not in str(told.value)
+
+
+@pytest.mark.parametrize("count", [NAMED, NAMED + 1])
+def test_a_long_batch_is_named_in_the_log(count: int, caplog: pytest.LogCaptureFixture) -> None:
+    files = [f"{i}.jpg" for i in range(count)]
+    with pytest.raises(TrainingError) as told:
+        Watch().see(BAD, BAD, "loss", 0, files)
+    said = str(told.value).partition("batch of ")[2].partition(";")[0].split(", ")
+    assert said == files if count == NAMED else [*files[:NAMED], "..."]
+    assert (files[-1] in caplog.text) == (count > NAMED)
 
 
 def test_what_travels_is_only_waited_for_when_it_is_old() -> None:

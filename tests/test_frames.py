@@ -184,6 +184,69 @@ def test_a_video_that_breaks_off_is_noted(tmp_path: Path, caplog: pytest.LogCapt
     assert f"ends after {count} of 20 frames" in caplog.text
 
 
+class Capture:
+    """Stands for a decoder: what a header says, and the stamps of the frames that come, in ms."""
+
+    def __init__(self, rate: float, announced: int, stamps: Sequence[float]) -> None:
+        self.said = {cv2.CAP_PROP_FPS: rate, cv2.CAP_PROP_FRAME_COUNT: announced}
+        self.stamps, self.at = stamps, -1
+
+    def __call__(self, path: str) -> Capture:
+        return self
+
+    def isOpened(self) -> bool:  # noqa: N802  (OpenCV's name)
+        return True
+
+    def set(self, what: int, value: float) -> None: ...
+
+    def release(self) -> None: ...
+
+    def get(self, what: int) -> float:
+        return self.stamps[self.at] if what == cv2.CAP_PROP_POS_MSEC else self.said[what]
+
+    def read(self) -> tuple[bool, Picture | None]:
+        self.at += 1
+        return (True, grey(10)) if self.at < len(self.stamps) else (False, None)
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """A file that a stand-in decodes."""
+    (tmp_path / "clip.mp4").touch()
+    return tmp_path / "clip.mp4"
+
+
+@pytest.mark.parametrize(
+    ("said", "rate"), [(30, 30), (1000, 1000), (1001, 25), (90000, 25), (0, 25), (-1, 25), (float("nan"), 25)]
+)
+def test_a_rate_that_no_camera_has_is_25(clip: Path, said: float, rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cv2, "VideoCapture", Capture(said, 3, [0, 0, 0]))
+    assert frame_rate(clip) == rate
+    assert [f.time_s for f in frames(clip)] == pytest.approx([0, 1 / rate, 2 / rate]), "of a decoder without stamps"
+
+
+def test_times_are_the_frames_own_stamps(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cv2, "VideoCapture", Capture(10, 4, [40, 80, 200, 0]))
+    assert [f.time_s for f in frames(clip)] == pytest.approx([0.04, 0.08, 0.2, 0.3])
+    monkeypatch.setattr(cv2, "VideoCapture", Capture(10, 1, [-40]))
+    assert [f.time_s for f in frames(clip)] == [0]
+
+
+@pytest.mark.parametrize(("read", "said"), [(90, False), (89, True)])
+def test_a_tenth_less_than_announced_is_an_estimate(
+    clip: Path, read: int, said: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cv2, "VideoCapture", Capture(10, 100, [0] * read))
+    assert len(list(frames(clip))) == read
+    assert (f"ends after {read} of 100 frames" in caplog.text) is said
+
+
+def test_a_video_without_a_frame_is_a_data_error(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cv2, "VideoCapture", Capture(10, 0, []))
+    with pytest.raises(DataError, match=r"no frame could be read from the video .*clip\.mp4"):
+        list(frames(clip))
+
+
 def test_a_written_video_reads_back(tmp_path: Path) -> None:
     path = tmp_path / "new" / "a.mp4"
     with write_video(path, 12.5, (48, 64)) as video:

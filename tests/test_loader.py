@@ -19,7 +19,7 @@ from nanogfl.data.loader import (
     training_loader,
     view_loader,
 )
-from nanogfl.data.order import EpochOrder, EvenBatches, batches_an_epoch
+from nanogfl.data.order import EpochOrder, EvenBatches, ResumableLoader, batches_an_epoch
 from nanogfl.data.table import Example, Table
 from nanogfl.errors import DataError
 from nanogfl.pictures import read_picture, write_picture
@@ -119,6 +119,41 @@ def test_no_batch_is_too_large_nor_alone() -> None:
             assert count / steps >= 2, "no batch norm sees a single picture"
             assert math.ceil(count / steps) <= max(batch, 3 if batch == 2 else 0)
             assert steps >= count // batch, "and no fewer steps than needed"
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_pass_that_goes_on_is_the_rest_and_the_next_one_is_whole(processes: int) -> None:
+    for rank in range(processes):
+        batches = EvenBatches(EpochOrder(31, 1), 4, rank, processes)
+        whole = list(batches)
+        batches.first = 2
+        assert list(batches) == whole[2:] and list(batches) == whole
+
+
+def test_what_decides_the_batches_of_an_epoch_is_told() -> None:
+    def cut(count: int = 9, seed: int = 1, batch: int = 4, tars: list[int] | None = None) -> dict[str, int]:
+        return EvenBatches(EpochOrder(count, seed, None if tars is None else np.array(tars)), batch).cut()
+
+    assert cut() == cut() and cut(tars=[0] * 9) == cut(tars=[0] * 9)
+    others = [cut(count=8), cut(seed=2), cut(batch=3), cut(tars=[0] * 9), cut(tars=[0] * 8 + [1])]
+    assert len({tuple(other.items()) for other in [cut(), *others]}) == 6
+
+
+def test_a_loader_goes_on_within_an_epoch(table: Table) -> None:
+    def loader(seed: int = 1) -> ResumableLoader:
+        order = EvenBatches(EpochOrder(len(table), seed), 2)
+        return training_loader(TrainingSet(table, SIZE, "stretch", STILL, seed=1), order, 0, pin=False)
+
+    former, again = loader(), loader()
+    taken = iter(former)
+    names = [next(taken).names for _ in range(2)]
+    again.load_state_dict(former.state_dict())
+    for batch in again:
+        names.append(batch.names)
+        assert again.state_dict()["taken"] == len(names)
+    assert names == [batch.names for batch in loader()]
+    with pytest.raises(AssertionError):
+        loader(seed=2).load_state_dict(former.state_dict())
 
 
 def test_the_epoch_reaches_the_batches() -> None:
@@ -243,6 +278,20 @@ def test_memory_is_used_as_the_recipe_says(table: Table) -> None:
     assert TrainingSet(table, SIZE, "stretch", AugmentRecipe(scale=(0.1, 0.5)), seed=0).room == SIZE, "at least 1"
 
 
+@pytest.mark.parametrize("short", [0, 1], ids=["just fits", "a byte short"])
+def test_pictures_and_views_are_kept_where_memory_has_room(
+    table: Table, short: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = len(table) * SIZE[0] * SIZE[1]
+    monkeypatch.setattr("nanogfl.data.loader.CACHE_BYTES", 3 * pixels - short)
+    monkeypatch.setattr("nanogfl.data.loader.VIEW_BYTES", 12 * pixels - short)
+    dataset = TrainingSet(table, SIZE, "stretch", STILL, seed=0)
+    dataset.prepare(torch.device("cpu"))
+    views = view_loader(table.examples, SIZE, "stretch", 2, 3)
+    assert len(dataset.pictures) == len(views.dataset.kept) == (0 if short else len(table))  # type: ignore[attr-defined]
+    assert views.num_workers == (3 if short else 0), "what is read anew is read ahead"
+
+
 def test_a_missing_picture_is_a_data_error(table: Table) -> None:
     gone = Example(Path("gone.jpg"), "gone.jpg", 5, 5, np.zeros((0, 4)), *[np.zeros(0, int)] * 3)  # type: ignore[arg-type]
     dataset = TrainingSet(Table(table.root, "coco", ("a",), (gone,)), SIZE, "stretch", STILL, seed=0)
@@ -269,6 +318,15 @@ def test_collate_pads_to_the_fullest_picture_and_crowd_is_never_valid() -> None:
     assert batch.images[:, 0, 0, 0].tolist() == [0, 1, 2]
     assert batch.names == ["0.jpg", "1.jpg", "2.jpg"]
     assert (batch.images.dtype, batch.boxes.dtype, batch.labels.dtype) == (torch.uint8, torch.float32, torch.int64)
+
+
+def test_room_for_more_boxes_is_padding_behind_them() -> None:
+    batch = padded([2, 1], [False, True])
+    wide = batch.with_room(5)
+    for name in ("boxes", "labels", "valid", "crowd"):
+        rows = getattr(wide, name)
+        assert torch.equal(rows[:, :2], getattr(batch, name)) and rows.shape[1] == 5 and not rows[:, 2:].any()
+    assert wide.images is batch.images and wide.names == batch.names
 
 
 @pytest.mark.parametrize("count", [1, 3])

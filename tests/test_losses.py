@@ -198,6 +198,7 @@ def test_dfl_of_a_whole_number_is_the_cross_entropy_of_its_bin() -> None:
         ([0, 0, 1, 1], [1, 1, 2, 2], 1.5),  # corner to corner: hull 4, union 2
         ([0, 0, 2, 2], [1, 1, 3, 3], 1 - 1 / 7 + 2 / 9),
         ([0, 0, 1, 1], [999, 0, 1000, 1], 1.998),  # far apart: towards 2
+        ([0, 0, 0.02, 0.02], [0, 0, 0.02, 0.02], 0.0),  # small, but larger than eps
     ],
 )
 def test_giou_hand_values(pred: list[float], target: list[float], expected: float) -> None:

@@ -21,6 +21,7 @@ from nanogfl.evaluation.matching import (
     CORRECT,
     DUPLICATE,
     IGNORED,
+    KINDS,
     LOCALIZATION,
     crowd_cover,
     match,
@@ -80,6 +81,9 @@ def random_set(pictures: int, seed: int) -> tuple[Table, list[Detections]]:
         (HALF_A, 1, BOTH, "the other class, IoU 0.4"),
         (NOWHERE, 0, BACKGROUND, "nothing there"),
         ([0, 0, 100, 50], 0, CORRECT, "IoU of exactly 0.5 is a match"),
+        ([0, 0, 100, 50], 1, CLASS, "and of the other class, of its place"),
+        ([0, 0, 100, 25], 0, LOCALIZATION, "IoU 0.25"),
+        ([0, 0, 100, 25], 1, BOTH, "the same of the other class"),
         ([0, 0, 100, 9.9], 0, BACKGROUND, "IoU below 0.1 has nothing to do with the label"),
         ([0, 0, 0, 0], 0, BACKGROUND, "a box of no area"),
     ],
@@ -96,6 +100,28 @@ def test_the_second_on_a_found_label_is_a_duplicate_and_the_better_score_finds_i
     assert matched.kinds.tolist() == [CORRECT, DUPLICATE]
     assert matched.overlaps == pytest.approx([0.9, 1.0])
     assert matched.finders.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("box", "kinds", "why"),
+    [(BEYOND_A, [CORRECT, DUPLICATE], "one label too many"), (HALF_A, [CORRECT, LOCALIZATION], "its own class")],
+)
+def test_the_own_class_counts_before_the_other(box: list[float], kinds: list[int], why: str) -> None:
+    matched = match(example([A, A], [0, 1]), found([A, box], [0, 0]))
+    assert (matched.kinds.tolist(), matched.truths.tolist()) == (kinds, [0, 0]), why
+
+
+def test_of_labels_that_overlap_alike_the_last_is_taken() -> None:
+    """As pycocotools takes it; the first is left for a worse detection."""
+    labels = [[0, 0, 100, 120], [0, 0, 120, 100]]
+    matched = match(example(labels, [0, 0]), found([A, [0, 0, 100, 160]], [0, 0]))
+    assert (matched.truths.tolist(), matched.finders.tolist()) == ([1, 0], [1, 0])
+
+
+def test_a_box_that_is_half_in_a_crowd_is_ignored() -> None:
+    crowd = example([A], [0], [True])
+    inside = match(crowd, found([[50, 0, 150, 100], [51, 0, 151, 100]], [0, 0]))
+    assert inside.kinds.tolist() == [IGNORED, BACKGROUND]
 
 
 def test_crowds_take_any_number_and_are_never_missed() -> None:
@@ -140,6 +166,12 @@ def test_threshold_is_where_f1_is_best() -> None:
     assert curve.f1.max() == pytest.approx(0.8)
 
 
+def test_where_nothing_is_right_f1_is_none() -> None:
+    curve = errors.total_curve(pool(table(example([A], [0])), [found([NOWHERE, A], [0, 0])]))
+    assert curve.f1.tolist() == pytest.approx([0, 2 / 3])
+    assert curve.best_score == pytest.approx(0.5)
+
+
 def test_what_errors_cost() -> None:
     data = table(example([A, B], [0, 0]), example([A], [1], name="b.jpg"))
     detections = [found([NOWHERE, A], [0, 0], [0.9, 0.8]), found([A, HALF_A], [0, 1], [0.7, 0.6])]
@@ -159,10 +191,47 @@ def test_what_errors_cost() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
+def test_gains_are_pycocotools_where_errors_are_put_right(seed: int) -> None:
+    """Boxes and names are mended, or detections and labels taken away, and all is scored again."""
+    data, detections = random_set(12, seed)
+    pooled = pool(data, detections)
+    before = score(data, detections).numbers["AP50"]
+    assert before is not None
+    gains = {name: before + kind.gain for name, kind in errors.error_kinds(pooled, 0.5).items()}
+    for kind, name in KINDS.items():
+        right = [(d.boxes.copy(), d.labels.copy(), np.ones(len(d), bool)) for d in detections]
+        mended = set()
+        for n in np.flatnonzero(pooled.kinds == kind):
+            (boxes, labels, keep), row, truth = right[pooled.pictures[n]], pooled.rows[n], int(pooled.truths[n])
+            if kind in (CLASS, LOCALIZATION) and pooled.finders[truth] < 0 and truth not in mended:
+                mended.add(truth)
+                own, at = data.examples[pooled.pictures[n]], pooled.truth_rows[truth]
+                boxes[row], labels[row] = own.boxes[at], own.labels[at]
+            else:
+                keep[row] = False
+        made = [replace(d, boxes=b, labels=c).select(k) for d, (b, c, k) in zip(detections, right, strict=True)]
+        assert score(data, made).numbers["AP50"] == pytest.approx(gains[name], abs=1e-9), name
+        assert bool(mended) == (kind in (CLASS, LOCALIZATION))
+    known = pooled.truths[np.isin(pooled.kinds, (CORRECT, CLASS, LOCALIZATION))]
+    seen = [e.crowd.copy() for e in data.examples]
+    for truth in known:
+        seen[pooled.truth_pictures[truth]][pooled.truth_rows[truth]] = True
+    fewer = table(*(e.keeping(rows) for e, rows in zip(data.examples, seen, strict=True)))
+    assert score(fewer, detections).numbers["AP50"] == pytest.approx(gains["missed"], abs=1e-9)
+    assert sum(map(np.count_nonzero, seen)) < sum(map(len, seen))
+
+
+def test_what_lies_in_a_crowd_does_not_move_the_threshold() -> None:
+    data = table(example([A, B], [0, 0], [False, True]))
+    curve = errors.total_curve(pool(data, [found([B, A], [0, 0])]))
+    assert (curve.precision.tolist(), curve.recall.tolist()) == ([1], [1])
+
+
+@pytest.mark.parametrize("seed", range(3))
 def test_laws_of_counts(seed: int) -> None:
     data, detections = random_set(10, seed)
     pooled = pool(data, detections)
-    for threshold in (0.0, 0.4, 0.95, 2.0):
+    for threshold in (0.0, 0.4, 0.95, 2.0, float(pooled.scores[pooled.kinds == CORRECT][3])):
         matrix = errors.confusion(pooled, threshold)
         labels = matrix[:-1].sum(axis=1)
         assert labels.tolist() == pooled.counts().tolist()  # every label stands once

@@ -18,6 +18,8 @@ from torch import Tensor
 from nanogfl.model.detector import Detector, make_guidance
 from nanogfl.model.weights import load_state, read_weights, recognise
 from nanogfl.recipe import LossRecipe
+from nanogfl.training.assign import atss
+from nanogfl.training.losses import focal_loss
 from nanogfl.training.objective import (
     WHOLE,
     Assignment,
@@ -316,6 +318,23 @@ def test_topk_of_the_recipe_is_used(method: Method) -> None:
     assert (fewer.gt_index >= 0).sum() < (default.gt_index >= 0).sum()
 
 
+def test_the_anchor_of_the_recipe_is_used() -> None:
+    raw, to = logits(2), targets(TWO, THREE)
+    for side in (5.0, 8.0, 3.0):
+        found = assign(LossRecipe(assign="atss", anchor=side), raw, PRIORS, LEVELS, to)
+        assert torch.equal(found.gt_index, atss(PRIORS, LEVELS, to.boxes, to.labels, to.valid, side=side))
+        assert (side == 5.0) == torch.equal(found.gt_index, assign(ATSS, raw, PRIORS, LEVELS, to).gt_index)
+
+
+@pytest.mark.parametrize("recipe", [DSL, ATSS], ids=["dsl", "atss"])
+def test_an_assignment_is_a_constant_in_float32(recipe: LossRecipe) -> None:
+    raw, to = logits(2).bfloat16(), targets(TWO, THREE)
+    found = assign(recipe, raw.clone().requires_grad_(), PRIORS, LEVELS, to)
+    exact = assign(recipe, raw.float(), PRIORS, LEVELS, to)
+    assert not found.quality.requires_grad
+    assert torch.equal(found.gt_index, exact.gt_index) and torch.equal(found.quality, exact.quality)
+
+
 # --- numbers
 
 
@@ -331,6 +350,23 @@ def test_bf16_autocast_is_near_and_has_a_finite_gradient(recipe: LossRecipe) -> 
     for part, value in found.items():
         assert value.dtype == torch.float32
         assert value.item() == pytest.approx(exact[part].item(), rel=0.05)
+
+
+def test_the_loss_of_half_precision_logits_is_made_in_float32() -> None:
+    raw, to = logits(2).bfloat16(), targets(TWO, THREE)
+    given = assign(DSL, raw, PRIORS, LEVELS, to)
+    found, exact = (head_loss(x, PRIORS, to, given, LossRecipe()) for x in (raw, raw.float()))
+    assert found == exact
+
+
+def test_beta_is_the_exponent_of_the_focal_loss_too() -> None:
+    raw, to = logits(1), targets(TWO)
+    given = assign(DSL, raw, PRIORS, LEVELS, to)
+    labels = torch.where(given.gt_index[0] >= 0, to.labels[0, given.gt_index[0].clamp(min=0)], CLASSES)
+    for beta in (1.0, 3.0):
+        found = head_loss(raw, PRIORS, to, given, LossRecipe(classes="focal", beta=beta))["focal"]
+        expected = focal_loss(raw[0, :, :CLASSES], labels, gamma=beta).sum() / (given.gt_index >= 0).sum()
+        assert found.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_extreme_logits_have_a_finite_loss_and_gradient() -> None:

@@ -59,6 +59,11 @@ def test_what_cannot_be_written_is_refused(folder: Path, files: dict[str, str], 
     assert re.search(said, str(error.value)), reason
 
 
+def test_what_is_read_through_a_link_is_spared(folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"--json: in/cat.jpg would be written over link.jpg, which is read"):
+        check_outputs(["link.jpg"], {"--json": Path("in/cat.jpg")})
+
+
 def test_the_folder_of_drawn_pictures_is_no_file(folder: Path) -> None:
     with pytest.raises(UsageError, match=r"--draw file is a file; name a folder"):
         check_outputs(READ, {}, Path("file"))
@@ -87,7 +92,9 @@ def test_a_folder_without_rights_is_named(folder: Path, denied: str, monkeypatch
     """As access(2) says; root may write anywhere but on a read-only disk."""
     (folder / "shut").mkdir()
     real = os.access
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "shut" and real(path, mode))
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: not (mode & os.W_OK and Path(path).name == "shut") and real(path, mode)
+    )
     with pytest.raises(UsageError, match=rf"--json {denied}/a.json: .*/shut cannot be written; name another place"):
         check_outputs(READ, {"--json": Path(denied) / "a.json"})
 

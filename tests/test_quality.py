@@ -163,6 +163,7 @@ def test_product_logits_are_the_logits_of_the_product() -> None:
 def test_fewer_than_four_bins_are_refused(reg_max: int) -> None:
     with pytest.raises(ValueError, match=f"at least 4 bins, not {reg_max + 1}"):
         QualityPredictor(reg_max)
+    assert QualityPredictor(3).eval()(torch.zeros(1, 16)).shape == (1, 1)
 
 
 @pytest.mark.parametrize("statistics", ["top4", "moments"])

@@ -19,7 +19,7 @@ from runs import block_picture, write_coco
 import nanogfl
 from nanogfl.decode import Thresholds
 from nanogfl.deploy.build import Form, build
-from nanogfl.deploy.calibrate import METHODS, Statistics, observe
+from nanogfl.deploy.calibrate import METHODS, Statistics, calibration_table, observe
 from nanogfl.deploy.candidates import opened
 from nanogfl.deploy.equalise import correct_biases, equalise
 from nanogfl.deploy.inner import network_of
@@ -202,6 +202,46 @@ def test_corrected_biases_keep_the_means(model: onnx.ModelProto, seen: Statistic
     assert np.abs(corrected - wanted).max() < 1e-4 < np.abs(plain - wanted).max()
 
 
+@pytest.mark.parametrize(("ends", "step"), [((1.0, 5.0), 5 / 255), ((-5.0, -1.0), 5 / 255), ((0.0, 0.0), 1e-6 / 255)])
+def test_zero_is_among_the_bytes(
+    model: onnx.ModelProto, seen: Statistics, ends: tuple[float, float], step: float
+) -> None:
+    made = quantize(model, dict.fromkeys(seen.ranges("minmax"), ends))
+    scalars = [t for t in made.graph.initializer if t.name.endswith("_scale") and not t.dims]
+    assert [float(numpy_helper.to_array(t)) for t in scalars] == pytest.approx([step] * len(scalars), rel=1e-5)
+    assert len(scalars) > 40
+
+
+def test_equalised_ranges_are_even(model: onnx.ModelProto) -> None:
+    """What a convolution gives and what the next reads of it, by channel, through LeakyReLU or not."""
+
+    def unevenness(made: onnx.ModelProto) -> list[float]:
+        network, found = network_of(made), []
+        nodes = [*network.nodes, *network.last]
+        for first in (node for node in network.nodes if node.op_type == "Conv"):
+            readers = [node for node in nodes if first.output[0] in node.input]
+            if [node.op_type for node in readers] == ["LeakyRelu"]:
+                readers = [node for node in nodes if readers[0].output[0] in node.input]
+            if [node.op_type for node in readers] == ["Conv"]:
+                gives, reads = (np.abs(network.weights[node.input[1]]) for node in (first, readers[0]))
+                read = reads.max(axis=(1, 2, 3) if reads.shape[1] == 1 else (0, 2, 3))
+                found.append(float(np.median(np.abs(np.log((gives.max(axis=(1, 2, 3)) + 1e-9) / (read + 1e-9))))))
+        return found
+
+    before, after = unevenness(model), unevenness(equalise(model))
+    assert len(before) > 40 and np.mean(after) < 0.1 * np.mean(before)
+
+
+def test_biases_are_corrected_where_weights_are_bytes(model: onnx.ModelProto, seen: Statistics) -> None:
+    network = network_of(model)
+    convolutions = [n for n in [*network.nodes, *network.last] if n.op_type == "Conv"]
+    left, uses = convolutions[3], Counter(n.input[2] for n in convolutions)
+    after = network_of(correct_biases(model, seen, [left.name])).weights
+    same = [n.name for n in convolutions if np.array_equal(after[n.input[2]], network.weights[n.input[2]])]
+    assert same == [n.name for n in convolutions if n is left or uses[n.input[2]] > 1], "equal ones are one constant"
+    assert {n.name for n in network.last} - set(same), "of those that give classes and sides too"
+
+
 def test_ranges() -> None:
     seen, picks = Statistics(), np.random.default_rng(1)
     values = np.random.default_rng(0).normal(size=(1, 4, 50, 50)).astype(np.float32)
@@ -211,9 +251,30 @@ def test_ranges() -> None:
     for method in ("percentile", "mse"):
         low, high = seen.ranges(method)["a"]
         assert -50 <= low < -2 and 2 < high < 100, method
+    seen.add("a", 2 * values, picks)
+    assert seen.ranges("minmax")["a"] == (-100, 200), "what came since counts"
     positive = Statistics()
     positive.add("a", np.abs(values) + 1, picks)
     assert positive.ranges("minmax")["a"][0] == 0, "zero is always among the values"
+
+
+def test_what_leakyrelu_makes_small_may_be_cut() -> None:
+    """Half of the values reach down to -10 and become a tenth; the others need the small steps."""
+    values = (
+        np.concatenate([np.linspace(-10, 0, 5000), np.linspace(0, 2, 5000)]).astype(np.float32).reshape(1, 1, 100, 100)
+    )
+    lows = []
+    for slopes in ({}, {"a": 0.001}):
+        seen = Statistics(slopes=slopes)
+        seen.add("a", values, np.random.default_rng(0))
+        lows.append(seen.ranges("mse")["a"][0])
+    assert lows[0] < -9 and lows[1] > -5
+
+
+def test_calibration_takes_the_pictures_that_teach(tiny_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [e.split for e in calibration_table(tiny_set).examples] == ["train"] * 24
+    monkeypatch.setattr("nanogfl.deploy.calibrate.JUDGED", 10)
+    assert len(calibration_table(tiny_set)) == 10
 
 
 def test_spread_takes_from_everywhere() -> None:

@@ -372,6 +372,7 @@ def test_a_test_json_without_annotations_is_no_split(tmp_path: Path) -> None:
         (2**40, 0, "over 32 bits, and zero"),
         ("img-a", "c1", "text"),
         ("0007", 1, "leading zeros are part of a text"),
+        ("7", 1, "text that stays text where results name it"),
         (7.0, 1.0, "pandas writes floats"),
     ],
 )
@@ -431,6 +432,31 @@ def test_bad_coco_annotations_are_left_out_with_a_word(
     (record,) = [r for r in caplog.records if r.levelno == logging.WARNING]
     assert f"2 {KINDS[kind].told}, first in " in record.message
     assert "(and 1 more)" in record.message
+
+
+def test_marks_say_where_each_coco_box_stands(tmp_path: Path) -> None:
+    draw(tmp_path / "a.jpg")
+    ids = (0, 7, "8", "x", None, -3, 2**63)
+    boxes = tuple({"id": i, "bbox": [0, 0, 4, 5]} for i in ids)
+    example = only(read_table(write(tmp_path / "x.json", coco("a.jpg", boxes=boxes))))
+    assert example.marks is not None and example.marks.tolist() == [0, 7, 8, -4, -5, -6, -7]
+    assert [example.mark(row) for row in (2, 3)] == ["annotation 8", "entry 3 of annotations"]
+
+
+@pytest.mark.parametrize("side", [None, "wide", "40", 0, -40, inf, nan, 2**31, [40]])
+def test_a_side_that_is_no_number_of_pixels_counts_as_missing(tmp_path: Path, side: Any) -> None:
+    draw(tmp_path / "a.jpg")
+    image = {"id": 0, "file_name": "a.jpg", "width": side, "height": HEIGHT}
+    table = read_table(write(tmp_path / "x.json", coco(boxes=([0, 0, 4, 5],), images=[image])))
+    assert (only(table).width, only(table).height, only(table).boxes.tolist()) == (WIDTH, HEIGHT, [[0, 0, 4, 5]])
+    assert [f.kind for f in table.findings if f.kind == "size-missing"] == ["size-missing"]
+
+
+def test_an_area_of_nothing_is_none_that_is_known(tmp_path: Path) -> None:
+    draw(tmp_path / "a.jpg")
+    boxes = tuple({"bbox": [0, 0, 4, 5], "area": area} for area in (0, 0.0, -1, "20", True, 7))
+    table = read_table(write(tmp_path / "x.json", coco("a.jpg", boxes=boxes)))
+    assert only(table).areas.tolist() == [20] * 5 + [7]
 
 
 def test_boxes_over_the_edge_are_cut_and_keep_their_area(tmp_path: Path) -> None:
@@ -586,6 +612,8 @@ def test_areas_are_scaled_with_their_boxes(tmp_path: Path) -> None:
         ((80, 40), (60, 30, 80, 40), True, "one picture's boxes only fit the frame of before"),
         ((80, 40), (20, 10, 40, 20), False, "all boxes fit the pictures as they are"),
         ((20, 16), (0, 0, 10, 10), False, "another shape"),
+        ((80, 43), (60, 30, 80, 40), False, "a shape that is off by more than a pixel"),
+        ((80, 41), (60, 30, 80, 40), True, "by rounding"),
         ((32, 16), (0, 0, 30, 16), True, "enlarged pictures, whose boxes never leave the smaller frame"),
         ((32, 16), (0, 0, 40, 20), False, "a box that fits the picture alone"),
     ],
@@ -613,6 +641,14 @@ def test_a_box_drawn_over_an_edge_decides_nothing(
     boxes = [e.boxes[0] for e in read_table(tmp_path).examples]
     assert {box[2] != 10 for box in boxes[:9]} == {resized}
     assert boxes[9][2] == 40, "cut to the picture"
+
+
+def test_pictures_without_boxes_have_no_say_about_frames(tmp_path: Path) -> None:
+    for number in range(10):
+        draw(tmp_path / f"JPEGImages/{number}.jpg")
+        boxes = [("cat", 60, 30, 80, 40)] * (number == 0)
+        write(tmp_path / f"Annotations/{number}.xml", voc(*boxes, size=(80, 40)))
+    assert read_table(tmp_path).examples[0].boxes.tolist() == [[30, 15, 40, 20]]
 
 
 @pytest.mark.parametrize(
@@ -698,6 +734,46 @@ def test_voc_lists_name_a_picture_with_its_folder(
     assert named == expected, reason
     assert len(table.warnings) == told
     assert set(kinds(table)) <= {"annotation-missing", "picture-unlisted"}
+
+
+def test_a_voc_list_names_the_xml_at_that_path_before_one_of_that_stem(tmp_path: Path) -> None:
+    for name in ("a", "deep/a", "deep/b"):
+        draw(tmp_path / f"JPEGImages/{name}.jpeg")
+        write(tmp_path / f"Annotations/{name}.xml", voc(("cat", 0, 0, 5, 5), file=""))
+    write(tmp_path / "ImageSets/Main/train.txt", "a\nb.jpeg\n")
+    write(tmp_path / "ImageSets/Main/val.txt", "deep/a")
+    table = read_table(tmp_path)
+    assert by_split(table) == {
+        "train": ["JPEGImages/a.jpeg", "JPEGImages/deep/b.jpeg"], "val": ["JPEGImages/deep/a.jpeg"]
+    }  # fmt: skip
+    assert kinds(table) == {}
+
+
+def test_a_voc_picture_is_that_of_the_stem_not_of_the_tag(tmp_path: Path) -> None:
+    """Tags are often those of files that were renamed; the folder of its own comes first."""
+    for name in ("1", "2", "deep/1"):
+        draw(tmp_path / f"JPEGImages/{name}.jpg")
+        tag = "C:\\old\\1.jpg" if name == "1" else "2.jpg"
+        write(tmp_path / f"Annotations/{name}.xml", voc(("cat", 0, 0, 5, 5), file=tag))
+    table = read_table(tmp_path)
+    assert [e.name for e in table.examples] == [f"JPEGImages/{n}.jpg" for n in ("1", "2", "deep/1")]
+    misleading = [f.file for f in table.findings if f.kind == "path-misleading"]
+    assert misleading == ["Annotations/deep/1.xml"]
+
+
+def test_spaces_around_a_voc_class_are_no_part_of_it(tmp_path: Path) -> None:
+    draw(tmp_path / "JPEGImages/a.jpg")
+    write(tmp_path / "Annotations/a.xml", voc(("red  cell", 0, 0, 5, 5), ("\n\tred cell ", 1, 1, 6, 6)))
+    assert (read_table(tmp_path).names, len(only(read_table(tmp_path)).boxes)) == (("red cell",), 2)
+
+
+@pytest.mark.parametrize("side", ["inf", "nan", "1e300", "-40", "0", "wide", ""])
+def test_a_voc_side_that_is_no_number_of_pixels_counts_as_missing(tmp_path: Path, side: str) -> None:
+    draw(tmp_path / "JPEGImages/a.jpg")
+    write(tmp_path / "Annotations/a.xml", voc(("cat", 0, 0, 5, 5), size=(side, HEIGHT)))  # type: ignore[arg-type]
+    table = read_table(tmp_path)
+    assert (only(table).width, only(table).height, only(table).boxes.tolist()) == (WIDTH, HEIGHT, [[0, 0, 5, 5]])
+    assert [f.kind for f in table.findings if f.kind == "size-missing"] == ["size-missing"]
 
 
 def test_bad_voc_objects_are_left_out(tmp_path: Path) -> None:
@@ -789,6 +865,24 @@ def test_yolo_yaml_paths(tmp_path: Path, entry: str, corrected: bool, reason: st
         assert only(table).boxes.tolist() == [[10, 5, 30, 15]]
         assert kinds(table).get("path-corrected", 0) == corrected
         assert kinds(table).get("picture-outside", 0) == ("txt" in entry)
+
+
+def test_yolo_yaml_paths_that_leave_its_folder_or_lie_a_level_deeper(tmp_path: Path) -> None:
+    draw(tmp_path / "images/a.jpg")
+    write(tmp_path / "labels/a.txt", "0 .5 .5 .5 .5")
+    beside = read_table(write(tmp_path / "settings/data.yaml", "names: [cat]\ntrain: ../images\n"))
+    assert (by_split(beside), kinds(beside)) == ({"train": ["images/a.jpg"]}, {})
+    draw(tmp_path / "set/inner/train/images/b.jpg")
+    write(tmp_path / "set/inner/train/labels/b.txt", "0 .5 .5 .5 .5")
+    deeper = read_table(write(tmp_path / "set/data.yaml", "names: [cat]\ntrain: train/images\n"))
+    assert (len(deeper), kinds(deeper)) == (1, {"path-corrected": 1})
+
+
+def test_a_yolo_folder_that_is_not_there_is_not_another_splits(tmp_path: Path) -> None:
+    draw(tmp_path / "images/a.jpg")
+    write(tmp_path / "labels/a.txt", "0 .5 .5 .5 .5")
+    table = read_table(write(tmp_path / "data.yaml", "names: [cat]\ntrain: train/images\nval: images\n"))
+    assert (by_split(table), kinds(table)) == ({"val": ["images/a.jpg"]}, {"split-missing": 1})
 
 
 def test_yolo_yaml_splits(tmp_path: Path) -> None:
@@ -937,6 +1031,38 @@ def test_class_names_beside_the_labels(
     assert (table.names, set(kinds(table))) == (("class_0",), {"annotation-unreadable"})
 
 
+def test_the_last_folder_called_images_has_a_twin(tmp_path: Path) -> None:
+    draw(tmp_path / "images/deep/images/a.jpg")
+    write(tmp_path / "images/deep/labels/a.txt", "0 .5 .5 .5 .5")
+    write(tmp_path / "labels/deep/images/a.txt", "1 .5 .5 .5 .5")
+    assert only(read_table(tmp_path)).labels.tolist() == [0]
+
+
+def test_labels_in_their_folder_come_before_those_beside_the_picture(tmp_path: Path) -> None:
+    draw(tmp_path / "images/a.jpg")
+    write(tmp_path / "labels/a.txt", "0 .5 .5 .5 .5\n2 .5 .5 .25 .5\n1 .5 .5 .5 .5")
+    write(tmp_path / "images/a.txt", "7 .5 .5 .5 .5")
+    table = read_table(tmp_path)
+    assert only(table).labels.tolist() == [0, 2, 1]
+    assert table.names == ("class_0", "class_1", "class_2"), "as many as the highest of all lines says"
+
+
+def test_a_file_called_labels_is_no_folder_of_them(tmp_path: Path) -> None:
+    draw(tmp_path / "images/a.jpg")
+    write(tmp_path / "images/a.txt", "0 .5 .5 .5 .5")
+    write(tmp_path / "labels", "cat")
+    write(tmp_path / "data.yaml", "names: [cat]\ntrain: images\n")
+    assert only(read_table(tmp_path)).labels.tolist() == [0]
+
+
+def test_an_empty_line_among_class_names_takes_up_its_number(tmp_path: Path) -> None:
+    draw(tmp_path / "images/a.jpg")
+    write(tmp_path / "labels/a.txt", "2 .5 .5 .5 .5")
+    write(tmp_path / "classes.txt", "cat\n\ndog\n\n")
+    table = read_table(tmp_path)
+    assert [table.names[i] for i in only(table).labels] == ["dog"]
+
+
 def test_yolo_class_names(tmp_path: Path) -> None:
     draw(tmp_path / "images/a.jpg")
     write(tmp_path / "labels/a.txt", "1 .5 .5 .5 .5")
@@ -1024,6 +1150,24 @@ def test_lines_of_yolo_lists_may_be_wrong_by_a_level(tmp_path: Path, line: str, 
     assert [(e.name, len(e.boxes)) for e in table.examples] == [("images/a.jpg", 1), ("images/b.jpg", 1)], reason
     found = [(f.kind, f.file, f.where) for f in table.findings]
     assert found == ([("path-corrected", "train.txt", "lines 1, 2")] if corrected else [])
+
+
+@pytest.mark.parametrize(
+    ("place", "line", "picture"),
+    [
+        ("train.txt", "images/a.jpg", "sub/images/a.jpg"),
+        ("lists/train.txt", "images/a.jpg", "lists/images/a.jpg"),
+        ("lists/train.txt", "sub/images/a.jpg", "sub/images/a.jpg"),
+    ],
+    ids=["to the path of the yaml", "to the list", "to the root"],
+)
+def test_lines_of_yolo_lists_are_relative(tmp_path: Path, place: str, line: str, picture: str) -> None:
+    (tmp_path / "sub").mkdir()
+    draw(tmp_path / picture)
+    write(tmp_path / picture.replace("images", "labels").replace(".jpg", ".txt"), "0 .5 .5 .5 .5")
+    write(tmp_path / place, line)
+    table = read_table(write(tmp_path / "data.yaml", f"names: [cat]\npath: sub\ntrain: {place}\n"))
+    assert ([e.path for e in table.examples], kinds(table)) == ([tmp_path / picture], {})
 
 
 def test_lines_of_yolo_lists_mean_what_their_ends_say(tmp_path: Path) -> None:

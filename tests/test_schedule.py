@@ -78,6 +78,7 @@ def test_the_last_tenth_is_plain() -> None:
 def test_what_is_given_is_taken() -> None:
     made = plan(TrainRecipe(epochs=40, warmup=0, average=0.0, plain_epochs=7, validate_every=8), 500)
     assert (made.epochs, made.warmup, made.average, made.plain_from, made.validate_every) == (40, 0, 0.0, 33, 8)
+    assert plan(TrainRecipe(epochs=40, plain_epochs=0), 500).plain_from == 40, "none is not: by itself"
 
 
 @pytest.mark.parametrize(
@@ -134,6 +135,10 @@ def test_a_run_shorter_than_its_warm_up_only_rises() -> None:
     np.testing.assert_allclose(np.diff(factors), 1e-3)
 
 
+def test_a_run_as_long_as_its_warm_up_ends_at_the_highest_rate() -> None:
+    assert curve(TrainRecipe(epochs=1, batch=8, warmup=26))[-2:] == [1.0, 1.0]  # asked for once more behind the last
+
+
 def test_a_longer_run_averages_over_a_fortieth_of_itself_until_nanodets_decay() -> None:
     assert default_average(4000) == pytest.approx(1 - 1 / 100)
     assert default_average(10**9) == 0.9998
@@ -167,6 +172,8 @@ def test_the_plan_written_out_makes_the_same_plan_again() -> None:
         assert plan(written.train, pictures) == made
         assert plan(written.train, pictures * 10).epochs == made.epochs, "and holds when the data grows"
         assert written.loss == Recipe().loss
+        said = (written.train.validate_every, written.train.plain_epochs)
+        assert said == (made.validate_every, made.epochs - made.plain_from), "for config.yaml"
 
 
 def test_the_rate_follows_from_the_start_unless_given() -> None:

@@ -93,6 +93,12 @@ def test_a_file_that_is_not_what_it_says(tmp_path: Path, form: str, key: str, va
     assert "\n" not in str(error.value)
 
 
+def test_a_class_without_a_name_is_no_index_error(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "two.onnx").write_bytes(with_metadata(model, "classes", '["red", "green"]'))
+    with pytest.raises(ModelError, match=r"two\.onnx finds more classes than the 2 it names; export it again"):
+        nanogfl.load(tmp_path / "two.onnx").predict(scene(), 0.05)
+
+
 def test_weights_that_lie_elsewhere_are_refused(model: Path, tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     onnx.save_model(onnx.load(str(model)), str(path), save_as_external_data=True, location="m.onnx.data")

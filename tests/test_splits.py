@@ -61,6 +61,7 @@ def test_the_share_is_that_of_the_written_law() -> None:
     digest = hashlib.sha256(b"images/0.jpg").hexdigest()
     assert share("images/0.jpg") == int(digest[:12], 16) / 16**12
     assert share("images/\u00e9.jpg") == share("images/e\u0301.jpg"), "both spellings of an accent are one name"
+    assert share("images/\u00e9.jpg") == int(hashlib.sha256(b"images/\xc3\xa9.jpg").hexdigest()[:12], 16) / 16**12
     assert 0 <= share("images/\udcff.jpg") < 1, "a name that is no utf-8"
 
 
@@ -87,6 +88,17 @@ def test_tiny_sets_have_a_train_and_a_val(count: int) -> None:
         assert len(select(whole, "test")) == count - len(train) - len(val) >= 1
 
 
+@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize(("low", "high"), [(0.0, 0.8), (0.8, 0.9), (0.9, 1.0)], ids=["train", "val", "test"])
+def test_tiny_sets_whose_hashes_all_say_one_part_have_every_part(low: float, high: float, count: int) -> None:
+    whole = table(*[None] * 200)
+    chosen = sorted((n for n in names(whole) if low <= share(n) < high), key=share)[:count]
+    few = whole.where(lambda e: e.name in chosen)
+    assert len(few) == count
+    parts = {s: names(select(few, s)) for s in ("train", "val", "test")[: 2 + (count > 2)]}
+    assert all(parts.values()) and sum(map(len, parts.values())) == count
+
+
 def test_one_picture_trains_alone() -> None:
     train, val = for_training(table(None))
     assert (len(train), len(val)) == (1, 0)
@@ -96,6 +108,7 @@ def test_splits_of_the_set_are_honoured() -> None:
     own = table("train", "val", "test", "train")
     assert names(select(own, "train")) == {"images/0.jpg", "images/3.jpg"}
     assert names(select(own, "valid")) == names(select(own, "val")) == {"images/1.jpg"}
+    assert names(select(own, "validation")) == {"images/1.jpg"}
     assert select(own, "all") is own
     train, val = for_training(own)
     assert names(train) | names(val) == {"images/0.jpg", "images/1.jpg", "images/3.jpg"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from nanogfl.errors import TrainingError
 from nanogfl.model.checkpoint import Card
 from nanogfl.model.detector import Architecture
 from nanogfl.recipe import LossRecipe, load_recipe
-from nanogfl.training.objective import split
+from nanogfl.training.objective import Share, split
 from nanogfl.training.teacher import Teacher, read_teacher, teaching_loss
 
 Train = Callable[..., dict[str, Any]]
@@ -68,6 +69,23 @@ def test_one_side_by_hand() -> None:
     assert parts["teach_classes"].item() == 0
 
 
+@pytest.mark.parametrize("beta", [0.0, 1.0, 2.0])
+def test_one_class_by_hand(beta: float) -> None:
+    """The teacher says 3 in 4, the student 1 in 2: a quarter away."""
+    taught = (torch.tensor([[[3.0]]]).log(), torch.zeros(1, 1, 32))
+    parts = teaching_loss(torch.zeros(1, 1, 1), torch.zeros(1, 1, 32), taught, LossRecipe(beta=beta))
+    assert parts["teach_classes"].item() == pytest.approx(0.25**beta * math.log(2), rel=1e-5)  # over at least 1
+
+
+def test_sums_over_shares_divide_both_parts() -> None:
+    taught = (numbers(2, 40, 3), numbers(2, 40, 32, seed=1))
+    ours = (numbers(2, 40, 3, seed=2), numbers(2, 40, 32, seed=3))
+    one = teaching_loss(*ours, taught, LossRecipe())
+    two = teaching_loss(*ours, taught, LossRecipe(), Share(lambda total: total * 2, 2))
+    for part in ("teach_classes", "teach_sides"):
+        assert two[part].item() == pytest.approx(one[part].item() / 2, rel=1e-9)
+
+
 def test_the_background_is_no_teacher_of_sides() -> None:
     logits = torch.tensor([[[-9.0], [3.0]]])
     sides = torch.zeros(1, 2, 32, requires_grad=True)
@@ -98,6 +116,7 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
         (None, NAMES, student(reg_max=16), ["loss.teach_sides=0"], None),
         (None, NAMES, student(reg_max=0), [], "no distribution to learn; set loss.teach_sides=0"),
         (Architecture("s", 3, family="first"), NAMES, student(), [], "priors are not those of plus; take another"),
+        (None, NAMES, student(family="first"), [], "priors are not those of first; take another"),
         (None, NAMES, student(family="resnet"), [], "priors are not those of resnet; take another"),
         (Architecture("m", 3, quality="top4"), NAMES, student(), [], None),
         (Architecture("s", 3, family="resnet"), NAMES, student(), [], None),
@@ -108,6 +127,7 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
         "other bins, classes only",
         "Dirac",
         "other priors",
+        "corners for centres",
         "a level too few",
         "a larger one",
         "the paper's heavy one",

@@ -130,6 +130,39 @@ def test_pieces_of_other_classes_are_not_joined() -> None:
     ]
 
 
+def test_a_whole_object_of_another_class_takes_no_piece_away() -> None:
+    """In the left tile the two overlap by .88; the second is whole there."""
+    boxes = np.array([[60, 50, 190, 70], [64, 50, 124, 70]], np.float32)
+    oracle = Oracle(boxes, np.array([0, 1]), hide=lambda boxes: np.ones(len(boxes), bool))
+    found = Tiled(oracle).predict(world(128, 224))
+    assert dict(zip(found.labels.tolist(), found.boxes.tolist(), strict=True)) == dict(enumerate(boxes.tolist()))
+
+
+@dataclass
+class Unlike(Oracle):
+    """The tile whose left edge is ``better`` is surer; the deviations are that edge, and the right one sees more."""
+
+    better: int = 0
+
+    def predict(self, source: Any, score: float = 0.3, *, iou: float = 0.6, max_boxes: int = 100) -> Detections:
+        found, left = super().predict(source, score, iou=iou, max_boxes=max_boxes), float(source[0, 0, 0])
+        taller = np.array([0, -3, 0, 3], np.float32) * (left > 0)
+        sigma = np.full((len(found), 4), 1 + left, np.float32)
+        scores = found.scores - np.float32(0.25 * (left != self.better))
+        return Detections(found.boxes + taller, scores, found.labels, found.names, sigma)
+
+
+@pytest.mark.parametrize("better", [0, 96])
+def test_a_joined_box_has_the_best_score_and_what_is_said_of_its_outermost_sides(better: int) -> None:
+    """What both tiles show, they see with an IoU of 20 / 26."""
+    oracle = Unlike(np.array([[60, 50, 190, 70]], np.float32), np.zeros(1, np.int64), better=better)
+    oracle.hide = lambda boxes: np.ones(len(boxes), bool)
+    found = Tiled(oracle).predict(world(128, 224))
+    assert found.boxes.tolist() == [[60, 47, 190, 73]]
+    assert found.scores.tolist() == pytest.approx([0.9])
+    assert found.side_sigma is not None and found.side_sigma.tolist() == [[1, 97, 97, 97]]
+
+
 def test_a_whole_object_inside_a_cut_one_is_kept() -> None:
     """A person before a lorry: nested boxes of one class are two things."""
     boxes = np.array([[20, 20, 330, 120], [100, 60, 120, 110]], np.float32)
@@ -159,6 +192,8 @@ def test_tiles_cover_the_picture_and_overlap(height: int, width: int, overlap: f
 def test_scale_and_overlap_choose_how_many(scale: float, overlap: float, count: int) -> None:
     tiled = Tiled(objects(np.random.default_rng(0), 1, 200, 200, 20), scale, overlap)
     assert len(tiled.tiles((200, 350))) == count
+    by_itself = Tiled(tiled.predictor).tiles((200, 350))
+    assert by_itself == Tiled(tiled.predictor, 1.0, 0.25).tiles((200, 350))
 
 
 def test_a_small_picture_is_looked_at_once() -> None:
@@ -247,12 +282,16 @@ def test_tiles_that_nobody_waits_for_are_refused() -> None:
 
 
 def test_a_tile_gives_as_many_boxes_as_are_asked_for_in_all() -> None:
-    asked: list[int] = []
+    asked: list[tuple[float, int]] = []
 
     class Counting(Oracle):
         def predict(self, source: Any, score: float = 0.3, *, iou: float = 0.6, max_boxes: int = 100) -> Detections:
-            asked.append(max_boxes)
+            asked.append((iou, max_boxes))
             return super().predict(source, score, iou=iou, max_boxes=max_boxes)
 
-    Tiled(Counting(np.zeros((0, 4), np.float32), np.zeros(0, np.int64))).predict(world(600, 600), max_boxes=700)
-    assert len(asked) > 4 and set(asked) == {700}
+    tiled = Tiled(Counting(np.zeros((0, 4), np.float32), np.zeros(0, np.int64)))
+    tiled.predict(world(600, 600), iou=0.45, max_boxes=700)
+    assert len(asked) > 4 and set(asked) == {(0.45, 700)}
+    asked.clear()
+    tiled.predict(world(600, 600))
+    assert set(asked) == {(0.6, 1000)}, "more than of one look: a large picture holds more"

@@ -49,6 +49,12 @@ def test_an_overlap_that_all_boxes_have_is_refused(iou: float) -> None:
     assert len(walk(Tracker(iou=1.0), [found([A])] * 4)[-1].ids) == 1
 
 
+@pytest.mark.parametrize("hold_s", [-0.1, float("inf"), float("nan")])
+def test_a_time_to_hold_that_never_ends_is_refused(hold_s: float) -> None:
+    with pytest.raises(UsageError, match=r"^--hold .*: give seconds, 0 or more$"):
+        Tracker(hold_s=hold_s)
+
+
 # --- ids ---
 
 
@@ -61,6 +67,9 @@ def test_a_flicker_uses_up_no_id() -> None:
     tracker = Tracker()
     walk(tracker, [found([A]), found([])] + [found([B])] * 5)
     assert tracker.count == 1
+    twice = Tracker()
+    walk(twice, [found([A])] * 2 + [found([])])
+    assert twice.count == 0, "two sightings are a flicker too"
 
 
 def test_two_that_cross_keep_their_ids() -> None:
@@ -81,6 +90,7 @@ def test_an_id_is_held_for_a_second(gap: int, same: bool) -> None:
     tracked = walk(Tracker(hold_s=1.0), frames)
     assert tracked[4].ids.tolist() == [1]
     assert tracked[-1].ids.tolist() == [1 if same else 2]
+    assert walk(Tracker(), frames)[-1].ids.tolist() == tracked[-1].ids.tolist(), "a second unless told"
 
 
 def test_from_frame_to_frame_an_id_is_always_held() -> None:
@@ -110,6 +120,11 @@ def test_faint_detections_continue_but_do_not_begin() -> None:
     assert [t.detections.scores.tolist() for t in tracked[-1:]] == [[pytest.approx(0.2)]]
 
 
+def test_a_score_of_exactly_the_lowest_begins_nothing() -> None:
+    tracked = walk(Tracker(), [found([A, B], [0.5, 0.25])] * 4, score=0.25)
+    assert [len(t.ids) for t in tracked] == [1] * 4
+
+
 def test_a_clear_detection_is_not_given_away_to_a_faint_one() -> None:
     """The faint one lies nearer, but the clear one has the first choice."""
     frames = [found([A])] * 4 + [found([moved(A, 12), A], [0.8, 0.2])]
@@ -129,6 +144,8 @@ def test_a_part_of_an_object_gets_no_id_until_it_stands_alone() -> None:
     tracked = walk(Tracker(), frames)
     assert [t.ids.tolist() for t in tracked[2:6]] == [[1, 0]] * 4
     assert tracked[-1].ids.tolist() == [1, 2]
+    leaning = (85, 110, 145, 160)  # three quarters of it inside
+    assert walk(Tracker(), [found([A, leaning], [0.9, 0.5])] * 4)[-1].ids.tolist() == [1, 0]
     other = walk(Tracker(), [found([A, part], [0.9, 0.5], [0, 1])] * 4)
     assert other[-1].ids.tolist() == [1, 2], "of another class it is another thing"
 
@@ -137,13 +154,15 @@ def test_best_first_whatever_the_age() -> None:
     tracked = walk(Tracker(), [found([A])] * 4 + [found([B, A], [0.95, 0.6])] * 3)
     assert tracked[-1].ids.tolist() == [2, 1]
     assert tracked[-1].detections.scores.tolist() == pytest.approx([0.95, 0.6])
+    assert tracked[4].ids.tolist() == [0, 1], "a new one stands before those that were known"
 
 
 def test_frames_without_time_count_on() -> None:
-    tracker = Tracker(hold_s=0.35)
-    for boxes in ([A], [A], [A], [], [], []):
-        tracker.update(found(boxes), SIZE)
-    assert tracker.update(found([A]), SIZE).ids.tolist() == [0], "0.4 s unseen"
+    for hold_s, ids in ((0.35, [0]), (0.45, [1])):
+        tracker = Tracker(hold_s=hold_s)
+        for boxes in ([A], [A], [A], [], [], []):
+            tracker.update(found(boxes), SIZE)
+        assert tracker.update(found([A]), SIZE).ids.tolist() == ids, "0.4 s unseen"
 
 
 def test_a_clock_that_stands_or_runs_back_is_borne() -> None:
@@ -151,6 +170,12 @@ def test_a_clock_that_stands_or_runs_back_is_borne() -> None:
     for time_s in (1.0, 1.0, 0.5, 1.2):
         tracked = tracker.update(found([A]), SIZE, time_s=time_s)
     assert tracked.ids.tolist() == [1] and np.isfinite(tracked.detections.boxes).all()
+    stood, ran_back = Tracker(), Tracker()
+    for i in range(6):
+        box = found([moved(A, 8 * i)])
+        standing = stood.update(box, SIZE, time_s=min(i, 4) * 0.1).detections.boxes
+        back = ran_back.update(box, SIZE, time_s=(i if i < 5 else 1) * 0.1).detections.boxes
+    np.testing.assert_array_equal(back, standing)
 
 
 # --- sides ---
@@ -198,6 +223,21 @@ def test_boxes_stay_in_the_frame() -> None:
     for tracked in walk(Tracker(), frames):
         x1, y1, x2, y2 = tracked.detections.boxes.T
         assert (x1 >= 0).all() and (x2 <= 640).all() and (y1 >= 0).all() and (y2 <= 480).all()
+
+
+def test_what_is_filtered_beyond_the_frame_is_cut() -> None:
+    """It runs against the right border and stops there, which the velocity does not know."""
+    frames = [found([moved((400, 100, 460, 220), min(15 * i, 180))], sigma=20) for i in range(16)]
+    right = [float(t.detections.boxes[0, 2]) for t in walk(Tracker(), frames)]
+    assert max(right) == 640
+
+
+def test_a_model_that_is_wholly_sure_is_believed_to_half_a_pixel() -> None:
+    """A side whose distribution is one bin has no deviation; at the same moment nothing else is unsure either."""
+    tracker, sure = Tracker(), np.zeros((1, 4), np.float32)
+    for _ in range(3):
+        made = Detections(np.array([A], np.float32), np.ones(1, np.float32), np.zeros(1, np.int64), ["cat"], sure)
+        assert tracker.update(made, SIZE, time_s=1.0).detections.boxes.tolist() == [list(A)]
 
 
 def kalman(measured: NDArray[np.float64], noise: float, length: float, dt: float) -> list[float]:

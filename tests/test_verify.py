@@ -18,11 +18,11 @@ from runs import block_picture, write_coco
 import nanogfl
 from nanogfl.decode import Thresholds
 from nanogfl.deploy.build import Form, build
-from nanogfl.deploy.match import Kept
+from nanogfl.deploy.match import Kept, partners, raw_difference
 from nanogfl.deploy.pictures import drawn_pictures, odd_pictures
 from nanogfl.deploy.probe import Probe
 from nanogfl.deploy.run import verify
-from nanogfl.deploy.verify import Parity, compare, match, take
+from nanogfl.deploy.verify import HALF, Parity, compare, match, take
 from nanogfl.detections import Detections
 from nanogfl.errors import ExportError, UsageError
 from nanogfl.model.detector import Architecture
@@ -192,7 +192,10 @@ SMALL = (60.0, 60.0, 70.0, 70.0, 0.5, 1)
         (found(BOX, SMALL), found(BOX), (1, 0.0, 0.0, 1), False, "only the first has it"),
         (found(BOX), found(BOX, SMALL), (1, 0.0, 0.0, 1), False, "only the second has it"),
         (found(BOX), found((10, 10, 50, 50, 0.9, 1)), (0, 0.0, 0.0, 2), False, "another class"),
+        (found(BOX, BOX), found(BOX), (1, 0.0, 0.0, 1), False, "one box is not two"),
+        (found(BOX), found((15, 10, 55, 50, 0.9, 0)), (1, 5.0, 0.0, 0), False, "the same, but far away"),
         (found(BOX, (0, 0, 9, 9, 0.0505, 2)), found(BOX), (1, 0.0, 0.0, 0), True, "at the threshold"),
+        (found(BOX, (0, 0, 9, 9, 0.0515, 2)), found(BOX), (1, 0.0, 0.0, 1), False, "above it"),
     ],
 )
 def test_matching(
@@ -202,6 +205,7 @@ def test_matching(
     match(parity, "a picture", a, b, Thresholds(score=0.05), None)
     got = (parity.boxes, parity.box_px, parity.score, parity.one_sided)
     assert got == pytest.approx(expected, abs=1e-5), reason
+    assert parity.ties == 0
     assert parity.holds is holds and [line.split(":")[0] for line in parity.worst] == ["a picture"] * (not holds)
 
 
@@ -213,6 +217,22 @@ def test_deviations_match_too(sigma: float, holds: bool) -> None:
         parity = Parity()
         match(parity, "a picture", a, b, Thresholds(score=0.05), None)
         assert parity.holds is holds and parity.boxes == 1
+
+
+@pytest.mark.parametrize(
+    ("box", "priors", "judged"),
+    [
+        (BOX, (3, 3), True),
+        (BOX, (3, 4), False),  # a near tie of two priors in one place
+        ((96, 10, 96, 50, 0.9, 0), (3, 3), False),  # cut to one line of the edge
+    ],
+)
+def test_deviations_are_judged_where_they_are_of_one_box(box: Any, priors: tuple[int, int], judged: bool) -> None:
+    a, b = (replace(found(box), side_sigma=np.full((1, 4), v, np.float32)) for v in (1, 3))
+    kept = [Kept(np.array([prior]), side.boxes) for prior, side in zip(priors, (a, b), strict=True)]
+    parity = Parity()
+    match(parity, "a picture", a, b, Thresholds(score=0.05), (kept[0], kept[1]))
+    assert parity.boxes == 1 and parity.holds is not judged and parity.sigma_px == (2 if judged else 0)
 
 
 @pytest.mark.parametrize("broken", [(np.nan, 10, 50, 50, 0.9, 0), (10, 10, 50, 50, np.nan, 0)])
@@ -234,6 +254,9 @@ def test_boxes_without_area_match_themselves() -> None:
 # Near ties: A overlaps B by .90, and C by .54; B overlaps C by .60
 A, B, C = (10.0, 10.0, 50.0, 50.0), (12.1, 10.0, 52.1, 50.0), (22.1, 10.0, 62.1, 50.0)
 FAR = (100.0, 100.0, 140.0, 140.0, 0.3, 1)
+NEAR_C = (21.7, 10.0, 61.7, 50.0)  # overlaps B by .613
+AFTER = (20.5, 10.0, 60.5, 50.0)  # overlaps A by .584, B by .653
+TINY, SHIFTED, BESIDE = (0.0, 0.0, 10.0, 10.0), (0.4, 0.0, 10.4, 10.0), (2.508, 0.0, 12.508, 10.0)  # by .599, by .652
 
 
 @pytest.mark.parametrize(
@@ -246,6 +269,9 @@ FAR = (100.0, 100.0, 140.0, 140.0, 0.3, 1)
         (found((*A, 0.8, 0), (*C, 0.5, 0)), found((*A, 0.8, 0)), 0, 1, "an overlap below it: somebody lost a box"),
         (found((*A, 0.8, 0), (*B, 0.5, 0)), found((*A, 0.8, 0)), 0, 1, "an overlap above it: NMS was left out"),
         (found((*A, 0.8, 0), (*C, 0.5, 0)), found((*B, 0.7996, 0)), 3, 0, "what follows from a turned order"),
+        (found((*B, 0.8, 0), (*NEAR_C, 0.5, 0)), found((*B, 0.8, 0)), 0, 1, "an overlap a hundredth above it"),
+        (found((*A, 0.8, 0), (*AFTER, 0.5, 0)), found((*B, 0.7996, 0)), 3, 0, "what B suppresses, and A does not"),
+        (found((*TINY, 0.8, 0), (*BESIDE, 0.5, 0)), found((*SHIFTED, 0.8, 0)), 1, 0, "at the threshold on one side"),
         (found((*A, 0.8, 0), FAR), found((*A, 0.8, 0)), 0, 1, "nobody near suppressed it"),
         (found((*A, 0.5, 0)), found(), 0, 1, "nobody suppressed it"),
     ],
@@ -258,6 +284,27 @@ def test_near_ties_are_no_difference(a: Detections, b: Detections, ties: int, be
         assert (parity.ties, parity.one_sided) == (ties, beyond), reason
         assert parity.holds == (ties > 0)
         assert ("by near ties of NMS" in parity.to_text()) == (ties > 0)
+
+
+def test_a_worse_box_suppresses_nothing() -> None:
+    """C would not be there beside B, but B would beside C."""
+    parity, (a, b) = Parity(), (found((*B, 0.8, 0)), found((*C, 0.5, 0)))
+    match(
+        parity, "a picture", a, b, Thresholds(score=0.05), (Kept(np.array([1]), a.boxes), Kept(np.array([2]), b.boxes))
+    )
+    assert (parity.ties, parity.one_sided) == (1, 1)
+
+
+def test_a_hundredth_of_score_weighs_as_much_as_a_pixel() -> None:
+    a, b = found((10, 10, 50, 50, 0.9, 0)), found((10, 10, 50, 50.05, 0.9009, 0), (10, 10, 50, 50.1, 0.9, 0))
+    assert partners(a, b, np.ones((1, 2), bool)).tolist() == [1]
+
+
+def test_the_difference_of_raw_outputs_by_hand() -> None:
+    scores, sides = np.zeros((1, 4, 3), np.float32), np.zeros((1, 4, 32), np.float32)
+    for other, expected in (((scores + 0.3, sides - 2), 0.3), ((scores - 0.1, sides - 2), 0.2), ((scores, sides), 0)):
+        assert raw_difference((scores, sides), other) == pytest.approx(expected)
+    assert raw_difference((scores, sides * np.nan), (scores, sides)) == np.inf
 
 
 def test_a_box_that_both_kept_is_no_tie() -> None:
@@ -279,6 +326,42 @@ def test_ties_do_not_count_where_raw_outputs_differ(folder: Path) -> None:
         parity = Parity()
         take(parity, "a picture", seen, other, detector.layout, Thresholds(score=0.05))
         assert parity.holds is (other is seen) and parity.ties == 0 and parity.raw == pytest.approx(raw, abs=1e-6)
+
+
+def test_the_worst_picture_counts_not_the_last(folder: Path) -> None:
+    detector = nanogfl.load(folder / "a.ckpt")
+    (seen,) = Probe(detector, False).see([scene()], Thresholds(score=0.05))
+    off, dark = replace(seen, scores=seen.scores + np.float32(0.03)), replace(seen, scores=seen.scores * 0)
+    parity = Parity()
+    for a, b in ((seen, off), (seen, seen), (dark, dark)):
+        take(parity, "a picture", a, b, detector.layout, Thresholds(score=0.05))
+    assert parity.raw == pytest.approx(0.03, abs=1e-6) and parity.best == seen.scores.max() and not parity.holds
+    assert 1 / (1 + np.exp(-(np.log(parity.best / (1 - parity.best)) + parity.lift))) == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(
+    ("px", "score", "raw", "holds"),
+    [
+        (0, 0, 0, True),
+        (4.9, 0, 0, True),
+        (5.1, 0, 0, False),
+        (0, 0.019, 0, True),
+        (0, 0.021, 0, False),
+        (0, 0, 0.049, True),
+        (0, 0, 0.051, False),
+    ],
+)
+def test_of_half_precision_two_pixels_of_the_input_are_asked(
+    folder: Path, px: float, score: float, raw: float, holds: bool
+) -> None:
+    """A picture of 160 px on an input of 64: 5 px of its own."""
+    detector = nanogfl.load(folder / "a.ckpt")
+    (seen,) = Probe(detector, False).see([scene(120, 160)], Thresholds(score=0.05))
+    found = replace(seen.found, boxes=seen.found.boxes + np.float32(px), scores=seen.found.scores + np.float32(score))
+    parity = Parity(bar=HALF)
+    other = replace(seen, found=found, scores=seen.scores + np.float32(raw))
+    take(parity, "a picture", seen, other, detector.layout, Thresholds(score=0.05))
+    assert parity.holds is holds
 
 
 # --- files that are wrong in the ways files are wrong ---

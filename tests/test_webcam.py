@@ -182,6 +182,15 @@ def test_jitter_by_hand() -> None:
     assert meter.summary()["jitter_px"] == 2 and meter.summary()["ids"] == 8
 
 
+def test_jitter_is_of_three_frames_in_a_row() -> None:
+    """Where an id is missing for a frame, or a box has none yet, nothing is known of how it shakes."""
+    meter = Meter()
+    box = np.array([[10, 10, 20, 20]], np.float32)
+    for i, ids in enumerate(([7], [7], [8], [7], [0], [0], [0])):
+        meter.follow(np.array(ids, np.int64), box * (i % 3))
+    assert meter.summary()["jitter_px"] == 0 and meter.summary()["ids"] == 8
+
+
 def test_a_video_of_a_folder_begins_anew(folder: Path) -> None:
     (folder / "two").mkdir()
     video(folder / "two" / "a.mp4")
@@ -578,6 +587,28 @@ def test_neither_memory_nor_delay_grows_over_a_long_run() -> None:
     short, long = long_run(1200), long_run(4000)
     assert long[0] < short[0] + 200_000, "a thousand times of each stage are kept, nothing else"
     assert long[1] < 3 * short[1] + 5
+
+
+def test_figures_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """100 frames, one every half second, then every tenth; two cats in the even ones, a dog too in each tenth."""
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    meter = Meter()
+    assert meter.fps == 0 and meter.summary()["fps"] == 0
+    for i in range(100):
+        clock[0] += 0.5 if i < 50 else 0.1
+        labels = [0, 0] * (i % 2 == 0) + [1] * (i % 10 == 0)
+        count = len(labels)
+        boxes = np.zeros((count, 4), np.float32)
+        found = Detections(boxes, np.ones(count, np.float32), np.array(labels, np.int64), ["cat", "dog"])
+        meter.add(found, (i + 1, 1, 1), 2 * (i + 1))
+    made = meter.summary()
+    assert (made["frames"], made["frames_with_objects"]) == (100, 50)
+    assert list(made["frames_with"].items()) == [("cat", 50), ("dog", 10)]
+    assert (made["seconds"], made["fps"]) == (30.0, 3.33)
+    assert meter.fps == pytest.approx(10), "of the last thirty"
+    assert meter.lately("capture") == pytest.approx(np.arange(71, 101).mean())
+    assert made["ms"]["capture"] == {"p50": 50.5, "p90": 90.1} and made["delay_ms"] == {"p50": 101, "p90": 180.2}
 
 
 def test_figures_are_bounded() -> None:

@@ -414,9 +414,16 @@ def test_coco_has_eighty_different_names_in_the_order_of_its_ids() -> None:
     [
         ("class_names: [a, b]\ndata: {val: {input_size: [320, 320]}}", ModelError, "2 classes.*has 3.*--config"),
         ("class_names: [a, b, c]", RecipeError, "no NanoDet configuration"),
+        ("class_names: fox\ndata: {val: {input_size: [320, 320]}}", RecipeError, "must be a list, not str"),
+        ("class_names: [a, b, [c]]\ndata: {val: {input_size: [320, 320]}}", RecipeError, "names must be a list"),
         ("data: {val: {input_size: 320}}", RecipeError, "no NanoDet configuration"),
         ("data: {val: {input_size: [320, 320, 3]}}", RecipeError, "no NanoDet configuration"),
         ("data: {val: {input_size: [a, b]}}", RecipeError, "no NanoDet configuration"),
+        (
+            "data: {val: {input_size: [320, 320], keep_ratio: 1}}",
+            RecipeError,
+            "keep_ratio is 1, neither true nor false",
+        ),
         ("data: {val: {input_size: [9, 9], pipeline: {normalize: [[1], 2]}}}", RecipeError, "no NanoDet configuration"),
         ("- a\n- list", RecipeError, "no NanoDet configuration"),
         ("", RecipeError, "no NanoDet configuration"),
@@ -442,6 +449,7 @@ MEANS = "[[103.53, 116.28, 123.675], [57.375, 57.12, 58.395]]"
     ("model", "pictures", "named"),
     [
         ("backbone: {activation: LeakyReLU}, head: {strides: [8, 16, 32, 64], reg_max: 7}", MEANS, None),
+        ("head: {}", MEANS.replace("57.12", "57.1200001"), None),
         ("backbone: {activation: ReLU6}", MEANS, "backbone activation ReLU6"),
         ("fpn: {activation: ReLU}", MEANS, "fpn activation ReLU"),
         ("head: {strides: [4, 8, 16, 32]}", MEANS, r"strides \[4, 8, 16, 32\]"),
