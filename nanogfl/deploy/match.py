@@ -25,11 +25,23 @@ class Kept:
         priors: [N], row of the raw output.
         boxes: [N, 4] in px of the network's input, where they were suppressed; those of a frame are cut to it.
         deviations: [N, 4] of their sides, in px of the picture.
+        astray: how far a box lies from where its own raw output puts it, at most, in px of the picture.
     """
 
     priors: NDArray[np.intp]
     boxes: NDArray[np.float32]
     deviations: NDArray[np.float32]
+    astray: float = 0.0
+
+
+def one_prior(kept: tuple[Kept, Kept]) -> NDArray[np.bool_]:
+    """Which boxes of two sides [N, M] come from the same row."""
+    return kept[0].priors[:, None] == kept[1].priors[None]
+
+
+def one_place(kept: tuple[Kept, Kept], px: float) -> NDArray[np.bool_]:
+    """Which boxes of two sides [N, M] are at most so many px of the input apart."""
+    return (np.abs(kept[0].boxes[:, None] - kept[1].boxes[None]) <= px).all(axis=2)
 
 
 def raw_difference(a: Raw, b: Raw) -> float:
@@ -44,9 +56,7 @@ def largest(differences: NDArray[np.float32]) -> float:
     return found if np.isfinite(found) else float("inf")
 
 
-def more_partners(
-    partner: NDArray[np.intp], a: Detections, b: Detections, same: NDArray[np.bool_]
-) -> NDArray[np.intp]:
+def more_partners(partner: NDArray[np.intp], a: Detections, b: Detections, same: NDArray[np.bool_]) -> NDArray[np.intp]:
     """For each box of ``a`` without a partner (-1) the nearest in place and score of those free in ``b``.
 
     Args:
@@ -108,7 +118,7 @@ def explained(
     back[partner[partner >= 0]] = np.flatnonzero(partner >= 0)
     of = (partner, back)
     overlaps = [[iou(x.boxes, y.boxes) for y in kept] for x in kept]
-    twice = (kept[0].priors[:, None] == kept[1].priors[None]) & _of_one_class(*both)
+    twice = one_prior(kept) & _of_one_class(*both)
     alone = [(0, int(i)) for i in np.flatnonzero((partner < 0) & ~twice.any(axis=1))]
     alone += [(1, int(i)) for i in np.flatnonzero((back < 0) & ~twice.any(axis=0))]
     reasons: set[Box] = set()

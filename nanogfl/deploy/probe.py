@@ -14,7 +14,7 @@ from torch import nn
 
 from nanogfl import boxes as box_math
 from nanogfl.decode import Layout, Thresholds, decode, side_geometry, sigmoid
-from nanogfl.deploy.match import Kept, raw_difference
+from nanogfl.deploy.match import Kept, largest, raw_difference
 from nanogfl.detections import Detections
 from nanogfl.errors import ModelError, UsageError
 from nanogfl.model.head import TowerHead
@@ -61,7 +61,8 @@ class Seen:
             distance = np.abs(self.scores[:, label] - score)
             same = np.flatnonzero(distance <= distance.min() + 1e-7)
             rows[i] = same[np.abs(moved[same] - box).max(axis=1).argmin()]
-        return Kept(rows, boxes[rows], self.view.back_lengths(deviations[rows]))
+        astray = largest(moved[rows] - self.found.boxes)
+        return Kept(rows, boxes[rows], self.view.back_lengths(deviations[rows]), astray)
 
 
 def seen(raw: Array, layout: Layout, view: View, names: Sequence[str], limits: Thresholds) -> Seen:

@@ -11,7 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanogfl.decode import Layout, Thresholds
-from nanogfl.deploy.match import OVERLAP, SCORE, Box, Kept, alike, equal, explained, largest, more_partners
+from nanogfl.deploy.match import (
+    OVERLAP,
+    SCORE,
+    Box,
+    Kept,
+    alike,
+    equal,
+    explained,
+    largest,
+    more_partners,
+    one_place,
+    one_prior,
+)
 from nanogfl.deploy.probe import Probe, Seen, card_of
 from nanogfl.detections import Detections
 from nanogfl.errors import UsageError
@@ -176,6 +188,8 @@ def take(
     parity.pictures += 1
     parity.best = max(parity.best, float(a.scores.max(initial=0)))
     parity.raw = parity.raw if raw is None else max(parity.raw or 0.0, raw)
+    if kept and (astray := max(side.astray for side in kept)) > FULL.box_px:
+        parity.worst.append(f"{name}: boxes lie up to {astray:.3f} px from where their own raw outputs put them")
     match(parity, name, a.found, b.found, limits, kept, zoom)
 
 
@@ -195,12 +209,12 @@ def match(
     """
     bar = parity.bar
     allowed = bar.allowed(a, None if kept is None else kept[0], zoom)
-    same = equal(a, b, allowed, bar.score)
     partner, reasons = np.full(len(a), -1, np.intp), set[Box]()
-    if kept is not None:  # by priors first: in a picture of one pixel all boxes are equal
-        partner = more_partners(partner, a, b, same & (kept[0].priors[:, None] == kept[1].priors[None]))
+    if kept is not None:  # by what the network saw: in a picture of one pixel all boxes are equal
+        for same in one_prior(kept), one_place(kept, bar.box_px):
+            partner = more_partners(partner, a, b, same & equal(a, b, allowed, bar.score))
         reasons = explained((a, b), partner, kept, limits, bar.score, bar.overlap)
-    partner = more_partners(partner, a, b, same)
+    partner = more_partners(partner, a, b, equal(a, b, bar.allowed(a, None, zoom), bar.score))
     free = alike(a, b)
     for side, i in reasons:
         free[(i, slice(None)) if side == 0 else (slice(None), i)] = False
