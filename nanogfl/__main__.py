@@ -1,6 +1,16 @@
 """``python -m nanogfl`` is the command, for where the scripts of an environment are not on the path."""
 
-from nanogfl.cli import main
+import sys
+
+
+def main() -> None:
+    """The command; Ctrl-C within its imports is said in one line too."""
+    try:
+        from nanogfl.cli import main as command
+    except KeyboardInterrupt:
+        sys.exit("error: interrupted; nothing was begun")
+    command()
+
 
 if __name__ == "__main__":
     main()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nanogfl.errors import UsageError, nearest
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Detections:
     """What was found in one picture, best first.
 

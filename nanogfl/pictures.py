@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -75,9 +76,14 @@ def _without_alpha(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def as_picture(source: str | Path | NDArray[np.uint8]) -> Picture:
     """A path, or an array that must be uint8 BGR [H, W, 3]."""
-    if isinstance(source, str | Path):
-        return read_picture(source)
-    array = np.asarray(source)
+    if isinstance(source, str | os.PathLike):
+        return read_picture(os.fsdecode(source))
+    if not isinstance(source, np.ndarray):  # others' pictures are RGB, mostly, and would be taken without a word
+        raise DataError(
+            f"a picture must be a path, or a numpy array uint8 BGR [H, W, 3], not {type(source).__name__}; "
+            "of an RGB picture: numpy.asarray(picture)[..., ::-1]"
+        )
+    array = source
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
         raise DataError(
             f"a picture must be uint8 BGR [H, W, 3], not {array.dtype} {list(array.shape)}; convert it first"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -69,15 +70,19 @@ def load(
         source: ``best.ckpt``, ``model.onnx``, or a name such as ``nanodet-plus-m_416``.
         input: another input size, ``320`` or ``HxW`` or (H, W); not for ONNX files, where it is fixed.
         config: a NanoDet ``.yml`` that says input size and class names.
-        threads: of onnxruntime; its own choice where None.
+        threads: of onnxruntime, 1 to 1024; its own choice where None.
 
     Raises:
         ModelError: the file is missing, damaged, or of another kind.
+        UsageError: size or threads cannot be.
     """
+    if not isinstance(source, str | os.PathLike):
+        raise UsageError(f"load takes a file or a published name, not {type(source).__name__}; give its path")
     path = Path(source)
     size = None if input is None else parse_input(input)
     if config is not None and not Path(config).is_file():
-        raise RecipeError(f"--config {config}: No such file; check the path")
+        why = "is a folder; give the .yml in it" if Path(config).is_dir() else "No such file; check the path"
+        raise RecipeError(f"--config {config}: {why}")
     if path.suffix.lower() == ".onnx":
         from nanogfl.runtime.session import OnnxDetector
 

@@ -20,14 +20,13 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     A link stays one: the file that it leads to is replaced. A device or a pipe is written to directly.
     """
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        yield path
-        return
+    device = path.exists() and not (path.is_file() or path.is_dir())
     path = path.resolve()
-    partial = path.with_name(path.name + ".partial")
+    partial = path if device else path.with_name(path.name + ".partial")
     try:
         yield partial
-        partial.replace(path)
+        if not device:
+            partial.replace(path)
     except RuntimeError as error:  # torch's writer does not say why
         if shutil.disk_usage(path.parent).free > FULL:
             raise
@@ -37,7 +36,8 @@ def whole_file(path: Path) -> Iterator[Path]:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        partial.unlink(missing_ok=True)
+        if not device:
+            partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -48,10 +48,10 @@ def picture(count: int, seed: int = 0, smallest: float = 3, largest: float = 60)
 
 
 def padded(pictures: list[Picture], rows: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes, labels, valid; the rows of padding hold boxes that would win, were they looked at, and are labelled -1."""
+    """Boxes, labels, valid; the rows of padding hold boxes that would win, were they looked at, of no class."""
     rows = max(len(p.gts) for p in pictures) if rows is None else rows
     boxes = torch.tensor([0.0, 0.0, WIDTH, HEIGHT], dtype=torch.float64).repeat(len(pictures), rows, 1)
-    labels = torch.full((len(pictures), rows), -1)
+    labels = torch.tensor([-1, 3, 1000]).repeat(len(pictures), rows)[:, :rows].clone()
     valid = torch.zeros(len(pictures), rows, dtype=torch.bool)
     for i, p in enumerate(pictures):
         boxes[i, : len(p.gts)], labels[i, : len(p.gts)], valid[i, : len(p.gts)] = p.gts, p.labels, True

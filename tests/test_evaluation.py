@@ -266,6 +266,14 @@ def test_only_the_order_of_the_scores_counts() -> None:
     assert score(data, reversed_) != score(data, detections)
 
 
+@pytest.mark.parametrize(("ids", "expected"), [((10, 2), 0.5), ((2, 10), 1.0), (("10", "2"), 1.0)])
+def test_of_equal_scores_the_picture_of_the_lower_id_counts_first(ids: tuple[Any, Any], expected: float) -> None:
+    """As pycocotools sorts them, wherever a json lists its pictures."""
+    first, second = (replace(example(boxes), source_id=key) for boxes, key in zip(([A], []), ids, strict=True))
+    data, detections = table(first, second), [found([A], [0.5]), found([B], [0.5])]
+    assert score(data, detections).numbers["AP50"] == pytest.approx(expected)
+
+
 def test_the_order_of_pictures_and_annotations_does_not_matter() -> None:
     data, detections = random_set(pictures=8, seed=5)
     rng = np.random.default_rng(0)

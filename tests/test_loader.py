@@ -278,6 +278,7 @@ def test_memory_is_used_as_the_recipe_says(table: Table) -> None:
     assert TrainingSet(table, SIZE, "stretch", AugmentRecipe(scale=(0.1, 0.5)), seed=0).room == SIZE, "at least 1"
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than a small machine has cores
 @pytest.mark.parametrize("short", [0, 1], ids=["just fits", "a byte short"])
 def test_pictures_and_views_are_kept_where_memory_has_room(
     table: Table, short: int, monkeypatch: pytest.MonkeyPatch

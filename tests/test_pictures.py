@@ -197,6 +197,14 @@ def test_as_picture_refuses_other_arrays(array: NDArray[np.uint8], words: str, r
         as_picture(array)
 
 
+def test_as_picture_refuses_what_is_no_array() -> None:
+    """Pillow's pictures are RGB, and numpy would make an array of them."""
+    image = Image.fromarray(quarters())
+    assert np.asarray(image).shape == quarters().shape
+    with pytest.raises(DataError, match=r"uint8 BGR \[H, W, 3\], not Image; of an RGB picture: numpy"):
+        as_picture(image)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.PNG", "a.bmp", "new/folders/a.png", "no_suffix"])
 def test_write_makes_parents_and_leaves_nothing_else(tmp_path: Path, name: str) -> None:
     write_picture(tmp_path / name, quarters())

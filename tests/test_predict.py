@@ -293,6 +293,16 @@ def test_a_video_that_is_none_is_left_out_with_a_word(
     assert [p.name for p in Path("drawn").iterdir()] == ["a.png"]
 
 
+def test_a_video_that_cannot_be_drawn_is_an_error(
+    models: Path, folder: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video(Path("clip.mp4"))
+    monkeypatch.setattr("nanogfl.runtime.video._plays", lambda _path: False)  # a full disk
+    said = command("predict", models / "model.onnx", "clip.mp4", "--draw", "drawn", "--json", "found.json")
+    assert said.code == 1 and said.out == "" and said.err.startswith("error: the video drawn/clip.mp4 could not be fin")
+    assert not Path("found.json").exists() and not any(Path("drawn").iterdir())
+
+
 # --- what is said on the way ---
 
 

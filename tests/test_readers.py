@@ -709,7 +709,19 @@ def test_voc_lists_are_the_splits(tmp_path: Path) -> None:
     table = read_table(tmp_path)
     stems = {k: [Path(n).stem for n in v] for k, v in by_split(table).items()}
     assert stems == {"train": ["a", "b", "e"], "val": ["c"], "test": ["d"]}
-    assert kinds(table) == {"annotation-missing": 2, "picture-repeated": 1, "picture-unlisted": 1}
+    assert kinds(table) == {"annotation-missing": 1, "picture-repeated": 1, "picture-unlisted": 1}
+
+
+def test_voc_lists_that_name_nothing_are_no_set_without_splits(tmp_path: Path) -> None:
+    draw(tmp_path / "JPEGImages/a 1.jpg")
+    write(tmp_path / "Annotations/a 1.xml", voc(("cat", 0, 0, 5, 5)))
+    write(tmp_path / "ImageSets/Main/train.txt", "ghost 1\n")
+    with pytest.raises(DataError, match=r"its lists name no xml \(ImageSets/Main/train\.txt: ghost 1\)"):
+        read_table(tmp_path)
+    write(tmp_path / "ImageSets/Main/train.txt", "\ufeffa 1\r\n")
+    assert by_split(read_table(tmp_path)) == {"train": ["JPEGImages/a 1.jpg"]}
+    write(tmp_path / "ImageSets/Main/train.txt", "a 1  1\n")
+    assert by_split(read_table(tmp_path)) == {"train": ["JPEGImages/a 1.jpg"]}
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,7 @@ def test_a_run_left_within_an_epoch_goes_on_at_its_next_step(
     assert rows[0] == rows[1]
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than a small machine has cores
 def test_loader_processes_see_the_epoch_in_which_a_run_goes_on(
     whole: Path, tiny_set: Path, tiny_train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -174,6 +176,47 @@ def test_a_part_of_a_picture_need_not_be_contiguous(model: Path) -> None:
     detector, part = nanogfl.load(model), scene()[10:90:2, ::-1]
     assert not part.flags.c_contiguous
     np.testing.assert_array_equal(detector.predict(part, 0.05).boxes, detector.predict(part.copy(), 0.05).boxes)
+
+
+def test_what_was_found_is_the_callers_own(model: Path) -> None:
+    detector = nanogfl.load(model)
+    one, two = (detector.predict(scene(), 0.05) for _ in range(2))
+    one.names[0] = "changed"
+    assert detector.names == two.names == list(NAMES) and one != two and len({one, two}) == 2
+
+
+def test_a_detector_opens_itself_in_another_process(model: Path) -> None:
+    detector = nanogfl.load(model, threads=1)
+    sent = pickle.loads(pickle.dumps(detector))
+    np.testing.assert_array_equal(sent.predict(scene(), 0.05).boxes, detector.predict(scene(), 0.05).boxes)
+    assert sent.session.get_session_options().intra_op_num_threads == 1
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1025, 2.5, "2", True])
+def test_threads_are_a_whole_number(model: Path, threads: Any) -> None:
+    with pytest.raises(UsageError, match="give a whole number from 1 to 1024"):
+        nanogfl.load(model, threads=threads)
+
+
+@pytest.mark.parametrize("source", [None, 3, b"model.onnx"])
+def test_what_is_no_path_is_not_loaded(source: Any) -> None:
+    with pytest.raises(UsageError, match="load takes a file or a published name, not"):
+        nanogfl.load(source)
+
+
+@pytest.mark.parametrize("options", [{"score": None}, {"score": "0.3"}, {"iou": np.array([0.3, 0.4])}])
+def test_thresholds_are_numbers(model: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="give a number from 0 to 1"):
+        nanogfl.load(model).predict(scene(), **options)
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(ModelError, match=r"^cannot read .*: Permission denied; check its rights$"):
+        nanogfl.load(model)
 
 
 def test_a_session_of_bytes_names_the_model() -> None:

@@ -10,9 +10,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from runs import LEFT, SMALL, Train, checkpoint, left, read_rows, run_command, weights
+from runs import (
+    LEFT,
+    SMALL,
+    Drawn,
+    Train,
+    block_picture,
+    checkpoint,
+    left,
+    read_rows,
+    run_command,
+    weights,
+    write_coco,
+)
 
 import nanogfl
 from nanogfl.data.synthetic import NAMES, draw_set
@@ -47,6 +60,19 @@ def test_the_command_ends_with_the_best_validation_as_a_table(
     assert re.search(rf"^AP50 +{best['AP50']:.3f} ", said.out, re.MULTILINE)
     assert all(re.search(rf"^{name} +(0\.\d+|1\.000|-)", said.out, re.MULTILINE) for name in NAMES)
     assert said.out.rstrip().splitlines()[-1].startswith("next: nanogfl export ")
+
+
+def test_validation_pictures_without_boxes_give_no_ap_and_no_error(tmp_path: Path, command: Callable[..., Any]) -> None:
+    rng = np.random.default_rng(0)
+    empty = Drawn(block_picture(rng).picture, [], [])
+    write_coco(tmp_path / "set", {"train": [block_picture(rng) for _ in range(8)], "val": [empty]})
+    for more in ((), ("--resume",)):
+        said = command("train", tmp_path / "set", "--out", tmp_path / "run", *SMALL, "--epochs", "1", *more)
+        assert said.code == 0, said
+        assert "warning: none of the 1 validation pictures has a box: no AP can be measured" in said.err
+        assert "no box in the validation pictures, and so no AP; the last weights: " in said.out
+        assert said.out.rstrip().splitlines()[-1].startswith("next: nanogfl export ")
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["best"] == {"epoch": 0, "AP": None, "AP50": None}
 
 
 @pytest.mark.parametrize("rank", ["RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"])

@@ -7,6 +7,8 @@ import logging
 import math
 import os
 import pickle
+import sys
+import types
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -318,6 +320,33 @@ def test_torchvisions_layout_fills_the_whole_backbone_and_nothing_else(tmp_path:
     refused(lambda: read_card(weights), "backbone only.*--init")
 
 
+def test_a_file_that_may_not_be_read_is_not_called_damaged(
+    tmp_path: Path, small: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    path = nanodet_file(tmp_path, small)
+    monkeypatch.setattr(torch, "load", refuse)
+    refused(lambda: read_weights(path), "cannot read .*: Permission denied; check its rights")
+
+
+def test_old_lightning_names_its_callbacks_by_class(tmp_path: Path, small: Detector) -> None:
+    class ModelCheckpoint:
+        """Until 1.4 the class itself is the key of its state."""
+
+    ModelCheckpoint.__module__ = "pytorch_lightning.callbacks.model_checkpoint"
+    ModelCheckpoint.__qualname__ = "ModelCheckpoint"
+    room = types.ModuleType(ModelCheckpoint.__module__)
+    room.ModelCheckpoint = ModelCheckpoint  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patched:  # so that it can be written
+        patched.setitem(sys.modules, ModelCheckpoint.__module__, room)
+        callbacks = {ModelCheckpoint: {"monitor": None, "best_model_path": ""}}
+        state = to_nanodet(small.state_dict(), "model.")
+        path = saved(tmp_path / "old.ckpt", {"state_dict": state, "callbacks": callbacks})
+    assert same(read_weights(path).state, small.state_dict())
+
+
 # --- what the tensors do not say
 
 
@@ -332,6 +361,15 @@ def test_nanodets_yml_writes_width_before_height(tmp_path: Path, small: Detector
     card = read_card(weights, yml(tmp_path / "any.yml", more="    keep_ratio: true\n"))
     assert card == Card(small.architecture, NAMES, (320, 416), "letterbox")
     assert read_card(weights, yml(tmp_path / "any.yml", more="    keep_ratio: False\n")).resize == "stretch-corner"
+
+
+@pytest.mark.parametrize(("family", "rule"), [("plus", "stretch-corner"), ("first", "letterbox")])
+def test_a_yml_that_is_silent_on_the_ratio_leaves_what_its_family_does(
+    tmp_path: Path, family: Literal["plus", "first"], rule: str
+) -> None:
+    state = random_detector(Architecture("s", 3, family=family)).state_dict()
+    card = read_card(Weights(tmp_path / "any.ckpt", "nanodet", dict(state)), yml(tmp_path / "any.yml"))
+    assert card.resize == rule and card.names == NAMES
 
 
 @pytest.mark.parametrize(

@@ -56,3 +56,9 @@ def test_a_full_disk_is_told_with_the_files_name(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left") as caught, whole_file(tmp_path / "a"):
         raise OSError(28, "No space left on device")
     assert caught.value.filename == str(tmp_path / "a") and not any(tmp_path.iterdir())
+
+
+def test_a_full_device_is_told_with_its_name() -> None:
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_json(Path("/dev/full"), {"a": 1})
+    assert caught.value.filename == "/dev/full" and Path("/dev/full").is_char_device()

@@ -67,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = int(is_main())  # the other processes of a run are silent
         if code:
             sys.stderr.write("error: interrupted; nothing half-written was left\n")
-    sys.stdout.flush()
+    if sys.stdout is not None:  # it may be closed
+        sys.stdout.flush()
     sys.exit(code)
 
 

@@ -40,9 +40,9 @@ def _own_categories(source: Source) -> dict[Key, str]:
 def _category(source: Source, entry: object) -> tuple[Key, str]:
     key = key_of(entry.get("id")) if isinstance(entry, dict) else None
     name = entry.get("name") if isinstance(entry, dict) else None
-    if key is None or isinstance(name, bool) or not isinstance(name, str | int | float) or name == "":
+    if key is None or isinstance(name, bool) or not isinstance(name, str | int | float) or not str(name).strip():
         raise DataError(f"{source.path}: category {str(entry)[:80]} needs an id and a name; add them")
-    return key, str(name)
+    return key, str(name).strip()
 
 
 def _note_repeated(sources: Sequence[Source], own: Sequence[dict[Key, str]], notes: Findings) -> None:

@@ -53,8 +53,10 @@ def class_names(file: Path, document: dict[Any, Any], notes: Findings) -> dict[i
     if names is None and isinstance(count, int) and 0 < count <= CLASS_LIMIT:
         names = [f"class_{i}" for i in range(count)]
     items = list(enumerate(names) if isinstance(names, list) else names.items() if isinstance(names, dict) else ())
-    if not items or not all(_is_index(k) and _is_name(n) for k, n in items):
-        raise DataError(f"{file}: names must be a list of class names, or a mapping of index to name")
+    wrong = [f"{str(k)[:40]}: {str(n)[:40]}" for k, n in items if not (_is_index(k) and _is_name(n))]
+    if not items or wrong:
+        first = f", not {wrong[0]}; name that class" if wrong else ""
+        raise DataError(f"{file}: names must be a list of class names, or a mapping of index to name{first}")
     for index, name in items:
         if isinstance(name, bool) or not str(name).strip():
             read = f"is read as {str(name).lower()}" if isinstance(name, bool) else "is blank"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -207,7 +208,8 @@ def _listed(root: Path, files: Sequence[Path], notes: Findings) -> dict[Path, st
         lines = read_text(file).splitlines() if file.is_file() else []
         name = file.relative_to(root).as_posix()
         for number, line in ((i, line.strip()) for i, line in enumerate(lines, 1) if line.strip()):
-            found = next((meant[s] for s in _spellings(line) if s in meant), [])
+            spellings = (*_spellings(line), *_spellings(re.sub(r"\s+[01]$", "", line)))  # a class' list has this column
+            found = next((meant[s] for s in spellings if s in meant), [])
             if len(found) != 1:
                 several = ", ".join(path.relative_to(root).as_posix() for path in found[:5])
                 detail = f"{line[:200]} may be any of {several}; write its folder too" if found else line[:200]
@@ -215,13 +217,15 @@ def _listed(root: Path, files: Sequence[Path], notes: Findings) -> dict[Path, st
             elif listed.setdefault(found[0], split) != split and word != "trainval":
                 detail = f"{line[:200]} is in {listed[found[0]]} too, and stays there"
                 notes.add("picture-repeated", name, f"line {number}", detail)
+    lost = [f for f in notes.found if f.kind == "annotation-missing"]
+    if lost and not listed and not notes.patient:
+        raise DataError(f"{root}: its lists name no xml ({lost[0].file}: {lost[0].detail}); mend or remove them")
     return listed
 
 
 def _by_name(root: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
     """Xml files by their path in the annotations folder, without suffix, and by stem where no such path is that."""
-    paths: dict[str, list[Path]] = defaultdict(list)
-    stems: dict[str, list[Path]] = defaultdict(list)
+    paths, stems = (defaultdict[str, list[Path]](list) for _ in range(2))
     for file in files:
         parts = file.relative_to(root).parts[:-1]
         inner = next((i + 1 for i, part in enumerate(parts) if part.lower() in ANNOTATION_FOLDERS), 0)
@@ -243,5 +247,4 @@ def _spellings(line: str) -> Iterator[str]:
 
 def _folder_split(root: Path, file: Path) -> str | None:
     """Name the split of the folder that an xml lies in."""
-    parts = (splits.named(part) for part in file.relative_to(root).parts[:-1])
-    return next(filter(None, parts), None)
+    return next(filter(None, map(splits.named, file.relative_to(root).parts[:-1])), None)

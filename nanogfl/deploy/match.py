@@ -36,12 +36,12 @@ class Kept:
 
 def one_prior(kept: tuple[Kept, Kept]) -> NDArray[np.bool_]:
     """Which boxes of two sides [N, M] come from the same row."""
-    return kept[0].priors[:, None] == kept[1].priors[None]
+    return np.equal(kept[0].priors[:, None], kept[1].priors[None])
 
 
 def one_place(kept: tuple[Kept, Kept], px: float) -> NDArray[np.bool_]:
     """Which boxes of two sides [N, M] are at most so many px of the input apart."""
-    return (np.abs(kept[0].boxes[:, None] - kept[1].boxes[None]) <= px).all(axis=2)
+    return np.abs(kept[0].boxes[:, None] - kept[1].boxes[None]).max(axis=2, initial=0) <= px
 
 
 def raw_difference(a: Raw, b: Raw) -> float:

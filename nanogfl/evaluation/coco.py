@@ -100,7 +100,8 @@ def score(table: Table, detections: Sequence[Detections]) -> Scores:
     Raises ModelError where the model gave numbers that are not finite, ValueError where the two lists do not match.
     """
     _check(table, detections)
-    truths, results = _truths(table), _results(detections)
+    pictures = _numbers(table)
+    truths, results = _truths(table, pictures), _results(detections, pictures)
     boxes = [sum(not record["iscrowd"] for record in truths[label]) for label in range(len(table.names))]
     # pycocotools leaves classes without boxes out of every mean, so they need no work.
     scored = [label for label, count in enumerate(boxes) if count]
@@ -129,16 +130,23 @@ def _check(table: Table, detections: Sequence[Detections]) -> None:
             raise ModelError(f"{example.name}: the model gives boxes or scores that are not finite; train it again")
 
 
-def _truths(table: Table) -> Records:
+def _numbers(table: Table) -> list[int]:
+    """A number for each picture, in the order of their ids: of equal scores pycocotools takes the lower id first."""
+    ids = [example.source_id for example in table.examples]
+    order = sorted(range(len(ids)), key=lambda i: (isinstance(ids[i], str), ids[i], i))
+    return [rank + 1 for rank in np.argsort(order).tolist()]
+
+
+def _truths(table: Table, numbers: Sequence[int]) -> Records:
     records: Records = defaultdict(list)
-    for image, example in enumerate(table.examples, 1):
+    for image, example in zip(numbers, table.examples, strict=True):
         _add(records, image, example, areas=example.areas, crowd=example.crowd, scores=np.ones(len(example.labels)))
     return records
 
 
-def _results(detections: Sequence[Detections]) -> Records:
+def _results(detections: Sequence[Detections], numbers: Sequence[int]) -> Records:
     records: Records = defaultdict(list)
-    for image, found in enumerate(detections, 1):
+    for image, found in zip(numbers, detections, strict=True):
         _add(records, image, found, areas=None, crowd=np.zeros(len(found), bool), scores=found.scores)
     return records
 

@@ -62,7 +62,9 @@ def from_nanodet(state: State, path: Path) -> State:
         if "backbone.conv1.0.weight" in chosen:
             break
     else:
-        raise ModelError(f"{path} is no detector that nanogfl knows (no ShuffleNetV2 backbone in its keys)")
+        raise ModelError(
+            f"{path} is no detector that nanogfl knows (no ShuffleNetV2 backbone); give its own or NanoDet's"
+        )
     renamed: State = {}
     scales = sorted((k, v) for k, v in chosen.items() if re.match(r"aux_head\.scales\.\d\.scale", k))
     if scales:

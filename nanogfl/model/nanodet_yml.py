@@ -71,8 +71,8 @@ def read_config(checkpoint: Path, config: Path | None) -> NanoDetConfig:
 def _config(path: Path, content: Any) -> NanoDetConfig:
     val = content["data"]["val"]
     width, height = (int(v) for v in val["input_size"])  # NanoDet writes [w, h]
-    names, keep = content.get("class_names"), val.get("keep_ratio", False)
-    if not isinstance(keep, bool):
+    names, keep = content.get("class_names"), val.get("keep_ratio")
+    if keep is not None and not isinstance(keep, bool):
         raise TypeError(f"keep_ratio is {keep!r}, neither true nor false")
     own = listed(names) if names else None
     if own and tuple(name.replace("_", " ") for name in own) == COCO_NAMES:

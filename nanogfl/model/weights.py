@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from nanogfl.errors import ModelError
+from nanogfl.model import lightning_names
 from nanogfl.model.detector import WIDTHS, Architecture, Family
 from nanogfl.model.distribution import REG_MAX
 from nanogfl.model.layouts import State, from_nanodet, from_resnet, from_shufflenet
@@ -69,10 +70,13 @@ def read_tensors_only(path: Path) -> dict[str, Any]:
     """``torch.load`` as data only, with one clear line for whatever can be wrong."""
     if not path.is_file():
         raise ModelError(f"there is no checkpoint {path}; check the path")
+    lightning_names.make_known()
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}; check its rights") from error
     except pickle.UnpicklingError as error:
-        if zipfile.is_zipfile(path) or _first_byte(path) == b"\x80":
+        if zipfile.is_zipfile(path) or path.read_bytes()[:1] == b"\x80":
             raise ModelError(
                 f"{path} holds Python objects beside tensors, which could run code; it was not loaded: "
                 "save its state_dict alone (torch.save(model.state_dict(), ...)) and give that"
@@ -88,11 +92,6 @@ def read_tensors_only(path: Path) -> dict[str, Any]:
             f"{path} is no checkpoint (it holds a {type(content).__name__}); give a file written by nanogfl or NanoDet"
         )
     return content
-
-
-def _first_byte(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(1)
 
 
 def _ours(content: dict[str, Any], path: Path) -> State:

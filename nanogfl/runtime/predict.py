@@ -88,10 +88,13 @@ def predict_sources(
     broken: list[DataError] = []
     for file in files:
         found_in_file = (
-            Found(frame, _asked(predictor.predict(frame.picture, score), classes, sigma)) for frame in frames(file)
+            Found(frame, _asked(predictor.predict(frame.picture, score), classes, sigma))
+            for frame in _readable(file, broken)
         )
-        found_in_file = _drawn(found_in_file, file, targets.get(file))
-        broken += _collect(found_in_file, records, progress)
+        for found in _drawn(found_in_file, file, targets.get(file)):
+            records.append(found.record)
+            if progress:
+                progress(found)
     if broken and not records:
         raise (
             broken[0] if len(files) == 1 else DataError(f"none of {len(files)} files could be read; first: {broken[0]}")
@@ -101,18 +104,12 @@ def predict_sources(
     return records
 
 
-def _collect(
-    found: Iterator[Found], records: list[dict[str, Any]], progress: Callable[[Found], None] | None
-) -> list[DataError]:
-    """Add one file's frames to the records; the error that ended it early, if any."""
+def _readable(file: Path, broken: list[DataError]) -> Iterator[Frame]:
+    """A file's frames; an error that ends it early goes to the broken ones."""
     try:
-        for one in found:
-            records.append(one.record)
-            if progress:
-                progress(one)
+        yield from frames(file)
     except DataError as error:
-        return [error]
-    return []
+        broken.append(error)
 
 
 def _asked(detections: Detections, classes: Sequence[str] | None, sigma: bool) -> Detections:

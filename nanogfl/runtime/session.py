@@ -33,6 +33,8 @@ def open_session(model: Path | bytes, threads: int | None = None) -> ort.Inferen
     """
     if isinstance(model, Path) and not model.is_file():
         raise ModelError(f"there is no file {model}; check the path")
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024):
+        raise UsageError(f"threads {threads}: give a whole number from 1 to 1024")
     name = model if isinstance(model, Path) else "the model"
     options = ort.SessionOptions()
     if threads:
@@ -41,6 +43,8 @@ def open_session(model: Path | bytes, threads: int | None = None) -> ort.Inferen
         content = model.read_bytes() if isinstance(model, Path) else model
         if ELSEWHERE not in content:
             return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except PermissionError as error:
+        raise ModelError(f"cannot read {model}: {error.strerror}; check its rights") from error
     except Exception as error:  # onnxruntime has no common class of its errors
         raise ModelError(
             f"{name} is no ONNX model that onnxruntime {ort.__version__} can run ({type(error).__name__}); "
@@ -65,7 +69,7 @@ class OnnxDetector:
         threads: int | None = None,
         session: ort.InferenceSession | None = None,
     ) -> None:
-        self.path, self.network = path, None
+        self.path, self.network, self._threads = path, None, threads
         self.session = session or open_session(path, threads)
         self.card: FileCard = read_card(self.session.get_modelmeta().custom_metadata_map, path)
         self.names, self.input_size = self.card.names, self.card.input_size
@@ -91,6 +95,10 @@ class OnnxDetector:
             some = pictures[start : start + self.batch]
             found += self.read(self.run(self.prepare(some), limits), some, limits)
         return found
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens the file again; a session cannot be sent there."""
+        return OnnxDetector, (self.path, None, self._threads)
 
     def prepare(self, pictures: Sequence[Picture]) -> NDArray[Any]:
         """Pictures, at most as many as the file takes, as it wants them."""
@@ -183,7 +191,7 @@ class OnnxDetector:
         boxes, scores, labels = (outputs[name][rows] for name in ("boxes", "scores", "labels"))
         if labels.max(initial=0) >= len(self.names):
             raise ModelError(f"{self.path} finds more classes than the {len(self.names)} it names; export it again")
-        found = Detections(boxes, scores, labels, self.names, sigma)
+        found = Detections(boxes, scores, labels, list(self.names), sigma)
         if not self.fixed:
             return found
         fixed = self.card.thresholds
@@ -199,7 +207,7 @@ class OnnxDetector:
 
     def _back(self, found: Detections, view: View) -> Detections:
         sigma = None if found.side_sigma is None else view.back_lengths(found.side_sigma)
-        return Detections(view.back(found.boxes), found.scores, found.labels, self.names, sigma)
+        return Detections(view.back(found.boxes), found.scores, found.labels, found.names, sigma)
 
     def rows(self, outputs: Arrays) -> NDArray[np.float32]:
         """Maps of each level -> [B, P, C + 4 * (R + 1)], the class columns logits of the final score."""

@@ -66,7 +66,7 @@ def class_cost(logits: Tensor, gt_labels: Tensor, iou: Tensor) -> Tensor:
 
     All classes as background, and what the box's class adds to that.
     """
-    own = gt_labels.clamp(min=0)  # padding may have any label
+    own = gt_labels.clamp(0, logits.shape[2] - 1)  # padding may have any label
     logit = logits.transpose(1, 2).gather(1, own[..., None].expand(iou.shape))
     return background(logits, 2.0)[:, None] + own_class(logit, iou, 2.0)
 

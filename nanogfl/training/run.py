@@ -73,8 +73,12 @@ def train(
     training, validation = for_training(read_table(data))
     if not training.names:
         raise DataError(f"{training.root} has no class, for none of its pictures has a box; annotate some")
-    if not any((~example.crowd).any() for example in training.examples):
-        log.warning("none of the %d training pictures has a box: all that can be learnt is background", len(training))
+    for table, part, follows in (
+        (training, "training", "all that can be learnt is background"),
+        (validation, "validation", "no AP can be measured, and the last weights are kept"),
+    ):
+        if len(table) and not any((~example.crowd).any() for example in table.examples):
+            log.warning("none of the %d %s pictures has a box: %s", len(table), part, follows)
     if folder.resume and finished(folder, made):
         last = former_state(folder, {})
         if last is not None:
