@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
@@ -31,7 +33,9 @@ from nanogfl.pictures import Picture
 from nanogfl.predictor import Predictor
 from nanogfl.runtime.session import OnnxDetector
 
+log = logging.getLogger(__name__)
 ENOUGH_BOXES = 200
+SILENCE_S = 30  # longer than this, a line says that the comparison lives
 LIMITS = Thresholds(score=0.05)
 
 
@@ -167,12 +171,15 @@ def compare(
     wrong = [line for probe in probes for line in probe.wrong]
     parity = Parity(worst=wrong, bar=HALF if half else FULL, raised=raised)
     one_view = a.input_size == b.input_size and card_of(a).resize == card_of(b).resize
-    source = iter(pictures)
+    source, spoken = iter(pictures), time.monotonic()
     while some := list(islice(source, max(probe.batch for probe in probes))):
         names, views = zip(*some, strict=True)
         both = (probe.see(views, limits) for probe in probes)
         for name, first, second in zip(names, *both, strict=True):
             take(parity, name, first, second, probes[0].layout, limits, one_view)
+        if time.monotonic() > spoken + SILENCE_S:
+            spoken = time.monotonic()
+            log.info("compared %d pictures so far", parity.pictures)
     return parity
 
 
