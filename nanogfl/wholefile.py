@@ -21,7 +21,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     A link stays one: the file that it leads to is replaced. A device or a pipe is written to directly.
     """
     device = path.exists() and not (path.is_file() or path.is_dir())
-    path = path.resolve()
+    path = path if device else path.resolve()  # /dev/stdout leads to no file where it is a pipe
     partial = path if device else path.with_name(path.name + ".partial")
     try:
         yield partial

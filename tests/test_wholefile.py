@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -62,3 +64,9 @@ def test_a_full_device_is_told_with_its_name() -> None:
     with pytest.raises(OSError, match="No space left") as caught:
         write_json(Path("/dev/full"), {"a": 1})
     assert caught.value.filename == "/dev/full" and Path("/dev/full").is_char_device()
+
+
+def test_the_output_of_a_command_may_be_a_pipe() -> None:
+    code = "from pathlib import Path; from nanogfl.wholefile import write_json; write_json(Path('/dev/stdout'), [1])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[\n 1\n]"

@@ -25,13 +25,11 @@ class Kept:
         priors: [N], row of the raw output.
         boxes: [N, 4] in px of the network's input, where they were suppressed; those of a frame are cut to it.
         deviations: [N, 4] of their sides, in px of the picture.
-        astray: how far a box lies from where its own raw output puts it, at most, in px of the picture.
     """
 
     priors: NDArray[np.intp]
     boxes: NDArray[np.float32]
     deviations: NDArray[np.float32]
-    astray: float = 0.0
 
 
 def one_prior(kept: tuple[Kept, Kept]) -> NDArray[np.bool_]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import nn
 
 from nanogfl import boxes as box_math
 from nanogfl.decode import Layout, Thresholds, decode, side_geometry, sigmoid
-from nanogfl.deploy.match import Kept, largest, raw_difference
+from nanogfl.deploy.match import Kept, raw_difference
 from nanogfl.detections import Detections
 from nanogfl.errors import ModelError, UsageError
 from nanogfl.model.head import TowerHead
@@ -61,8 +61,15 @@ class Seen:
             distance = np.abs(self.scores[:, label] - score)
             same = np.flatnonzero(distance <= distance.min() + 1e-7)
             rows[i] = same[np.abs(moved[same] - box).max(axis=1).argmin()]
-        astray = largest(moved[rows] - self.found.boxes)
-        return Kept(rows, boxes[rows], self.view.back_lengths(deviations[rows]), astray)
+        return Kept(rows, boxes[rows], self.view.back_lengths(deviations[rows]))
+
+    def by_hand(self, layout: Layout, limits: Thresholds) -> Seen:
+        """The same raw outputs, decoded by numpy."""
+        with np.errstate(divide="ignore"):  # a score of 0 or 1
+            logits = np.log(self.scores) - np.log1p(-self.scores)
+        raw = np.concatenate([logits, self.sides], axis=1)
+        layout = replace(layout, sigma=self.found.side_sigma is not None)
+        return replace(self, found=decode(raw, layout, self.view, self.found.names, limits))
 
 
 def seen(raw: Array, layout: Layout, view: View, names: Sequence[str], limits: Thresholds) -> Seen:
@@ -93,7 +100,9 @@ class Probe:
             self.layout = self.model.layout
         else:
             card = card_of(model)
-            self.layout = Layout(card.input_size, card.strides, card.reg_max, card.centred)
+            self.layout = Layout(
+                card.input_size, card.strides, card.reg_max, card.centred, temperature=card.temperature
+            )
 
     def see(self, pictures: Sequence[Picture], limits: Thresholds) -> list[Seen]:
         """Run once; one answer a picture."""

@@ -10,12 +10,10 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nanogfl.decode import Layout, Thresholds
+from nanogfl.deploy.bar import FULL, HALF, Bar
 from nanogfl.deploy.match import (
-    OVERLAP,
-    SCORE,
     Box,
     Kept,
     alike,
@@ -37,37 +35,6 @@ log = logging.getLogger(__name__)
 ENOUGH_BOXES = 200
 SILENCE_S = 30  # longer than this, a line says that the comparison lives
 LIMITS = Thresholds(score=0.05)
-
-
-@dataclass(frozen=True)
-class Bar:
-    """Largest differences of two equal models.
-
-    Attributes:
-        box_px: of a matched box's side, and of its sigma.
-        score: of its score.
-        raw: of any score, and of any side logit over ten.
-        of_input: the px are those of the network's input, where the picture is larger than that.
-        deviations: of its own that a side may be off, where that is more: a distribution over all bins moves by many px
-            when its logits move a little.
-        overlap: of two boxes and the threshold of NMS, which are nearly equal then.
-    """
-
-    box_px: float = 0.5
-    score: float = SCORE
-    raw: float = 10 * SCORE
-    of_input: bool = False
-    deviations: float = 0.0
-    overlap: float = OVERLAP
-
-    def allowed(self, boxes: Detections, kept: Kept | None, zoom: float) -> NDArray[np.float32]:
-        """How far each side [N, 4] may be off, in px of the picture."""
-        allowed = np.full((len(boxes), 4), self.box_px * zoom, np.float32)
-        return allowed if kept is None else np.maximum(allowed, self.deviations * kept.deviations)
-
-
-FULL = Bar()
-HALF = Bar(2.0, 0.02, 0.25, of_input=True, deviations=0.5, overlap=0.05)  # one of the two in float16
 
 
 @dataclass
@@ -177,10 +144,22 @@ def compare(
         both = (probe.see(views, limits) for probe in probes)
         for name, first, second in zip(names, *both, strict=True):
             take(parity, name, first, second, probes[0].layout, limits, one_view)
+            if half:
+                parity.worst += [
+                    line for p, s in zip(probes, (first, second), strict=True) for line in _own(p, name, s, limits)
+                ]
         if time.monotonic() > spoken + SILENCE_S:
             spoken = time.monotonic()
             log.info("compared %d pictures so far", parity.pictures)
     return parity
+
+
+def _own(probe: Probe, name: str, side: Seen, limits: Thresholds) -> list[str]:
+    """How a file's boxes differ from its own raw outputs decoded by numpy: all behind the network is float32."""
+    own = Parity()
+    if isinstance(probe.model, OnnxDetector) and probe.model.card.form != "core":
+        take(own, name, side, side.by_hand(probe.layout, limits), probe.layout, limits)
+    return [f"{line} from its own raw outputs" for line in own.worst]
 
 
 def take(
@@ -195,8 +174,6 @@ def take(
     parity.pictures += 1
     parity.best = max(parity.best, float(a.scores.max(initial=0)))
     parity.raw = parity.raw if raw is None else max(parity.raw or 0.0, raw)
-    if kept and (astray := max(side.astray for side in kept)) > FULL.box_px:
-        parity.worst.append(f"{name}: boxes lie up to {astray:.3f} px from where their own raw outputs put them")
     match(parity, name, a.found, b.found, limits, kept, zoom)
 
 

@@ -6,6 +6,8 @@ their names are made known.
 
 from __future__ import annotations
 
+from functools import cache
+
 from torch.serialization import add_safe_globals
 
 CALLBACKS = {
@@ -18,6 +20,7 @@ CALLBACKS = {
 }
 
 
+@cache
 def make_known() -> None:
     """Let ``torch.load(..., weights_only=True)`` read past them."""
     add_safe_globals(

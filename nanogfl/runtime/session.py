@@ -98,7 +98,7 @@ class OnnxDetector:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process opens the file again; a session cannot be sent there."""
-        return OnnxDetector, (self.path, None, self._threads)
+        return OnnxDetector, (self.path.resolve(), None, self._threads)
 
     def prepare(self, pictures: Sequence[Picture]) -> NDArray[Any]:
         """Pictures, at most as many as the file takes, as it wants them."""
