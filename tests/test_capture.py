@@ -72,12 +72,32 @@ def test_a_slow_viewer_still_gets_every_frame_of_a_video(tmp_path: Path) -> None
     assert all(shot.read_ms > 0 for shot in shots)
 
 
+def test_several_videos_have_no_rate_in_common(tmp_path: Path) -> None:
+    for name, rate in (("a.mp4", 10), ("b.mp4", 25)):
+        with write_video(tmp_path / name, rate, (48, 64)) as video:
+            video.write(grey(5))
+    assert open_source(str(tmp_path)).rate is None
+    assert open_source(str(tmp_path / "b.mp4")).rate == pytest.approx(25)
+
+
 def test_a_viewer_who_leaves_ends_the_reader(tmp_path: Path) -> None:
     for i in range(30):
         write_picture(tmp_path / f"{i}.png", grey(i))
     with Capture(Files(str(tmp_path))) as capture:
         assert capture.take(5) is not None
     assert not capture._thread.is_alive()
+
+
+def test_whoever_has_left_is_given_no_more_pictures(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        with write_video(tmp_path / name, 10, (48, 64)) as video:
+            for i in range(6):
+                video.write(grey(10 * i))
+    left = threading.Event()
+    pictures = Files(str(tmp_path)).pictures(left)
+    next(pictures)
+    left.set()
+    assert list(pictures) == []
 
 
 def test_a_broken_picture_is_left_out_with_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
