@@ -411,6 +411,13 @@ def test_pictures_of_other_sizes_are_fitted_in(folder: Path) -> None:
     assert fit(picture_of(1), (HIGH, WIDE)).shape == (HIGH, WIDE, 3)
 
 
+def test_fine_stripes_become_grey_and_a_line_stays_one() -> None:
+    stripes = np.zeros((128, 128, 3), np.uint8)
+    stripes[:, ::2] = 255
+    assert set(fit(stripes, (64, 64)).ravel().tolist()) <= {127, 128}
+    assert (fit(np.full((1000, 1, 3), 200, np.uint8), (50, 50)) == 200).any(axis=(1, 2)).all()
+
+
 def test_what_was_recorded_is_kept_when_the_camera_is_lost(folder: Path) -> None:
     camera = Camera([picture_of(i) for i in range(30)], lost=True)
     with pytest.raises(DataError, match="dropped"):
