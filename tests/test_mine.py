@@ -103,7 +103,7 @@ def test_the_first_ones_are_drawn_and_sort_by_their_rank(tmp_path: Path) -> None
 def test_drawn_pictures_never_lie_among_those_that_are_read(tmp_path: Path) -> None:
     write_picture(tmp_path / "in" / "1_a.jpg", np.full((20, 20, 3), 128, np.uint8))
     before = (tmp_path / "in" / "1_a.jpg").read_bytes()
-    with pytest.raises(UsageError, match="--draw .* holds pictures that are read"):
+    with pytest.raises(UsageError, match=r"--draw .* holds pictures that are read"):
         mine(Reads(), str(tmp_path / "in"), draw=tmp_path / "other" / ".." / "in")
     assert [p.read_bytes() for p in (tmp_path / "in").iterdir()] == [before]
 

@@ -332,6 +332,26 @@ def test_the_body_of_a_get_is_no_request(server: Server, method: bytes, head: by
     assert answer.count(b"HTTP/1.1 ") == 1 and answer.startswith(b"HTTP/1.1 200") and b"Connection: close" in answer
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST /predict HTTP/1.1\r\nOrigin: http://evil.example",
+        b"POST /predict?score=2 HTTP/1.1\r\nContent-Type: image/png",
+        b"POST /other HTTP/1.1\r\nContent-Type: image/png",
+        b"POST /predict HTTP/1.1\r\nContent-Type: text/html",
+    ],
+)
+def test_the_body_of_what_is_refused_is_no_request(server: Server, head: bytes) -> None:
+    inner = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+    with socket.create_connection(server.server_address[:2], timeout=10) as connection:
+        connection.sendall(head + b"\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(inner) + inner)
+        answer = b""
+        with suppress(ConnectionResetError):
+            while piece := connection.recv(1 << 16):
+                answer += piece
+    assert answer.count(b"HTTP/1.1 ") == 1 and answer.startswith(b"HTTP/1.1 4") and b"Connection: close" in answer
+
+
 def test_a_bomb_is_never_decoded(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "decode_picture", lambda *_: pytest.fail("decoded"))
     assert ask(server, "POST", "/predict", png_header(30000, 2000), Content_Type=PNG).status == 413
