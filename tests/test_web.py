@@ -236,6 +236,22 @@ def test_uploads_that_say_nothing_keep_nobody_from_the_detector(server: Server) 
         assert ask(server, "POST", "/predict", png(scene()), Content_Type=PNG).status == 200
 
 
+def test_no_more_pictures_are_taken_in_than_memory_holds(folder: Path) -> None:
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 100000\r\n\r\n"
+    with running(open_server(folder / "model.onnx", Place(port=0), folder)) as server:
+        with ExitStack() as silent:
+            for _ in range(MAX_UPLOADS):
+                silent.enter_context(socket.create_connection(server.server_address[:2])).sendall(head)
+            deadline = time.monotonic() + 60
+            while server.uploads._value and time.monotonic() < deadline:
+                time.sleep(0.01)
+            last = ask(server, "POST", "/predict", png(scene()), Content_Type=PNG)
+            assert last.status == 503 and f"{MAX_UPLOADS} pictures are being sent" in last.json["error"]
+        while server.uploads._value < MAX_UPLOADS and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert ask(server, "POST", "/predict", png(scene()), Content_Type=PNG).status == 200
+
+
 def png_header(width: int, height: int) -> bytes:
     """A few bytes that promise a picture of any size."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
