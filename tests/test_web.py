@@ -285,7 +285,7 @@ REFUSED = [
         "POST",
         "/predict",
         png(scene()),
-        {"Content_Type": PNG, "Transfer_Encoding": "chunked"},
+        {"Content_Type": PNG, "Transfer_Encoding": "chunked", "Content_Length": str(len(png(scene())))},
         411,
         "in one piece",
         "two lengths",
