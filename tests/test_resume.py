@@ -33,8 +33,8 @@ from runs import (
 
 import nanogfl
 from nanogfl.errors import NanogflError, RecipeError, TrainingError, UsageError
-from nanogfl.recipe import Recipe, load_recipe
-from nanogfl.training.folder import WITHIN, Folder, write_config
+from nanogfl.recipe import Recipe, TrainRecipe, load_recipe
+from nanogfl.training.folder import WITHIN, Folder, finished, write_config
 from nanogfl.training.keeper import Keeper
 from nanogfl.training.resume import Former, former_state, interrupted, shifted
 from nanogfl.training.schedule import Plan
@@ -383,6 +383,22 @@ def test_what_an_interrupted_run_says(overwrite: bool, begun: bool, said: str, t
     if begun:
         write_config(tmp_path / "config.yaml", Recipe())
     assert said in interrupted(folder, 0)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "patience", "done"),
+    [(6, 2, True), (3, 0, True), (5, 2, True), (7, 2, False), (6, 4, False), (6, 0, False)],
+)
+def test_a_run_that_stopped_early_goes_on_with_more_epochs_or_patience(
+    epochs: int, patience: int, done: bool, tmp_path: Path
+) -> None:
+    """It was to have six epochs, and stopped after the third."""
+    write_config(tmp_path / "config.yaml", Recipe(train=TrainRecipe(epochs=6, patience=2)))
+    (tmp_path / "summary.json").write_text('{"epochs": 3}')
+    folder, asked = Folder(tmp_path, resume=True), Recipe(train=TrainRecipe(epochs=epochs, patience=patience))
+    assert not finished(folder, asked), "without its best.ckpt it is not whole"
+    (tmp_path / "best.ckpt").touch()
+    assert finished(folder, asked) is done
 
 
 def test_resume_with_another_learning_rate_takes_it(whole: Path, tiny_set: Path, tmp_path: Path) -> None:
