@@ -73,7 +73,7 @@ def test_pictures_that_teach_are_counted(splits: list[str], train: int) -> None:
 def test_what_is_measured() -> None:
     said: dict[str, Any] = measure(
         table(
-            picture(0, (640, 480), [(20, 5), (10, 40), (600, 400)], crowd=1, split="train"),
+            picture(0, (640, 480), [(20, 5), (10, 20), (600, 400)], crowd=1, split="train"),
             picture(1, (640, 480), [(30, 30)], crowd=1, split="train"),
             picture(2, (320, 240), []),
         )
@@ -85,8 +85,8 @@ def test_what_is_measured() -> None:
     assert said["boxes"]["crowd"] == 2
     assert said["boxes"]["per_picture"] == {"least": 0, "p10": 0, "median": 0, "p90": 1.6, "most": 2}
     assert said["boxes"]["per_class"] == {"cat": 3, "dog": 1}
-    assert (said["boxes"]["aspect"]["least"], said["boxes"]["aspect"]["most"]) == (0.25, 4)
-    assert (said["boxes"]["side"]["least"], said["boxes"]["side"]["most"]) == (10, 20)
+    assert (said["boxes"]["aspect"]["least"], said["boxes"]["aspect"]["most"]) == (0.5, 4)
+    assert (said["boxes"]["side"]["least"], said["boxes"]["side"]["most"]) == (10, 14.142)
     assert [part["input"] for part in said["inputs"]] == [256, 320, 416, 512, 640]
 
 
