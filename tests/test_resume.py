@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +267,20 @@ def test_a_lost_state_is_not_gone_on_from(whole: Path, tiny_set: Path, tmp_path:
     with pytest.raises(UsageError, match=r"--resume: there is no last\.ckpt in .*--overwrite starts anew"):
         nanogfl.train(tiny_set, out=out, resume=True, epochs=6)
     assert untouched()
+
+
+@pytest.mark.parametrize(
+    ("rows", "ended", "lost"),
+    [(0, False, False), (1, False, False), (2, False, True), (1, True, True), (None, False, False), (None, True, True)],
+)
+def test_what_shows_that_a_state_was_lost(rows: int | None, ended: bool, lost: bool, tmp_path: Path) -> None:
+    """The first row stands before the first last.ckpt does; a run may be killed between the two."""
+    if rows is not None:
+        (tmp_path / "metrics.csv").write_text("epoch,loss\n" + "".join(f"{i},1\n" for i in range(rows)))
+    if ended:
+        (tmp_path / "summary.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"there is no last\.ckpt") if lost else nullcontext():
+        assert former_state(Folder(tmp_path, resume=True), {}) is None
 
 
 def test_a_finished_run_is_not_another(whole: Path, tiny_set: Path) -> None:
