@@ -173,3 +173,4 @@ def test_coverage_by_hand() -> None:
     b = np.array([[2, 0, 8, 4], [0, 0, 4, 4], [9, 9, 10, 10]], np.float64)
     assert boxes.coverage(a, b).tolist() == [[0.5, 1, 0], [0, 0, 0]]
     assert boxes.coverage(b, a)[0, 0] == 8 / 24
+    assert boxes.coverage(a / 8, b / 8).tolist() == [[0.5, 1, 0], [0, 0, 0]]  # smaller than a pixel, too

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -72,12 +73,32 @@ def test_a_slow_viewer_still_gets_every_frame_of_a_video(tmp_path: Path) -> None
     assert all(shot.read_ms > 0 for shot in shots)
 
 
+def test_several_videos_have_no_rate_in_common(tmp_path: Path) -> None:
+    for name, rate in (("a.mp4", 10), ("b.mp4", 25)):
+        with write_video(tmp_path / name, rate, (48, 64)) as video:
+            video.write(grey(5))
+    assert open_source(str(tmp_path)).rate is None
+    assert open_source(str(tmp_path / "b.mp4")).rate == pytest.approx(25)
+
+
 def test_a_viewer_who_leaves_ends_the_reader(tmp_path: Path) -> None:
     for i in range(30):
         write_picture(tmp_path / f"{i}.png", grey(i))
     with Capture(Files(str(tmp_path))) as capture:
         assert capture.take(5) is not None
     assert not capture._thread.is_alive()
+
+
+def test_whoever_has_left_is_given_no_more_pictures(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        with write_video(tmp_path / name, 10, (48, 64)) as video:
+            for i in range(6):
+                video.write(grey(10 * i))
+    left = threading.Event()
+    pictures = Files(str(tmp_path)).pictures(left)
+    next(pictures)
+    left.set()
+    assert list(pictures) == []
 
 
 def test_a_broken_picture_is_left_out_with_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -241,11 +262,11 @@ def test_a_stream_that_drops_comes_back_and_then_is_given_up(stream: str, caplog
     assert "secret" not in caplog.text + str(lost.value)
 
 
-@pytest.mark.parametrize(("patience_s", "attempts"), [(0.0, 0), (0.02, 1), (0.2, 2)])
+@pytest.mark.parametrize(("patience_s", "attempts"), [(0.0, 0), (0.02, 1), (0.2, 2), (0.8, 3)])
 def test_a_short_patience_is_one_attempt_at_its_end(
     monkeypatch: pytest.MonkeyPatch, patience_s: float, attempts: int
 ) -> None:
-    """Less than the usual first wait (here 0.15 s) still is an attempt."""
+    """Less than the usual first wait (here 0.15 s) still is an attempt; each further wait is twice as long."""
     opened: list[float] = []
     monkeypatch.setattr(live, "FIRST_WAIT", 0.15)
     dropped = Live("rtsp://x/y", patience_s)
@@ -256,9 +277,19 @@ def test_a_short_patience_is_one_attempt_at_its_end(
     assert len(opened) == attempts and (not opened or opened[-1] - began >= patience_s)
 
 
+def test_nobody_waits_longer_than_the_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "FIRST_WAIT", 5.0)
+    dropped = Live("rtsp://x/y", 0.1)
+    monkeypatch.setattr(dropped, "_open", lambda: None)
+    began = time.perf_counter()
+    with pytest.raises(DataError):
+        dropped._again(threading.Event())
+    assert time.perf_counter() - began < 3
+
+
 @pytest.mark.parametrize(
     ("count", "rate", "kept_live"),
-    [(100, 25, False), (100, 1000, False), (100, 90000, True), (0, 25, True), (100, 0, True)],
+    [(100, 25, False), (100, 1000, False), (100, 90000, True), (0, 25, True), (100, 0, True), (math.inf, 25, True)],
 )
 def test_a_video_has_a_length_and_a_rate_that_can_be(count: float, rate: float, kept_live: bool) -> None:
     """Headers of streams say 90000 frames a second, and lengths that mean nothing."""
@@ -305,6 +336,31 @@ def test_a_video_behind_an_address_is_read_to_its_end(tmp_path: Path) -> None:
     assert not capture.source.live
 
 
+def test_a_video_behind_an_address_that_ends_early_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Short:
+        """Thirty frames are announced, three come."""
+
+        left = 3
+
+        def get(self, what: int) -> float:
+            return {cv2.CAP_PROP_FRAME_COUNT: 30, cv2.CAP_PROP_FPS: 10}[what]
+
+        def read(self) -> tuple[bool, Picture | None]:
+            self.left -= 1
+            return (True, grey(1)) if self.left >= 0 else (False, None)
+
+        def release(self) -> None:
+            pass
+
+    opened = Live("http://anna:secret@x/y", 1)
+    monkeypatch.setattr(opened, "_open", Short)
+    with caplog.at_level(logging.WARNING, "nanogfl"):
+        assert [time_s for _, time_s, _ in opened.pictures(threading.Event())] == [0, 0.1, 0.2]
+    assert "http://***@x/y" in caplog.text and " 3 " in caplog.text and " 30 " in caplog.text
+
+
 # --- cameras ---
 
 
@@ -332,6 +388,8 @@ def test_sources_without_meaning_are_refused(source: str) -> None:
         ("rtsp://10.0.0.2:554/a@b", "rtsp://10.0.0.2:554/a@b"),
         ("http://x:80/v.cgi?user=anna&pwd=secret&fps=5", "http://x:80/v.cgi?user=***&pwd=***&fps=5"),
         ("http://x/cgi?usr=anna&fps=5", "http://x/cgi?usr=***&fps=5"),
+        ("http://x/v?pwd=a;b&fps=5", "http://x/v?pwd=***&fps=5"),
+        ("http://x/cgi?User=anna&PASSWORD=secret", "http://x/cgi?User=***&PASSWORD=***"),
         ("http://h:8080/x;password=1", "http://h:8080/x;password=***"),
         ("rtsp://h:554/user=admin&password=secret&channel=1", "rtsp://h:554/user=***&password=***&channel=1"),
         ("rtsp://h/user=admin_password=tlJwpbo6_channel=1_stream=0.sdp", "rtsp://h/user=***"),

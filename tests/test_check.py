@@ -486,6 +486,20 @@ def test_the_copy_says_the_same(form: str, tmp_path: Path) -> None:
         assert a.labels.tolist() == b.labels.tolist()
 
 
+def test_the_copy_keeps_crowd_regions_and_areas(tmp_path: Path) -> None:
+    root = FORMS["coco"](tmp_path / "set")
+    path = root / "annotations/instances_train.json"
+    document = json.loads(path.read_text())
+    for number, annotation in enumerate(document["annotations"]):
+        annotation |= {"iscrowd": int(number == 1), "area": 7.5 + number}
+    path.write_text(json.dumps(document))
+    write_copy(check(root), tmp_path / "copy")
+    one, other = ([e for e in read_table(d).examples if e.split == "train"] for d in (root, tmp_path / "copy"))
+    for a, b in zip(one, other, strict=True):
+        assert a.crowd.tolist() == b.crowd.tolist() and a.areas.tolist() == b.areas.tolist()
+    assert sum(int(e.crowd.sum()) for e in other) == 1 and min(float(e.areas.min()) for e in other) == 7.5
+
+
 def test_plain_names_are_plain() -> None:
     names = ["a b#1=x", "é\u4e2d", "-rf", "..", "", "x" * 400, "ok-1_2", "\udcff"]
     plain = [plain_name(n) for n in names]

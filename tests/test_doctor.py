@@ -14,12 +14,15 @@ import pytest
 from dirty import BOXES, FORMS, HEIGHT, WIDTH, save, scene, write, xml, yolo_line
 from PIL import Image
 
-from nanogfl.data.findings import KINDS
+from nanogfl.data.findings import KINDS, Findings
 from nanogfl.data.readers import read_table
+from nanogfl.data.table import Example, Table
+from nanogfl.doctor.boxes import same_boxes
 from nanogfl.doctor.check import Checkup, check
 from nanogfl.doctor.fix import write_copy
-from nanogfl.doctor.labels import spellings
+from nanogfl.doctor.labels import note_labels, spellings
 from nanogfl.doctor.look import look_at
+from nanogfl.doctor.names import oddity
 from nanogfl.doctor.report import write_report
 
 Spoil = Callable[[Path], object]
@@ -369,6 +372,18 @@ def test_folders_beside_and_above_the_listed_ones_are_seen(tmp_path: Path) -> No
     assert said == [("images", "1 picture,"), ("images/extra", "2 pictures")]
 
 
+@pytest.mark.parametrize("name", ["classes.txt", "Labels.txt", "README.txt"])
+def test_a_list_of_classes_among_the_labels_is_no_label(tmp_path: Path, name: str) -> None:
+    root = FORMS["yolo"](tmp_path / "set")
+    write(root / "train/labels" / name, "cat\ndog\n")
+    assert kinds(check(root)) == {}
+
+
+@pytest.mark.parametrize("name", ["-a.jpg", "-b/a.jpg", "train/-a.jpg"])
+def test_names_like_options_are_odd_wherever_they_stand(name: str) -> None:
+    assert oddity(name) == "begins with -, like an option" and not oddity(name.replace("-", "a-"))
+
+
 def test_a_json_in_a_home_has_no_folders_looked_through(tmp_path: Path) -> None:
     root = FORMS["coco"](tmp_path / "set")
     save(root / "holiday/x.jpg", scene("x"))
@@ -410,6 +425,7 @@ def test_a_sound_copy_of_a_damaged_picture_stays(tmp_path: Path, split: str, kin
         ("hard_hat", "hardhat.", True, "a joint and a dot"),
         ("caf\u00e9", "cafe\u0301", True, "an accent's two codings"),
         ("type 1", "type1", True, "a blank before a number"),
+        ("\uff43\uff41\uff54", "cat", True, "letters of full width"),
         ("1.5", "15", False, "a dot in a number"),
         ("size 1.5", "size 15", False, "a dot in a number, with a word"),
         ("size 1  5", "size 15", False, "two numbers"),
@@ -422,6 +438,36 @@ def test_a_sound_copy_of_a_damaged_picture_stays(tmp_path: Path, split: str, kin
 )
 def test_names_of_one_class_are_words_written_otherwise(one: str, other: str, same: bool, reason: str) -> None:
     assert spellings([one, other], {one: 1, other: 2})[one] == (other if same else one), reason
+
+
+@pytest.mark.parametrize(("high", "same"), [(94.9, []), (95, [(0, 1)]), (100, [(0, 1)])])
+def test_boxes_are_one_from_an_iou_of_95_percent(high: float, same: list[tuple[int, int]]) -> None:
+    boxes, labels = np.array([[0, 0, 100, 100], [0, 0, 100, high]], np.float64), np.zeros(2, np.int64)
+    example = Example(Path("a.jpg"), "a.jpg", 200, 200, boxes, labels, np.zeros(2, bool), boxes[:, 3] * 100)
+    assert same_boxes(example, labels) == same
+
+
+@pytest.mark.parametrize(
+    ("splits", "told", "reason"),
+    [
+        ({"train": [0] * 10, "test": [0, 1]}, {("class-untaught", "test"), ("class-imbalance", "")}, "of test, too"),
+        ({"train": [0], "val": [0, 1]}, {("class-untaught", "val")}, "of val"),
+        ({"val": [0, 1], "test": [0]}, set(), "where nothing is taught nothing is missing"),
+        ({"train": [0] * 10 + [1]}, {("class-imbalance", "")}, "a tenth"),
+        ({"train": [0] * 9 + [1]}, set(), "more than a tenth"),
+    ],
+)
+def test_classes_that_are_rare_or_never_taught(
+    splits: dict[str, list[int]], told: set[tuple[str, str]], reason: str
+) -> None:
+    examples = []
+    for split, labels in splits.items():
+        boxes, none = np.tile([0.0, 0, 9, 9], (len(labels), 1)), np.zeros(len(labels), bool)
+        name = f"{split}.jpg"
+        examples.append(Example(Path(name), name, 20, 20, boxes, np.array(labels), none, boxes[:, 2] * 9, split))
+    notes = Findings(True, [])
+    note_labels(Table(Path("set"), "yolo", ("cat", "dog"), tuple(examples)), notes)
+    assert {(f.kind, f.where) for f in notes.found} == told, reason
 
 
 @pytest.mark.parametrize(

@@ -485,6 +485,23 @@ def test_each_limit_that_a_fixed_file_cannot_give_is_said(
     assert ["cannot be had from it" in record.getMessage() for record in caplog.records] == [True]
 
 
+def test_fewer_boxes_and_higher_scores_can_be_had_from_a_fixed_file(tmp_path: Path) -> None:
+    _, file = pair(tmp_path, SMALL, Form("tensor", fixed=True))
+    found = file.predict(scene(), 0.05)
+    assert len(found) > 5
+    assert_same(file.predict(scene(), 0.05, max_boxes=5), found.select(np.arange(5)))
+    middle = float(found.scores[3])
+    assert_same(file.predict(scene(), middle), found.select(np.flatnonzero(found.scores > middle)))
+
+
+@pytest.mark.parametrize("form", ["tensor", "core"])
+def test_bytes_are_rounded_and_not_cut(tmp_path: Path, form: str) -> None:
+    _, file = pair(tmp_path, SMALL, Form(form, uint8=True))
+    image = View(scene().shape[:2], file.input_size, file.card.resize).apply(scene())
+    assert (image % 1 > 0.6).any()
+    np.testing.assert_array_equal(file.prepare([scene()])[0], np.rint(image).transpose(2, 0, 1))
+
+
 def test_the_deviation_of_maps_has_its_temperature(tmp_path: Path) -> None:
     torch, file = pair(tmp_path, SMALL, Form("core"), temperature=1.7)
     found, expected = file.predict(scene(), 0.05), torch.predict(scene(), 0.05)

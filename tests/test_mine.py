@@ -15,7 +15,7 @@ import pytest
 from models import scene, write_models, write_scene
 
 from nanogfl.detections import Detections
-from nanogfl.errors import DataError
+from nanogfl.errors import DataError, UsageError
 from nanogfl.pictures import Picture, write_picture
 from nanogfl.runtime.mine import doubt, mine, side_spread
 
@@ -64,6 +64,13 @@ def test_spread_is_relative_to_the_box() -> None:
     assert side_spread(found([0.5, 0.1], 2.0)) == pytest.approx((2 / 10 + 2 / 20) / 2)
 
 
+def test_spread_is_a_mean_by_the_scores_and_finite() -> None:
+    boxes = np.array([[0, 0, 10, 10], [5, 5, 5, 5]], np.float32)
+    sigma = np.full((2, 4), 2, np.float32)
+    two = Detections(boxes, np.array([0.6, 0.2], np.float32), np.array([0, 0]), ["x"], sigma)
+    assert side_spread(two) == pytest.approx((0.6 * 2 / 10 + 0.2 * 2 / 1) / 0.8)  # no side is shorter than a pixel
+
+
 def test_the_least_sure_come_first(tmp_path: Path) -> None:
     levels = {"dark": 10, "dim": 60, "half": 128, "bright": 230}
     for name, level in levels.items():
@@ -76,6 +83,29 @@ def test_the_least_sure_come_first(tmp_path: Path) -> None:
     assert len(seen) == 5, "the broken one counts, so that a bar comes to its end"
     assert [m.boxes for m in ranked] == [1, 0, 1, 0]
     assert ranked[0].to_json() == {"file": str(tmp_path / "half.png"), "doubt": 1.0, "boxes": 1, "spread": None}
+
+
+def test_what_scores_a_tenth_is_doubted_and_what_scores_a_quarter_is_no_box(tmp_path: Path) -> None:
+    for name, level in {"dark": 10, "tenth": 26, "quarter": 70}.items():
+        write_picture(tmp_path / f"{name}.png", np.full((20, 20, 3), level, np.uint8))
+    ranked = mine(Reads(), str(tmp_path))
+    assert [(m.file.stem, m.boxes) for m in ranked] == [("quarter", 0), ("tenth", 0), ("dark", 0)]
+    assert [m.doubt > 0.4 for m in ranked] == [True, True, False]
+
+
+def test_the_first_ones_are_drawn_and_sort_by_their_rank(tmp_path: Path) -> None:
+    for i in range(12):
+        write_picture(tmp_path / "in" / f"{i}.png", np.full((20, 20, 3), 128 + 8 * i, np.uint8))
+    mine(Reads(), str(tmp_path / "in"), draw=tmp_path / "out", top=10)
+    assert [p.name for p in sorted((tmp_path / "out").iterdir())] == [f"{i + 1:02}_{i}.jpg" for i in range(10)]
+
+
+def test_drawn_pictures_never_lie_among_those_that_are_read(tmp_path: Path) -> None:
+    write_picture(tmp_path / "in" / "1_a.jpg", np.full((20, 20, 3), 128, np.uint8))
+    before = (tmp_path / "in" / "1_a.jpg").read_bytes()
+    with pytest.raises(UsageError, match=r"--draw .* holds pictures that are read"):
+        mine(Reads(), str(tmp_path / "in"), draw=tmp_path / "other" / ".." / "in")
+    assert [p.read_bytes() for p in (tmp_path / "in").iterdir()] == [before]
 
 
 def test_nothing_to_rank_is_an_error(tmp_path: Path) -> None:

@@ -54,7 +54,16 @@ def test_a_bmp_may_stand_on_its_head() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"x", b"GIF89a" + b"\0" * 40, b"II*\0" + b"\0" * 40, b"<svg/>", b"RIFF1234WEBPXXXX"]
+    "data",
+    [
+        b"",
+        b"x",
+        b"GIF89a" + b"\0" * 40,
+        b"II*\0" + b"\0" * 40,
+        b"<svg/>",
+        b"RIFF1234WEBPXXXX",
+        PNG + b"\0\0\0\x08tEXt" + b"\0\0\0\x09" * 3,  # whose header is not where it has to be
+    ],
 )
 def test_no_picture_no_size(data: bytes) -> None:
     assert picture_size(data) is None
@@ -79,3 +88,35 @@ def test_a_picture_without_area_has_no_size() -> None:
     header = struct.pack(">IIBBBBB", 0, 5, 8, 2, 0, 0, 0)
     chunk = struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
     assert picture_size(PNG + chunk) is None
+
+
+@pytest.mark.parametrize("marker", [0xC4, 0xC8, 0xCC])
+def test_jpeg_markers_among_those_of_frames_that_are_none(marker: int) -> None:
+    data = encoded(".jpg", (30, 50), [])
+    tables = struct.pack(">BBH", 0xFF, marker, 10) + b"\x08\xff\xff\xff\xff\x03\0\0"
+    assert picture_size(data[:2] + tables + data[2:]) == (30, 50)
+
+
+def test_a_jpeg_of_markers_alone_is_given_up() -> None:
+    data = encoded(".jpg", (30, 50), [])
+    assert picture_size(data[:2] + 9_000 * b"\xff\xd0" + data[2:]) == (30, 50)
+    assert picture_size(data[:2] + 11_000 * b"\xff\xd0" + data[2:]) is None
+
+
+@pytest.mark.parametrize(
+    ("chunk", "size"),
+    [
+        (b"VP8X\x0a\0\0\0\x10\0\0\0" + b"\x01\0\x02" + b"\x03\0\x04", (0x40004, 0x20002)),  # 24 bits each
+        (b"VP8L\x0a\0\0\0\x2f" + struct.pack("<I", 1 << 28 | 0x3FFF << 14 | 6), (0x4000, 7)),  # then that alpha is used
+        (
+            b"VP8 \x0a\0\0\0\0\0\0\x9d\x01\x2a" + struct.pack("<HH", 0x4007, 0xC009),
+            (9, 7),
+        ),  # how to scale, then 14 bits
+    ],
+)
+def test_bits_of_webp_that_are_and_are_not_of_its_size(chunk: bytes, size: tuple[int, int]) -> None:
+    assert picture_size(b"RIFF\x20\0\0\0WEBP" + chunk) == size
+
+
+def test_a_bmp_of_os2_has_shorter_sides() -> None:
+    assert picture_size(b"BM" + bytes(12) + struct.pack("<IHHHH", 12, 50, 40_000, 1, 24)) == (40_000, 50)

@@ -98,6 +98,7 @@ def test_assignments(assignment: str, expected: dict[str, Any], reason: str) -> 
         ("train.devices=-1", "the recipe: train.devices must be at least 0, not -1"),
         ("train.devices=257", "the recipe: train.devices must be at most 256, not 257"),
         ("loss.topk=0", "the recipe: loss.topk must be at least 1, not 0"),
+        ("model.reg_max=65", "the recipe: model.reg_max must be from 3 to 64, not 65"),
         ("loss.beta=0.5", "the recipe: loss.beta must be 0 or at least 1, not 0.5"),
         ("augment.scale=[0.001, 1]", "the recipe: augment.scale must lie within 0.01 to 100, not 0.001 to 1"),
         ("augment.contrast=[1, 1e9]", "the recipe: augment.contrast must lie within 0.01 to 100, not 1 to 1e+09"),

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,8 @@ from runs import (
 
 import nanogfl
 from nanogfl.errors import NanogflError, RecipeError, TrainingError, UsageError
-from nanogfl.recipe import Recipe, load_recipe
-from nanogfl.training.folder import WITHIN, Folder, write_config
+from nanogfl.recipe import Recipe, TrainRecipe, load_recipe
+from nanogfl.training.folder import WITHIN, Folder, finished, write_config
 from nanogfl.training.keeper import Keeper
 from nanogfl.training.resume import Former, former_state, interrupted, shifted
 from nanogfl.training.schedule import Plan
@@ -268,6 +269,20 @@ def test_a_lost_state_is_not_gone_on_from(whole: Path, tiny_set: Path, tmp_path:
     assert untouched()
 
 
+@pytest.mark.parametrize(
+    ("rows", "ended", "lost"),
+    [(0, False, False), (1, False, False), (2, False, True), (1, True, True), (None, False, False), (None, True, True)],
+)
+def test_what_shows_that_a_state_was_lost(rows: int | None, ended: bool, lost: bool, tmp_path: Path) -> None:
+    """The first row stands before the first last.ckpt does; a run may be killed between the two."""
+    if rows is not None:
+        (tmp_path / "metrics.csv").write_text("epoch,loss\n" + "".join(f"{i},1\n" for i in range(rows)))
+    if ended:
+        (tmp_path / "summary.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"there is no last\.ckpt") if lost else nullcontext():
+        assert former_state(Folder(tmp_path, resume=True), {}) is None
+
+
 def test_a_finished_run_is_not_another(whole: Path, tiny_set: Path) -> None:
     with pytest.raises(UsageError, match=r"--resume: model\.size cannot change within a run"):
         nanogfl.train(tiny_set, out=whole, resume=True, size="m")
@@ -383,6 +398,22 @@ def test_what_an_interrupted_run_says(overwrite: bool, begun: bool, said: str, t
     if begun:
         write_config(tmp_path / "config.yaml", Recipe())
     assert said in interrupted(folder, 0)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "patience", "done"),
+    [(6, 2, True), (3, 0, True), (5, 2, True), (7, 2, False), (6, 4, False), (6, 0, False)],
+)
+def test_a_run_that_stopped_early_goes_on_with_more_epochs_or_patience(
+    epochs: int, patience: int, done: bool, tmp_path: Path
+) -> None:
+    """It was to have six epochs, and stopped after the third."""
+    write_config(tmp_path / "config.yaml", Recipe(train=TrainRecipe(epochs=6, patience=2)))
+    (tmp_path / "summary.json").write_text('{"epochs": 3}')
+    folder, asked = Folder(tmp_path, resume=True), Recipe(train=TrainRecipe(epochs=epochs, patience=patience))
+    assert not finished(folder, asked), "without its best.ckpt it is not whole"
+    (tmp_path / "best.ckpt").touch()
+    assert finished(folder, asked) is done
 
 
 def test_resume_with_another_learning_rate_takes_it(whole: Path, tiny_set: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from nanogfl import boxes as box_math
-from nanogfl.view import GREY, MEAN, RULES, STD, View, normalise, resize
+from nanogfl.view import GREY, MEAN, RULES, STD, View, is_side, normalise, resize
 
 SHAPES = [
     pytest.param((48, 64), (32, 96), id="down one way, up the other"),
@@ -231,3 +231,8 @@ def test_normalise_takes_the_mean_of_each_channel_and_puts_channels_first() -> N
 def test_an_unknown_rule_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown resize rule 'cubic'; known: stretch"):
         View((1, 1), (64, 64), "cubic")
+
+
+def test_sides_are_multiples_of_32_from_64_to_4096() -> None:
+    assert [side for side in range(-64, 200) if is_side(side)] == [64, 96, 128, 160, 192]
+    assert [side for side in range(4000, 5000) if is_side(side)] == [4000, 4032, 4064, 4096]

@@ -236,6 +236,22 @@ def test_uploads_that_say_nothing_keep_nobody_from_the_detector(server: Server) 
         assert ask(server, "POST", "/predict", png(scene()), Content_Type=PNG).status == 200
 
 
+def test_no_more_pictures_are_taken_in_than_memory_holds(folder: Path) -> None:
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 100000\r\n\r\n"
+    with running(open_server(folder / "model.onnx", Place(port=0), folder)) as server:
+        with ExitStack() as silent:
+            for _ in range(MAX_UPLOADS):
+                silent.enter_context(socket.create_connection(server.server_address[:2])).sendall(head)
+            deadline = time.monotonic() + 60
+            while server.uploads._value and time.monotonic() < deadline:
+                time.sleep(0.01)
+            last = ask(server, "POST", "/predict", png(scene()), Content_Type=PNG)
+            assert last.status == 503 and f"{MAX_UPLOADS} pictures are being sent" in last.json["error"]
+        while server.uploads._value < MAX_UPLOADS and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert ask(server, "POST", "/predict", png(scene()), Content_Type=PNG).status == 200
+
+
 def png_header(width: int, height: int) -> bytes:
     """A few bytes that promise a picture of any size."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
@@ -269,7 +285,7 @@ REFUSED = [
         "POST",
         "/predict",
         png(scene()),
-        {"Content_Type": PNG, "Transfer_Encoding": "chunked"},
+        {"Content_Type": PNG, "Transfer_Encoding": "chunked", "Content_Length": str(len(png(scene())))},
         411,
         "in one piece",
         "two lengths",
@@ -330,6 +346,26 @@ def test_the_body_of_a_get_is_no_request(server: Server, method: bytes, head: by
             while piece := connection.recv(1 << 16):
                 answer += piece
     assert answer.count(b"HTTP/1.1 ") == 1 and answer.startswith(b"HTTP/1.1 200") and b"Connection: close" in answer
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST /predict HTTP/1.1\r\nOrigin: http://evil.example",
+        b"POST /predict?score=2 HTTP/1.1\r\nContent-Type: image/png",
+        b"POST /other HTTP/1.1\r\nContent-Type: image/png",
+        b"POST /predict HTTP/1.1\r\nContent-Type: text/html",
+    ],
+)
+def test_the_body_of_what_is_refused_is_no_request(server: Server, head: bytes) -> None:
+    inner = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+    with socket.create_connection(server.server_address[:2], timeout=10) as connection:
+        connection.sendall(head + b"\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(inner) + inner)
+        answer = b""
+        with suppress(ConnectionResetError):
+            while piece := connection.recv(1 << 16):
+                answer += piece
+    assert answer.count(b"HTTP/1.1 ") == 1 and answer.startswith(b"HTTP/1.1 4") and b"Connection: close" in answer
 
 
 def test_a_bomb_is_never_decoded(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

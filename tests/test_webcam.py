@@ -362,6 +362,16 @@ def test_a_recording_of_a_camera_runs_as_time_did(folder: Path) -> None:
     assert rate_of("a.mp4") == pytest.approx(LIVE_RATE)
 
 
+def test_a_second_video_in_a_recording_takes_no_time_from_the_first(folder: Path) -> None:
+    """Its seconds begin at 0 again."""
+    recorder = Recorder(Path("a.mp4"), None)
+    for grey, time_s in [(10, i / 20) for i in range(11)] + [(200, i / 20) for i in range(11)]:
+        recorder.write(np.full((64, 64, 3), grey, np.uint8), time_s)
+    recorder.close()
+    levels = [round(float(frame.mean())) for frame in frames_in("a.mp4")]
+    assert [sum(abs(level - grey) < 15 for level in levels) for grey in (10, 200)] == [11, 10]
+
+
 def test_stills_and_videos_in_one_recording(folder: Path) -> None:
     """Each still stands for half a second, each frame of a video for its own time, the first ones too."""
     recorder = Recorder(Path("a.mp4"), None)
@@ -399,6 +409,13 @@ def test_pictures_of_other_sizes_are_fitted_in(folder: Path) -> None:
     assert square[:, 30:130].mean() > 190 and square[:, :16].mean() < 10
     assert wide[52:68].mean() > 190 and wide[:40].mean() < 10
     assert fit(picture_of(1), (HIGH, WIDE)).shape == (HIGH, WIDE, 3)
+
+
+def test_fine_stripes_become_grey_and_a_line_stays_one() -> None:
+    stripes = np.zeros((128, 128, 3), np.uint8)
+    stripes[:, ::2] = 255
+    assert set(fit(stripes, (64, 64)).ravel().tolist()) <= {127, 128}
+    assert (fit(np.full((1000, 1, 3), 200, np.uint8), (50, 50)) == 200).any(axis=(1, 2)).all()
 
 
 def test_what_was_recorded_is_kept_when_the_camera_is_lost(folder: Path) -> None:

@@ -414,6 +414,7 @@ def test_without_a_yml_the_files_name_says_the_size(
         ("fox_10cls.ckpt", 320, "the default"),
         ("fox_100.ckpt", 320, "the default"),
         ("run_12_416.ckpt", 416, "the file's name"),
+        ("run_416_epoch_96.ckpt", 416, "the file's name"),
     ],
 )
 def test_numbers_in_the_name_that_are_no_size(
