@@ -101,6 +101,17 @@ def test_whoever_has_left_is_given_no_more_pictures(tmp_path: Path) -> None:
     assert list(pictures) == []
 
 
+def test_after_leaving_no_further_file_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_picture(tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8))
+    (tmp_path / "b.png").write_bytes(b"broken")
+    left = threading.Event()
+    pictures = Files(str(tmp_path)).pictures(left)
+    assert next(pictures)[0].endswith("a.png")
+    left.set()
+    with caplog.at_level(logging.WARNING, "nanogfl"):
+        assert list(pictures) == [] and not caplog.records, "b.png would be a warning"
+
+
 def test_a_broken_picture_is_left_out_with_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_picture(tmp_path / "1.png", grey(10))
     (tmp_path / "2.png").write_bytes(b"no picture")

@@ -80,6 +80,8 @@ class Files:
         first: DataError | None = None
         count = 0
         for file in self.files:
+            if stop.is_set():
+                return
             error = yield from self._pictures_of(file, stop)
             first = first or error
             count += error is None
