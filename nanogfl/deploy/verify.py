@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -145,20 +145,19 @@ def compare(
         for name, first, second in zip(names, *both, strict=True):
             take(parity, name, first, second, probes[0].layout, limits, one_view)
             if half:
-                parity.worst += [
-                    line for p, s in zip(probes, (first, second), strict=True) for line in _own(p, name, s, limits)
-                ]
+                parity.worst += _by_own_raw_outputs(probes, name, (first, second), limits)
         if time.monotonic() > spoken + SILENCE_S:
             spoken = time.monotonic()
             log.info("compared %d pictures so far", parity.pictures)
     return parity
 
 
-def _own(probe: Probe, name: str, side: Seen, limits: Thresholds) -> list[str]:
+def _by_own_raw_outputs(probes: Sequence[Probe], name: str, sides: Sequence[Seen], limits: Thresholds) -> list[str]:
     """How a file's boxes differ from its own raw outputs decoded by numpy: all behind the network is float32."""
     own = Parity()
-    if isinstance(probe.model, OnnxDetector) and probe.model.card.form != "core":
-        take(own, name, side, side.by_hand(probe.layout, limits), probe.layout, limits)
+    for probe, side in zip(probes, sides, strict=True):
+        if isinstance(probe.model, OnnxDetector) and probe.model.card.form != "core":
+            take(own, name, side, side.by_hand(probe.layout, limits), probe.layout, limits)
     return [f"{line} from its own raw outputs" for line in own.worst]
 
 
