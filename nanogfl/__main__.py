@@ -1,4 +1,4 @@
-"""``python -m nanogfl`` is the command, for where the scripts of an environment are not on the path."""
+"""Where the command begins: ``nanogfl``, or ``python -m nanogfl`` where scripts are not on the path."""
 
 import sys
 

@@ -35,9 +35,8 @@ class Thresholds:
     def __post_init__(self) -> None:
         for name in ("score", "iou"):
             value = getattr(self, name)
-            if (
-                not isinstance(value, float | int | np.floating | np.integer) or not 0 <= value <= 1
-            ):  # not a number is refused too
+            number = isinstance(value, float | int | np.floating | np.integer)
+            if not (number and 0 <= value <= 1):  # NaN is refused too
                 raise UsageError(f"{name} {value}: give a number from 0 to 1")
         if not isinstance(self.max_boxes, int | np.integer) or not 0 <= self.max_boxes < 2**63:  # the graph's int64
             raise UsageError(f"max_boxes {self.max_boxes}: give a whole number from 0, below 2^63")

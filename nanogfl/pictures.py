@@ -83,12 +83,11 @@ def as_picture(source: str | Path | NDArray[np.uint8]) -> Picture:
             f"a picture must be a path, or a numpy array uint8 BGR [H, W, 3], not {type(source).__name__}; "
             "of an RGB picture: numpy.asarray(picture)[..., ::-1]"
         )
-    array = source
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
+    if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
         raise DataError(
-            f"a picture must be uint8 BGR [H, W, 3], not {array.dtype} {list(array.shape)}; convert it first"
+            f"a picture must be uint8 BGR [H, W, 3], not {source.dtype} {list(source.shape)}; convert it first"
         )
-    return array
+    return source
 
 
 def write_picture(path: Path, picture: Picture) -> None:

@@ -89,7 +89,7 @@ def load(
         if config is not None:
             log.warning("--config %s is not used: %s says itself what it is", config, path.name)
         return OnnxDetector(path, size, threads)
-    return _load_checkpoint(str(source), size, Path(config) if config else None)
+    return _load_checkpoint(os.fspath(source), size, Path(config) if config else None)
 
 
 def parse_input(value: str | int | tuple[int, int]) -> tuple[int, int]:

@@ -201,3 +201,16 @@ def test_a_loss_of_nan_in_one_of_two_processes_is_said_once(tiny_set: Path, tmp_
     error = only_error(command.said.read_text())  # names the batches of both, which share the losses' normalisers
     assert "became nan at epoch 3 in the batch of images/train/" in error and error.count("train/0") == 8
     assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["epoch"] == 1
+
+
+def test_ctrl_c_within_the_imports_is_one_line() -> None:
+    """Nothing of ours has begun then; Python itself would show a traceback."""
+    lines = [
+        "import sys",
+        "class Slow:",
+        "    def find_spec(self, name, *_):",
+        "        if name == 'typer': raise KeyboardInterrupt",
+    ]
+    code = "\n".join([*lines, "sys.meta_path.insert(0, Slow())", "from nanogfl.__main__ import main", "main()"])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "error: interrupted; nothing was begun\n")

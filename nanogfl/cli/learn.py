@@ -67,10 +67,11 @@ def train(
     if scores is not None:
         say(f"validation, epoch {best['epoch'] + 1}:\n{scores.to_table()}\n")
     say(f"epochs {summary['epochs']}, {summary['seconds']:.0f} s, {summary['images_per_second']:.1f} pictures/s")
-    found = "no validation pictures, the last weights"
-    if scores is not None and best["AP"] is None:
+    if scores is None:
+        found = "no validation pictures, the last weights"
+    elif best["AP"] is None:
         found = "no box in the validation pictures, and so no AP; the last weights"
-    elif scores is not None:
+    else:
         found = f"best validation AP {best['AP']:.3f}, AP50 {best['AP50']:.3f} (epoch {best['epoch'] + 1})"
     say(f"{found}: {out / 'best.ckpt'}")
     say(f"next: nanogfl export {out / 'best.ckpt'} --out {out / 'model.onnx'}")

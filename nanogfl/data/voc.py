@@ -208,8 +208,8 @@ def _listed(root: Path, files: Sequence[Path], notes: Findings) -> dict[Path, st
         lines = read_text(file).splitlines() if file.is_file() else []
         name = file.relative_to(root).as_posix()
         for number, line in ((i, line.strip()) for i, line in enumerate(lines, 1) if line.strip()):
-            spellings = (*_spellings(line), *_spellings(re.sub(r"\s+[+-]?[01]$", "", line)))  # VOC's second column
-            found = next((meant[s] for s in spellings if s in meant), [])
+            texts = (line, re.sub(r"\s+[+-]?[01]$", "", line))  # without VOC's second column
+            found = next((meant[s] for text in texts for s in _spellings(text) if s in meant), [])
             if len(found) != 1:
                 several = ", ".join(path.relative_to(root).as_posix() for path in found[:5])
                 detail = f"{line[:200]} may be any of {several}; write its folder too" if found else line[:200]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nanogfl.deploy.match import OVERLAP, SCORE, Kept
+from nanogfl.deploy.match import Kept
 from nanogfl.detections import Detections
 
 
@@ -26,11 +26,11 @@ class Bar:
     """
 
     box_px: float = 0.5
-    score: float = SCORE
-    raw: float = 10 * SCORE
+    score: float = 1e-3
+    raw: float = 1e-2
     of_input: bool = False
     deviations: float = 0.0
-    overlap: float = OVERLAP
+    overlap: float = 2e-3
 
     def allowed(self, boxes: Detections, kept: Kept | None, zoom: float) -> NDArray[np.float32]:
         """How far each side [N, 4] may be off, in px of the picture."""

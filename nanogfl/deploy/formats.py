@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from nanogfl.deploy.build import Form, build
 from nanogfl.deploy.pictures import proof_pictures
 from nanogfl.deploy.probe import seen
-from nanogfl.deploy.runtimes import RUNTIMES, Runtime, files_of, runtime
+from nanogfl.deploy.runtimes import FORMATS, RUNTIMES, Runtime, files_of, runtime
 from nanogfl.deploy.runtimes.detector import network_image, open_detector
 from nanogfl.deploy.verify import LIMITS, Parity, take
 from nanogfl.deploy.worker import LOCAL, Worker
@@ -87,8 +87,7 @@ def _asked(name: str, out: Path) -> tuple[Runtime, Path]:
     """The runtime and the file; UsageError where it cannot be had."""
     chosen = runtime(name, "--format")
     if chosen.suffix is None:
-        known = ", ".join(["onnx", *(r.name for r in RUNTIMES if r.suffix)])
-        raise UsageError(f"--format {name}: {chosen.name} has no file of its own; give one of {known}")
+        raise UsageError(f"--format {name}: {chosen.name} has no file of its own; give one of {', '.join(FORMATS)}")
     if chosen.missing:
         raise UsageError(f"--format {name}: {chosen.missing}")
     named = out.suffix in (".onnx", chosen.suffix, *(r.suffix for r in RUNTIMES)) and out.suffix and not out.is_dir()

@@ -11,8 +11,6 @@ from nanogfl.boxes import iou
 from nanogfl.decode import Thresholds
 from nanogfl.detections import Detections
 
-SCORE = 1e-3  # equal scores, and scores at a threshold
-OVERLAP = 2e-3  # overlaps at the threshold of NMS
 Box = tuple[int, int]  # side (0 or 1) and index there
 Raw = tuple[NDArray[np.float32], NDArray[np.float32]]  # final scores of every prior, and side logits
 
@@ -95,7 +93,7 @@ def explained(
     kept: tuple[Kept, Kept],
     limits: Thresholds,
     tie: float,
-    slack: float = OVERLAP,
+    slack: float,
 ) -> set[Box]:
     """The boxes on one side only that near ties of non-maximum suppression explain.
 

@@ -86,13 +86,14 @@ RUNTIMES = (
     Runtime("opencv", ("cv2",), opencv.open_network),
     Runtime("torch", ("torch",), torch.open_network, takes="checkpoint"),
 )
+FORMATS = ["onnx", *(r.name for r in RUNTIMES if r.suffix)]  # what --format knows
 
 
 def runtime(name: str, option: str = "--runtime") -> Runtime:
     """The runtime of this name, in any case. Raises UsageError for an unknown one."""
     known = {r.name: r for r in RUNTIMES}
     if name.lower() not in known:
-        asked = ["onnx", *(r.name for r in RUNTIMES if r.suffix)] if option == "--format" else known
+        asked = FORMATS if option == "--format" else known
         hint = nearest(name.lower(), known) or f"; known: {', '.join(asked)}"
         raise UsageError(f"{option} {name}: no such runtime{hint}")
     return known[name.lower()]
