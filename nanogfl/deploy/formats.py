@@ -76,7 +76,6 @@ def export_format(
         about = Path(folder, "card.json")
         write_json(about, card.to_metadata() | {"nanogfl.parity": json.dumps(parity.to_json())})
         files = {path.with_suffix(file.suffix): file for file in files_of(made)} | {path.with_suffix(".json"): about}
-        path.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:  # names are given when all is written, the graph's last: where it lies all are whole
             for target, file in files.items():
                 shutil.copyfile(file, stack.enter_context(whole_file(target)))
