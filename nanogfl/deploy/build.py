@@ -9,11 +9,11 @@ import onnx
 import torch
 
 from nanogfl.decode import Thresholds
-from nanogfl.deploy.boxes import Decoder, Maps, write_boxes, write_quality_maps
+from nanogfl.deploy.boxes import Decoder, write_boxes, write_quality_maps
 from nanogfl.deploy.families import write_network
 from nanogfl.deploy.frame import write_centred, write_frame
 from nanogfl.deploy.fuse import fuse
-from nanogfl.deploy.graph import FLOAT, HALF, UINT8, Graph
+from nanogfl.deploy.graph import FLOAT, HALF, UINT8, Graph, Maps
 from nanogfl.errors import UsageError
 from nanogfl.model.detector import Detector
 from nanogfl.predictor import TorchDetector

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 IR_VERSION = 8  # of the first onnxruntime with opset 18, 1.14: what is newer gives nothing and shuts it out
 Constant = NDArray[Any]
+Maps = tuple[list[str], list[str]]  # names of the class maps and the side maps of each level
 
 
 class Graph:

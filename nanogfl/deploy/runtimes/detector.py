@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,11 @@ class RuntimeDetector:
         layout = Layout(self.input_size, self.card.strides, self.card.reg_max, self.card.centred)
         limits = Thresholds(score, iou, max_boxes)
         return decode(self.raw(network_image(source, view)), layout, view, self.names, limits)
+
+    def frame(self, frame: Picture, score: float) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Boxes, scores and labels of one frame, as device_runner asks for them."""
+        found = self.predict(frame, score)
+        return found.boxes, found.scores, found.labels
 
     def raw(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """[P, C + 4 * (R + 1)] of one image; class columns are logits of the final score."""
