@@ -35,14 +35,12 @@ class Matched:
     Attributes:
         kinds: int64 [N], CORRECT .. IGNORED (inside a crowd region).
         truths: int64 [N], the label that the detection is about, -1 where it is about none.
-        overlaps: float64 [N], IoU with that label, 0 where there is none.
         finders: int64 [M], the detection that found each label, -1 where none did.
         nearest: float64 [M], highest IoU of any detection with each label, whatever its class.
     """
 
     kinds: NDArray[np.int64]
     truths: NDArray[np.int64]
-    overlaps: NDArray[np.float64]
     finders: NDArray[np.int64]
     nearest: NDArray[np.float64]
 
@@ -73,8 +71,7 @@ def match(example: Example, found: Detections, iou: float = MATCH_IOU) -> Matche
     kinds[(crowd_cover(example, boxes) * same >= iou).any(axis=1)] = IGNORED
     labels = np.flatnonzero(finders >= 0)
     kinds[finders[labels]], truths[finders[labels]] = CORRECT, labels
-    at = np.where(truths[:, None] == np.arange(overlap.shape[1]), overlap, 0)
-    return Matched(kinds, truths, at.max(axis=1, initial=0), finders, overlap.max(axis=0, initial=0))
+    return Matched(kinds, truths, finders, overlap.max(axis=0, initial=0))
 
 
 def _take(overlap: NDArray[np.float64], iou: float) -> NDArray[np.int64]:
