@@ -166,7 +166,7 @@ def _plots(found: Checkup) -> Iterator[Content]:
     parts = [list(entry["lengths"].values()) for entry in inputs]
     counts = np.array([len(e.boxes) for e in found.table.examples], np.float64)
     edges = [0, 1, 2, 3, 5, 10, 20, 50, 100]
-    classes = sorted(found.statistics["boxes"]["per_class"].items(), key=lambda item: -item[1])[:CLASSES]
+    classes = dict(sorted(found.statistics["boxes"]["per_class"].items(), key=lambda item: -item[1])[:CLASSES])
     sizes = found.statistics["pictures"]["sizes"]
     yield text(
         "The network looks with cells of 8, 16, 32 and 64 px; a box shorter than 8 px at the input is less than one."
@@ -179,15 +179,15 @@ def _plots(found: Checkup) -> Iterator[Content]:
             ),
             histogram("Boxes a picture", counts, edges, "boxes"),
             histogram("Width by height", aspects(found.table), [0, 0.25, 0.5, 0.8, 1.25, 2, 4], "width / height"),
-            rows(f"Boxes a class{f', the {CLASSES} fullest' if len(classes) == CLASSES else ''}", *_unzipped(classes)),
+            rows(
+                f"Boxes a class{f', the {CLASSES} fullest' if len(classes) == CLASSES else ''}",
+                list(classes),
+                list(classes.values()),
+            ),
             rows("Sizes of pictures, the ten most frequent", list(sizes), list(sizes.values())),
         ],
         420,
     )
-
-
-def _unzipped(pairs: list[tuple[str, int]]) -> tuple[list[str], list[float]]:
-    return [name for name, _ in pairs], [float(value) for _, value in pairs]
 
 
 def _advice(found: Checkup) -> Iterator[Html]:
