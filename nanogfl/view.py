@@ -84,11 +84,6 @@ class View:
         canvas[y : y + height, x : x + width] = content
         return canvas
 
-    def forward(self, boxes: Array) -> Array:
-        """Boxes [N, 4] in picture px -> input px."""
-        (sy, sx), (oy, ox) = self.scale, self.offset
-        return boxes * np.array([sx, sy, sx, sy], boxes.dtype) + np.array([ox, oy, ox, oy], boxes.dtype)
-
     def back(self, boxes: Array) -> Array:
         """Boxes [N, 4] in input px -> picture px, clipped to the picture."""
         (sy, sx), (oy, ox) = self.scale, self.offset
