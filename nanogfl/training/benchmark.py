@@ -83,17 +83,15 @@ def compare(work: Work, rounds: int) -> list[dict[str, Any]]:
 
 def grow(what: str, values: list[int], work: Work) -> list[dict[str, Any]]:
     """How time and memory of a step grow with one number, on noise."""
-    made = []
+    made, recipe = [], work.recipe
     print(f"{what:>8}{'ms a step':>12}{'ms a picture':>14}{'MB':>8}")
     for value in values:
         changed = {
-            "batch": lambda v: replace(work, recipe=replace(work.recipe, train=replace(work.recipe.train, batch=v))),
-            "boxes": lambda v: replace(work, boxes=v),
-            "classes": lambda v: replace(work, classes=v),
-            "pixels": lambda v: replace(
-                work, recipe=replace(work.recipe, input=replace(work.recipe.input, size=str(v)))
-            ),
-        }[what](value)
+            "batch": replace(work, recipe=replace(recipe, train=replace(recipe.train, batch=value))),
+            "boxes": replace(work, boxes=value),
+            "classes": replace(work, classes=value),
+            "pixels": replace(work, recipe=replace(recipe, input=replace(recipe.input, size=str(value)))),
+        }[what]
         one = summary(f"{what} {value}", [apart(Row(what, "none", spread=True), replace(changed, data=None))])
         made.append(one | {what: value})
         batch = changed.recipe.train.batch
