@@ -15,7 +15,6 @@ import nanogfl
 from nanogfl.data.readers import read_table
 from nanogfl.data.splits import select
 from nanogfl.data.table import Example, Table
-from nanogfl.decode import Thresholds
 from nanogfl.deploy.build import Form, build
 from nanogfl.detections import Detections
 from nanogfl.evaluation.calibrate import (
@@ -27,7 +26,6 @@ from nanogfl.evaluation.calibrate import (
     reliability,
     spearman,
 )
-from nanogfl.pictures import read_picture
 from nanogfl.predictor import TorchDetector
 
 
@@ -146,7 +144,7 @@ def test_training_stores_what_its_validation_tells(learnt: Path, blocks: Path) -
     assert detector.card.temperature == stored == detector.describe()["temperature"]
     detector.card = replace(detector.card, temperature=1.0)
     table = select(read_table(blocks), "val")
-    plain = [detector.predict_batch([read_picture(e.path)], Thresholds())[0] for e in table.examples]
+    plain = [detector.predict(e.path, 0.05) for e in table.examples]
     assert stored == pytest.approx(fit_temperature(matched_sides(table, plain)), rel=1e-3)
 
 

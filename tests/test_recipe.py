@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from nanogfl.errors import RecipeError, UsageError
-from nanogfl.predictor import parse_input
 from nanogfl.recipe import AugmentRecipe, Recipe, TrainRecipe, available, folder, from_dict, load_recipe, to_dict
+from nanogfl.view import parse_input
 
 SECTIONS = ("model", "input", "augment", "train", "loss")
 

@@ -23,7 +23,6 @@ from nanogfl.data.table import Table
 from nanogfl.errors import DataError, TrainingError, UsageError, nearest
 from nanogfl.model.detector import count_parameters
 from nanogfl.model.weights import read_tensors_only
-from nanogfl.predictor import parse_input
 from nanogfl.recipe import Recipe, load_recipe
 from nanogfl.training.accidents import explain
 from nanogfl.training.averaging import Averaging
@@ -36,6 +35,7 @@ from nanogfl.training.schedule import Plan, plan, with_plan
 from nanogfl.training.start import Start, filled, start
 from nanogfl.training.task import DetectionTask
 from nanogfl.training.teacher import read_teacher
+from nanogfl.view import parse_input
 from nanogfl.wholefile import write_json
 
 log = logging.getLogger(__name__)
