@@ -122,11 +122,9 @@ def _maps(graph: Graph, network: Detector, image: str, form: Form) -> Maps:
     """Class and side maps in float32, from a network in the file's precision."""
     if not form.half:
         return write_network(graph, network, image)
-    classes, sides = write_network(graph, network, graph.node("Cast", [image], attributes={"to": HALF}))
-    to_float = {"to": FLOAT}
-    return [graph.node("Cast", [m], attributes=to_float) for m in classes], [
-        graph.node("Cast", [m], attributes=to_float) for m in sides
-    ]
+    maps = write_network(graph, network, graph.node("Cast", [image], attributes={"to": HALF}))
+    classes, sides = ([graph.node("Cast", [m], attributes={"to": FLOAT}) for m in kind] for kind in maps)
+    return classes, sides
 
 
 def _name_maps(graph: Graph, maps: Maps, decoder: Decoder, classes: int) -> None:

@@ -64,11 +64,8 @@ def shares(title: str, names: Sequence[str], parts: Sequence[Sequence[float]], l
             wide = (WIDE - 70) * part
             drawn.append(_bar(x, y + 4, wide, ROW, shade, f"{name}, {what}: {part:.1%}"))
             if wide > 38:
-                drawn.append(
-                    _label(
-                        x + wide / 2, y + 20, f"{part:.0%}", "middle", f"fill:var(--{'card' if shade > 0.6 else 'ink'})"
-                    )
-                )
+                ink = "card" if shade > 0.6 else "ink"
+                drawn.append(_label(x + wide / 2, y + 20, f"{part:.0%}", "middle", f"fill:var(--{ink})"))
             x += wide
     y = len(names) * (ROW + 8) + 12
     for i, (what, shade) in enumerate(zip(legend, SHADES, strict=True)):

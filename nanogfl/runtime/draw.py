@@ -134,7 +134,7 @@ def draw_sheet(pictures: Sequence[Picture], columns: int, cell: int) -> Picture:
     """
     if not pictures or columns < 1 or cell < 1:
         raise ValueError("a sheet needs pictures, columns and a cell size")
-    fitted = [_fit(picture, cell) for picture in pictures]
+    fitted = [to_side(picture, cell) for picture in pictures]
     high, wide = (max(picture.shape[axis] for picture in fitted) for axis in (0, 1))
     gap = max(1, cell // 80)
     step_y, step_x = high + gap, wide + gap
@@ -286,7 +286,7 @@ def _dash(canvas: Picture, box: NDArray[np.floating], line: int, dash: int) -> N
     part[:, :line] = part[:, -line:] = down[:, None]
 
 
-def _fit(picture: Picture, side: int) -> Picture:
+def to_side(picture: Picture, side: int) -> Picture:
     """Resize the picture so that its longer side has ``side`` px."""
     height, width = picture.shape[:2]
     scale = side / max(height, width)
