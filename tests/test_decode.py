@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from oracles import losses as oracle
 
 from nanogfl.decode import Layout, Thresholds, all_priors, decode, nms, side_geometry
 from nanogfl.detections import Detections
@@ -39,17 +40,11 @@ def put(raw: Array, row: int, label: int, logit: float, sides: tuple[int, int, i
     raw[row, 3 + np.arange(4) * BINS + sides] = -NOTHING
 
 
-def slow_iou(a: list[float], b: list[float]) -> float:
-    shared = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-    union = sum((c[2] - c[0]) * (c[3] - c[1]) for c in (a, b)) - shared
-    return shared / union if union > 0 else 0.0
-
-
 def slow_nms(boxes: Array, scores: Array, labels: Array, limits: Thresholds) -> list[int]:
     kept: list[int] = []
     for i in sorted(range(len(scores)), key=lambda i: -scores[i]):  # stable: the earlier one of two equals first
         rivals = [k for k in kept if labels[k] == labels[i]]
-        if all(slow_iou(boxes[k].tolist(), boxes[i].tolist()) <= limits.iou for k in rivals):
+        if all(oracle.iou(boxes[k].tolist(), boxes[i].tolist()) <= limits.iou for k in rivals):
             kept.append(i)
     return kept[: limits.max_boxes]
 
