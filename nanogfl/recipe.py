@@ -288,13 +288,15 @@ def available() -> list[str]:
     return sorted(path.stem for path in folder().glob("*.yaml"))
 
 
-def load_recipe(source: str | None = None, assignments: Iterable[str] = (), **options: Any) -> Recipe:
+def load_recipe(
+    source: str | None = None, assignments: Iterable[str] = (), options: Mapping[str, Any] | None = None
+) -> Recipe:
     """The defaults, changed by a recipe (name or file), then by options, then by ``key.path=value`` assignments.
 
     Args:
         source: a name of :func:`available`, or a YAML file; None: the defaults.
         assignments: such as ``train.lr=0.002``; values are YAML.
-        options: dotted keys with ``__`` for the dot, such as ``train__epochs=3``; None is left out.
+        options: values by dotted keys, such as ``{"train.epochs": 3}``; None is left out.
 
     Raises:
         RecipeError: unknown name or key (the nearest known one is suggested), or a value of the wrong type.
@@ -303,9 +305,9 @@ def load_recipe(source: str | None = None, assignments: Iterable[str] = (), **op
     if source:
         from_dict(content, source)  # what is wrong from here on is not the file's fault
         where = f"{source} with what is given beside it"
-    for key, value in options.items():
+    for key, value in (options or {}).items():
         if value is not None:
-            _assign(content, key.replace("__", "."), value)
+            _assign(content, key, value)
     for assignment in assignments:
         key, sign, text = assignment.partition("=")
         if not sign or not key:

@@ -17,7 +17,7 @@ from nanogfl.training.benchmark import BASE, ROWS
 from nanogfl.training.objective import Targets, assign
 from nanogfl.training.stages import STAGES, Row, Work, measure, one_by_one
 
-TINY = {"model__size": "s", "input__size": "64", "train__batch": 4, "init": "none"}
+TINY = {"model.size": "s", "input.size": "64", "train.batch": 4, "init": "none"}
 
 
 def test_one_picture_at_a_time_assigns_as_a_batch_does() -> None:
@@ -35,7 +35,7 @@ def test_one_picture_at_a_time_assigns_as_a_batch_does() -> None:
 def test_a_row_times_every_stage_of_a_real_set(row: Row, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     data = write_coco(tmp_path, {"train": [block_picture(rng) for _ in range(6)], "val": [block_picture(rng)]})
-    made = measure(row, Work(str(data), load_recipe(None, ["train.workers=0"], **TINY), steps=2))
+    made = measure(row, Work(str(data), load_recipe(None, ["train.workers=0"], TINY), steps=2))
     stages = {
         BASE: {*STAGES},
         ROWS[3]: {*STAGES} - {"guidance"},

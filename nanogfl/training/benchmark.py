@@ -113,8 +113,8 @@ def main() -> None:
     parser.add_argument("--grow", choices=sorted(GROW), help="time and memory against this, on noise")
     parser.add_argument("--values", type=int, nargs="*", help="with --grow: at these values")
     given = parser.parse_args()
-    options = {"model__size": given.size, "input__size": given.input, "train__batch": given.batch, "init": "none"}
-    recipe = load_recipe(given.recipe, [f"train.workers={given.workers}"], **options)
+    options = {"model.size": given.size, "input.size": given.input, "train.batch": given.batch, "init": "none"}
+    recipe = load_recipe(given.recipe, [f"train.workers={given.workers}"], options)
     work = Work(given.data, recipe, given.steps)
     if given.grow:
         rows = grow(given.grow, given.values or list(GROW[given.grow]), work)
