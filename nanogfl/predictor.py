@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from nanogfl.decode import Layout, Thresholds, decode
+from nanogfl.decode import Thresholds, decode
 from nanogfl.detections import Detections
 from nanogfl.errors import ModelError, RecipeError, UsageError
 from nanogfl.pictures import as_picture
@@ -101,14 +101,6 @@ class TorchDetector:
         self.names = list(card.names)
         self.input_size = card.input_size
 
-    @property
-    def layout(self) -> Layout:
-        """How the raw output is to be read."""
-        reg_max, network = self.card.architecture.reg_max, self.network
-        return Layout(
-            self.input_size, network.strides, reg_max, network.centred, reg_max > 0, temperature=self.card.temperature
-        )
-
     def predict(
         self, source: str | Path | NDArray[np.uint8], score: float = 0.3, *, iou: float = 0.6, max_boxes: int = 100
     ) -> Detections:
@@ -125,7 +117,7 @@ class TorchDetector:
 
     def decode(self, raw: NDArray[np.float32], view: View, thresholds: Thresholds) -> Detections:
         """Detections from a picture's raw output."""
-        return decode(raw, self.layout, view, self.names, thresholds)
+        return decode(raw, self.card.layout, view, self.names, thresholds)
 
     def raw(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Normalised images [B, 3, H, W] -> raw output [B, P, C + 4 * (R + 1)]."""
@@ -161,7 +153,7 @@ class TorchDetector:
             "classes": self.names,
             "input_size": list(self.input_size),
             "resize": self.card.resize,
-            "strides": list(self.network.strides),
+            "strides": list(a.strides),
             "reg_max": a.reg_max,
             "quality": a.quality,
             "temperature": self.card.temperature,

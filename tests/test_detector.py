@@ -182,7 +182,7 @@ def test_height_and_width_never_swap(share: bool) -> None:
         wrong = detector(images.transpose(2, 3))
     start = 0
     rows = []
-    for stride in detector.strides:
+    for stride in detector.architecture.strides:
         h, w = -(-height // stride), -(-width // stride)
         rows.append(turned[:, start : start + h * w].view(1, w, h, -1).transpose(1, 2).reshape(1, h * w, -1))
         start += h * w

@@ -64,8 +64,8 @@ class Form:
 
 def build(detector: TorchDetector, form: Form) -> onnx.ModelProto:
     """The whole model; nothing is proven yet."""
-    card = detector.card
-    if form.sigma and card.architecture.reg_max == 0:
+    card, architecture = detector.card, detector.card.architecture
+    if form.sigma and architecture.reg_max == 0:
         raise UsageError(
             "--sigma: this detector gives one value a side (model.sides=dirac), no distribution; leave it out"
         )
@@ -80,9 +80,9 @@ def build(detector: TorchDetector, form: Form) -> onnx.ModelProto:
     maps = _maps(graph, network, write_centred(graph, image), form)
     decoder = Decoder(
         size,
-        network.strides,
-        network.centred,
-        card.architecture.reg_max,
+        architecture.strides,
+        architecture.centred,
+        architecture.reg_max,
         network.head.quality,
         form.thresholds,
         form.fixed,
@@ -100,9 +100,9 @@ def build(detector: TorchDetector, form: Form) -> onnx.ModelProto:
         card.resize,
         form.form,
         "fp16" if form.half else "fp32",
-        network.strides,
-        card.architecture.reg_max,
-        centred=network.centred,
+        architecture.strides,
+        architecture.reg_max,
+        centred=architecture.centred,
         thresholds=form.thresholds,
         temperature=card.temperature,
     )

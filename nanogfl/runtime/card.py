@@ -9,7 +9,7 @@ from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nanogfl.decode import Thresholds
+from nanogfl.decode import Layout, Thresholds
 from nanogfl.errors import ModelError, UsageError
 from nanogfl.view import MEAN, RULES, STD, is_side
 
@@ -47,6 +47,11 @@ class FileCard:
     thresholds: Thresholds = field(default_factory=Thresholds)
     temperature: float = 1.0
     centred: bool = False
+
+    @property
+    def layout(self) -> Layout:
+        """How the network's raw output is to be read."""
+        return Layout(self.input_size, self.strides, self.reg_max, self.centred, self.reg_max > 0, self.temperature)
 
     @property
     def defaults(self) -> dict[str, float]:
