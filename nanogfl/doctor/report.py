@@ -94,7 +94,7 @@ def _pictures_of(found: Checkup, problems: list[Finding]) -> Iterator[Html]:
     examples = {e.name: e for e in found.table.examples}
     of_labels, labels = found.table.examples if found.table.form == "yolo" else (), Labels()
     by_label = {relative(file, found.table.root): e for e in of_labels for file in labels.of(e.path)}
-    twins = {examples_at.name: t.other for t in found.twins for examples_at in [found.table.examples[t.index]]}
+    twins = {found.table.examples[t.index].name: t.other for t in found.twins}
     count = 0
     for problem in problems:
         example = examples.get(problem.file) or by_label.get(problem.file)
@@ -123,7 +123,7 @@ def _shown(example: Example, found: Checkup, problem: Finding | None) -> Iterato
     scale = SIDE / max(canvas.shape[:2])
     size = (max(1, round(canvas.shape[1] * scale)), max(1, round(canvas.shape[0] * scale)))
     canvas = np.asarray(cv2.resize(canvas, size, interpolation=cv2.INTER_AREA), np.uint8)
-    boxes = (example.boxes * [scale, scale, scale, scale]).astype(np.float32)
+    boxes = (example.boxes * scale).astype(np.float32)
     seen = Detections(boxes, np.ones(len(boxes), np.float32), example.labels, list(found.table.names))
     drawn = draw_detections(canvas, seen, show_scores=False)
     if problem:
