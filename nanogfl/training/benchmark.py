@@ -1,4 +1,4 @@
-"""How fast training is and where its time goes: ``python -m nanogfl.training.benchmark DATA [--grow batch]``.
+"""How fast training is and where its time goes: ``python -m nanogfl.training.benchmark DATA``.
 
 The base row trains as NanoDet-Plus does (full guidance, every picture decoded anew in every epoch, one picture
 assigned at a time) with everything else equal; all rows run in turns, each turn in a process of its own.
@@ -11,12 +11,14 @@ import json
 import multiprocessing
 import platform
 import statistics
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from nanogfl.recipe import load_recipe
+from nanogfl.training.roofline import operators
 from nanogfl.training.stages import STAGES, Row, Work, measure
 
 GROW = {
@@ -38,10 +40,10 @@ ROWS = (
 )
 
 
-def apart(row: Row, work: Work) -> dict[str, Any]:
-    """Measure in a fresh process, so that its peak of memory is its own."""
+def apart(job: Callable[[Row, Work], dict[str, Any]], row: Row, work: Work) -> dict[str, Any]:
+    """Do it in a fresh process, so that its peak of memory is its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(measure, (row, work))
+        return pool.apply(job, (row, work))
 
 
 def summary(name: str, turns: list[dict[str, Any]]) -> dict[str, Any]:
@@ -67,7 +69,7 @@ def compare(work: Work, rounds: int) -> list[dict[str, Any]]:
     print(f"{'':30}{'pictures/s':>11}{'ratio':>7}{'p50 ms':>8}{'p90 ms':>8}{'MB':>7}")
     for turn in range(rounds):
         for row in ROWS:
-            turns.setdefault(row.name, []).append(apart(row, work))
+            turns.setdefault(row.name, []).append(apart(measure, row, work))
             print(f"  turn {turn + 1} of {rounds}: {row.name}", flush=True)
     made = [summary(name, kept) for name, kept in turns.items()]
     for one in made:
@@ -92,17 +94,43 @@ def grow(what: str, values: list[int], work: Work) -> list[dict[str, Any]]:
             "classes": replace(work, classes=value),
             "pixels": replace(work, recipe=replace(recipe, input=replace(recipe.input, size=str(value)))),
         }[what]
-        one = summary(f"{what} {value}", [apart(Row(what, "none", spread=True), replace(changed, data=None))])
+        one = summary(f"{what} {value}", [apart(measure, Row(what, "none", spread=True), replace(changed, data=None))])
         made.append(one | {what: value})
         batch = changed.recipe.train.batch
         print(f"{value:8}{one['p50_ms']:12.1f}{one['p50_ms'] / batch:14.2f}{one['megabytes']:8.0f}", flush=True)
     return made
 
 
+def explain(work: Work, most: int = 20) -> dict[str, Any]:
+    """Where the time of the default way to train goes, and how far that is from what the device could do."""
+    fast, plain = ROWS[-1], ROWS[3]
+    run, found = summary(fast.name, [apart(measure, fast, work)]), apart(operators, plain, work)
+    rows = sorted(found["rows"], key=lambda row: -row["ms"])
+    busy, moved = sum(row["ms"] for row in rows), sum(row["megabytes"] for row in rows)
+    print(f"{'stage':12}{'operator':40}{'calls':>6}{'ms':>9}{'share':>7}{'MB':>9}{'ms of MB':>10}")
+    for stage in dict.fromkeys(row["stage"] for row in found["rows"]):
+        line(stage, "all", [row for row in rows if row["stage"] == stage], busy, found["bandwidth"])
+    for row in rows[:most]:
+        line(row["stage"], row["operator"], [row], busy, found["bandwidth"])
+    memory, products = moved / found["bandwidth"], found["gflop"] / found["multiply"]
+    print(f"\nall operators one after the other {busy:.1f} ms; a step as in a run {run['p50_ms']:.1f} ms")
+    print(f"{moved:.0f} MB at {found['bandwidth']:.0f} GB/s, as fast as a copy: {memory:.1f} ms")
+    print(
+        f"{found['gflop']:.0f} GFLOP at {found['multiply']:.2f} TFLOP/s, as fast as a matrix product: {products:.1f} ms"
+    )
+    return {"run": run, "busy_ms": busy, "memory_ms": memory, "products_ms": products} | found
+
+
+def line(stage: str, operator: str, rows: list[dict[str, Any]], busy: float, bandwidth: float) -> None:
+    """One line of the table: some operators together."""
+    calls, spent, moved = (sum(row[key] for row in rows) for key in ("calls", "ms", "megabytes"))
+    print(f"{stage:12}{operator:40}{calls:6}{spent:9.2f}{spent / busy:7.1%}{moved:9.1f}{moved / bandwidth:10.2f}")
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m nanogfl.training.benchmark", description=__doc__)
-    parser.add_argument("data", nargs="?", help="a COCO, VOC or YOLO set (not needed with --grow)")
+    parser.add_argument("data", nargs="?", help="a COCO, VOC or YOLO set (not needed with --grow or --profile)")
     parser.add_argument("--recipe", help="a name or a YAML file")
     parser.add_argument("--size", help="else the recipe's, else m")
     parser.add_argument("--input", help="else the recipe's, else 320")
@@ -112,16 +140,19 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0, help="loader processes")
     parser.add_argument("--grow", choices=sorted(GROW), help="time and memory against this, on noise")
     parser.add_argument("--values", type=int, nargs="*", help="with --grow: at these values")
+    parser.add_argument("--profile", action="store_true", help="the default row's operators, and what limits them")
     given = parser.parse_args()
     options = {"model.size": given.size, "input.size": given.input, "train.batch": given.batch, "init": "none"}
     recipe = load_recipe(given.recipe, [f"train.workers={given.workers}"], options)
     work = Work(given.data, recipe, given.steps)
-    if given.grow:
+    if given.profile:
+        rows = explain(work)
+    elif given.grow:
         rows = grow(given.grow, given.values or list(GROW[given.grow]), work)
     elif given.data:
         rows = compare(work, given.rounds)
     else:
-        parser.error("give a set, or --grow")
+        parser.error("give a set, --grow or --profile")
     threads = torch.get_num_threads()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.processor()} {threads} threads"
     print(json.dumps({"device": device, "torch": torch.__version__, "rows": rows}))

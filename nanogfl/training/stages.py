@@ -85,49 +85,67 @@ class Clock:
         self.last = now
 
 
+class Loop:
+    """The training loop of a row without Lightning: batches, and a step on one."""
+
+    def __init__(self, row: Row, work: Work) -> None:
+        self.row = row
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        cuda = self.device.type == "cuda"
+        model = replace(work.recipe.model, guidance=row.guidance)
+        train = replace(work.recipe.train, cache=("auto" if cuda else "ram") if row.cached else "none")
+        recipe = replace(work.recipe, model=model, train=train)
+        table = for_training(read_table(work.data))[0] if work.data else None
+        names = table.names if table else tuple(f"class {i}" for i in range(work.classes))
+        begin = start(recipe, names)
+        keep_memory(train.batch, begin.card.input_size)  # as in a run
+        made = plan(train, 1000 if table is None else len(table), 1, begin.trained)
+        task = DetectionTask(begin.detector, begin.guidance, begin.card, recipe, made).to(self.device)
+        task.detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.task = task.train()
+        self.optimizer = task.configure_optimizers()["optimizer"]
+        self.average = Averages(task, task.device, made.average or 0.999)  # copies the task, which threads cannot be
+        if row.spread:
+            task.use_cores()
+            task.use_compiler()
+            task.use_graphs()
+        self.batches = noise(task, work) if table is None else endless(table, task, train.workers)
+        half = torch.float16 if train.fp16 else torch.bfloat16
+        self.precision = half if train.fp16 or in_bf16(train, cuda) else torch.float32  # as in a run
+
+    def step(self, batch: Batch, tick: Callable[[str], None] = lambda _: None) -> None:
+        """Learn from a batch on the device; ``tick`` is called with each stage that ends."""
+        task, row = self.task, self.row
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+            if row.spread:
+                loss = torch.stack(list(task.spread(batch, WHOLE).values())).sum()
+                tick("at once")
+            else:
+                choose = assign if row.batched else one_by_one
+                loss = torch.stack(list(task.losses(task, batch, WHOLE, choose, tick).values())).sum()
+        loss.backward()
+        tick("backward")
+        torch.nn.utils.clip_grad_norm_(task.parameters(), task.recipe.train.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        tick("optimizer")
+        self.average.update_parameters(task)
+        tick("averaging")
+
+
 def measure(row: Row, work: Work) -> dict[str, Any]:
     """Time the steps of one row in this process; returns seconds a step, seconds of each stage, memory in MB."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = replace(work.recipe.model, guidance=row.guidance)
-    cache = ("auto" if device.type == "cuda" else "ram") if row.cached else "none"
-    train = replace(work.recipe.train, cache=cache)
-    recipe = replace(work.recipe, model=model, train=train)
-    table = for_training(read_table(work.data))[0] if work.data else None
-    names = table.names if table else tuple(f"class {i}" for i in range(work.classes))
-    begin = start(recipe, names)
-    keep_memory(recipe.train.batch, begin.card.input_size)  # as in a run
-    made = plan(recipe.train, 1000 if table is None else len(table), 1, begin.trained)
-    task = DetectionTask(begin.detector, begin.guidance, begin.card, recipe, made).to(device)
-    task.detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    task.train()
-    learn = update(task)  # copies the task, which threads cannot be
-    if row.spread:
-        task.use_cores()
-        task.use_compiler()
-        task.use_graphs()
-    batches = noise(task, work) if table is None else endless(table, task, work.recipe.train.workers)
-    clock, times, counts = Clock(device), list[float](), list[int]()
-    half = torch.float16 if recipe.train.fp16 else torch.bfloat16
-    enabled = recipe.train.fp16 or in_bf16(recipe.train, device.type == "cuda")
-    precision = torch.autocast(device.type, half, enabled=enabled)  # as in a run
+    loop = Loop(row, work)
+    clock, times, counts = Clock(loop.device), list[float](), list[int]()
     for step in range(WARM + work.steps):
         if step == WARM:
             clock.stages.clear()
         began = clock.last = time.perf_counter()
-        batch = next(batches)
+        batch = next(loop.batches)
         clock.tick("loader")
-        batch = batch.to(device)
+        batch = batch.to(loop.device)
         clock.tick("transfer")
-        with precision:
-            if row.spread:
-                loss = torch.stack(list(task.spread(batch, WHOLE).values())).sum()
-                clock.tick("at once")
-            else:
-                choose = assign if row.batched else one_by_one
-                loss = torch.stack(list(task.losses(task, batch, WHOLE, choose, clock.tick).values())).sum()
-        loss.backward()
-        clock.tick("backward")
-        learn(clock)
+        loop.step(batch, clock.tick)
         times.append(time.perf_counter() - began)
         counts.append(len(batch.names))
     used = torch.cuda.max_memory_allocated() if clock.cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
@@ -145,22 +163,6 @@ def one_by_one(
         own = Targets(*(value[i : i + 1, keep] for value in vars(targets).values()))
         made.append(assign(recipe, raw[i : i + 1], priors, levels, own, reg_max))
     return Assignment(*(torch.cat([getattr(m, name) for m in made]) for name in vars(made[0])))
-
-
-def update(task: DetectionTask) -> Callable[[Clock], None]:
-    """Clip, optimizer and averaging, as in a run."""
-    optimizer = task.configure_optimizers()["optimizer"]
-    average = Averages(task, task.device, task.plan.average or 0.999)
-
-    def learn(clock: Clock) -> None:
-        torch.nn.utils.clip_grad_norm_(task.parameters(), task.recipe.train.clip)
-        optimizer.step()
-        optimizer.zero_grad()
-        clock.tick("optimizer")
-        average.update_parameters(task)
-        clock.tick("averaging")
-
-    return learn
 
 
 def endless(table: Table, task: DetectionTask, workers: int | None) -> Iterator[Batch]:
