@@ -39,10 +39,10 @@ class FileCard:
     names: list[str]
     input_size: tuple[int, int]
     resize: str
-    form: str = "frame"
-    precision: str = "fp32"
-    strides: tuple[int, ...] = (8, 16, 32, 64)
-    reg_max: int = 7
+    form: str
+    precision: str
+    strides: tuple[int, ...]
+    reg_max: int
     parity: Mapping[str, Any] | None = None
     thresholds: Thresholds = field(default_factory=Thresholds)
     temperature: float = 1.0
