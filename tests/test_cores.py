@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import nanogfl
 from nanogfl.data.batch import Batch
 from nanogfl.errors import TrainingError
-from nanogfl.model.dense import halves, interleave, join
+from nanogfl.model.dense import interleave, join, reshuffle
 from nanogfl.recipe import load_recipe
 from nanogfl.training.cores import Cores, Meeting, Networks, average, parts_for, replica
 from nanogfl.training.gradients import given, gradients_of
@@ -193,7 +193,7 @@ def test_dense_operators_equal_the_plain_ones_both_ways(memory: torch.memory_for
         return torch.cat([first * 2, second, a], dim=1)
 
     def dense(a: Tensor, b: Tensor) -> Tensor:
-        first, second = halves(interleave(a, b))
+        first, second = reshuffle(a, b)
         return join(first * 2, second, a)
 
     weight = torch.randn(2, 12, 3, 5)
@@ -206,13 +206,23 @@ def test_dense_operators_equal_the_plain_ones_both_ways(memory: torch.memory_for
     assert torch.equal(plain(a, b), dense(a, b))
 
 
+def test_a_shuffle_and_its_halves_are_the_same_channels_both_ways() -> None:
+    a, b = (torch.randn(2, 6, 3, 5).to(memory_format=LAST).requires_grad_() for _ in range(2))
+    whole, made = interleave(a, b), torch.cat(reshuffle(a, b), dim=1)
+    assert torch.equal(made, whole) and whole.is_contiguous(memory_format=LAST)
+    assert [whole[0, i, 0, 0].item() for i in range(4)] == [x[0, i, 0, 0].item() for i in (0, 1) for x in (a, b)]
+    weight = torch.randn(whole.shape)
+    for one, other in zip(*(torch.autograd.grad((x * weight).sum(), (a, b)) for x in (whole, made)), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_gradients_stay_dense_on_their_way_back() -> None:
     found: list[bool] = []
     a, b = (torch.randn(2, 4, 3, 5).to(memory_format=LAST).requires_grad_() for _ in range(2))
     for part in (a, b):
         part.register_hook(lambda g: found.append(g.is_contiguous(memory_format=LAST)))
-    first, second = halves(interleave(a, b))
-    join(second, first).square().sum().backward()
+    first, second = reshuffle(a, b)
+    join(interleave(second, first), first).square().sum().backward()
     assert found == [True, True]
 
 

@@ -295,6 +295,20 @@ def test_side_targets_by_hand(box: list[float], expected: list[float]) -> None:
 # --- assignment
 
 
+@pytest.mark.parametrize("topk", [None, 1, 40])
+@pytest.mark.parametrize("method", ["dsl", "atss"])
+def test_no_positive_is_left_out_of_the_losses_of_boxes(method: Method, topk: int | None) -> None:
+    recipe = LossRecipe(assign=method, topk=topk)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        corner = torch.rand(3, 5, 2) * torch.tensor([WIDTH, HEIGHT]) * 0.7
+        boxes = torch.cat([corner, corner + 4 + 60 * torch.rand(3, 5, 2)], dim=2)
+        given = assign(recipe, logits(3, seed), PRIORS, LEVELS, targets(*boxes.tolist()))
+        rows = given.positives()
+        assert all(len(row.unique()) == len(row) for row in rows)  # each prior once
+        assert (given.gt_index.gather(1, rows) >= 0).sum() == (given.gt_index >= 0).sum() > 0
+
+
 @pytest.mark.parametrize("recipe", [DSL, ATSS], ids=["dsl", "atss"])
 def test_quality_is_the_iou_of_each_positive_with_its_box(recipe: LossRecipe) -> None:
     raw, to = logits(2, seed=3), targets(TWO, THREE)

@@ -12,11 +12,15 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from matplotlib import rcParams
+from matplotlib.font_manager import FontEntry, fontManager
+from matplotlib.text import Text
 from models import write_models
 
 from nanogfl.data.table import Example, Table
 from nanogfl.detections import Detections
 from nanogfl.evaluation.coco import score
+from nanogfl.evaluation.figures import confusion_cells, use_all_letters
 from nanogfl.evaluation.gallery import draw_cut, window_around
 from nanogfl.evaluation.report import write_report
 from nanogfl.evaluation.study import Study
@@ -101,6 +105,18 @@ def test_the_json_says_what_was_made(written: tuple[Path, Study]) -> None:
     assert record["suspects"][0]["box"] == NOWHERE
     assert record["score_threshold"] == pytest.approx(0.4)
     assert record["sigma"]["whole"]["sides"] == 208
+
+
+def test_letters_of_other_scripts_come_from_fonts_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = next(font.fname for font in fontManager.ttflist if font.name == "DejaVu Sans")
+    monkeypatch.setattr(
+        fontManager, "ttflist", [FontEntry(fname=file, name=name) for name in ("Noto Sans CJK JP", "X")]
+    )
+    figure = confusion_cells(np.ones((3, 3), np.int64), ["安全帽", "Kopf"])
+    use_all_letters(figure)
+    used = {words.get_text(): words.get_fontfamily() for words in figure.findobj(Text)}
+    assert used["安全帽"] == [*used["Kopf"], "Noto Sans CJK JP"]
+    assert used["Kopf"] == used["Confusions"] == rcParams["font.family"]
 
 
 def test_names_are_text_and_nothing_is_loaded(written: tuple[Path, Study]) -> None:

@@ -32,7 +32,7 @@ def write_backbone(graph: Graph, backbone: ShuffleNetV2, image: str) -> list[Val
     # the activation grows with its input, so that it may come after the pool: a quarter of the values
     value, maps = write_layers(graph, nn.Sequential(*rest), pooled), []
     for stage in (backbone.stage2, backbone.stage3, backbone.stage4):
-        value = write_stage(graph, list(stage), value)  # type: ignore[arg-type]
+        value = write_stage(graph, stage.blocks(), value)
         maps.append(value)
     return maps
 

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 
@@ -25,6 +28,11 @@ CURVES = 10  # more classes than these are a thicket
 BARS = 40
 CELLS = 20
 LONGEST = 22  # letters of a class name
+OTHER_SCRIPTS = (  # fonts that Linux, macOS and Windows bring, one for each script
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Droid Sans Fallback"),
+    *("PingFang SC", "Hiragino Sans GB", "Apple SD Gothic Neo", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic"),
+    *("Noto Sans Devanagari", "Noto Sans Thai", "Nirmala UI", "Leelawadee UI", "Arial Unicode MS"),
+)
 
 
 def new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
@@ -38,6 +46,14 @@ def new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, l
         axis.tick_params(colors=SOFT, labelsize=8.5, length=0)
         axis.grid(color=LINE, linewidth=0.7)
     return figure, axes
+
+
+def use_all_letters(figure: Figure) -> None:
+    """Letters that matplotlib's own font lacks come from fonts of the system, where it has them."""
+    there = {font.name for font in fontManager.ttflist}
+    families = [*rcParams["font.family"], *(name for name in OTHER_SCRIPTS if name in there)]
+    for words in figure.findobj(lambda artist: isinstance(artist, Text) and not artist.get_text().isascii()):
+        words.set_fontfamily(families)  # type: ignore[attr-defined]
 
 
 def _titles(axis: Axes, title: str, x: str, y: str) -> None:

@@ -61,6 +61,7 @@ def write_report(out: Path, study: Study) -> Path:
 
 def _png(figure: Figure) -> bytes:
     stream = io.BytesIO()
+    figures.use_all_letters(figure)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of a class name; the page's table has it
         figure.savefig(stream, format="png")

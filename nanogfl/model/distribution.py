@@ -41,8 +41,8 @@ def integral(logits: Tensor) -> Tensor:
 
 
 def distances_to_boxes(distances: Tensor, priors: Tensor) -> Tensor:
-    """Sides in strides [..., P, 4] around priors [P, 3] (x, y, stride in px) -> boxes [..., P, 4] in px."""
-    centre, stride = priors[:, :2], priors[:, 2:]
+    """Sides in strides [..., P, 4] around priors [..., P, 3] (x, y, stride in px) -> boxes [..., P, 4] in px."""
+    centre, stride = priors[..., :2], priors[..., 2:]
     return torch.cat([centre - distances[..., :2] * stride, centre + distances[..., 2:] * stride], dim=-1)
 
 

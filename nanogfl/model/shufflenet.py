@@ -7,19 +7,18 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from nanogfl.model.dense import halves, interleave
+from nanogfl.model.dense import interleave, reshuffle
 from nanogfl.model.layers import conv_block, depthwise_bn
 
 DEPTHS = (4, 8, 4)
 
 
 class ShuffleBlock(nn.Module):
-    """A unit of the paper's figure 3: (c) split, transform one half, shuffle; (d) with stride 2 both halves."""
+    """The branches of a unit of the paper's figure 3: (c) one of half the channels; (d) two, with stride 2, of all."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         half = outputs // 2
-        self.stride = stride
         if stride == 2:
             self.branch1 = nn.Sequential(*depthwise_bn(inputs, 3, stride), *conv_block(inputs, half, 1))
         self.branch2 = nn.Sequential(
@@ -28,12 +27,26 @@ class ShuffleBlock(nn.Module):
             *conv_block(half, half, 1),
         )
 
+
+class ShuffleStage(nn.Sequential):
+    """A unit of stride 2, then units that transform one half; after each, the halves' channels are shuffled."""
+
+    def __init__(self, inputs: int, outputs: int, depth: int) -> None:
+        rest = (ShuffleBlock(outputs, outputs, 1) for _ in range(depth - 1))
+        super().__init__(ShuffleBlock(inputs, outputs, 2), *rest)
+
+    def blocks(self) -> list[ShuffleBlock]:
+        """The units in order."""
+        return list(self)  # type: ignore[arg-type]
+
     def forward(self, x: Tensor) -> Tensor:
-        """[B, inputs, H, W] -> [B, outputs, H / stride, W / stride]."""
-        if self.stride == 2:
-            return interleave(self.branch1(x), self.branch2(x))
-        kept, changed = halves(x)
-        return interleave(kept, self.branch2(changed))
+        """[B, inputs, H, W] -> [B, outputs, H / 2, W / 2]."""
+        first, *rest = self.blocks()
+        kept, changed = first.branch1(x), first.branch2(x)
+        for block in rest:
+            kept, changed = reshuffle(kept, changed)
+            changed = block.branch2(changed)
+        return interleave(kept, changed)
 
 
 class ShuffleNetV2(nn.Module):
@@ -48,16 +61,13 @@ class ShuffleNetV2(nn.Module):
         self.conv1 = conv_block(3, widths[0], 3, stride=2)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         self.stage2, self.stage3, self.stage4 = (
-            nn.Sequential(ShuffleBlock(widths[i], widths[i + 1], 2), *self._rest(widths[i + 1], depth))
-            for i, depth in enumerate(DEPTHS)
+            ShuffleStage(widths[i], widths[i + 1], depth) for i, depth in enumerate(DEPTHS)
         )
-
-    @staticmethod
-    def _rest(width: int, depth: int) -> list[nn.Module]:
-        return [ShuffleBlock(width, width, 1) for _ in range(depth - 1)]
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """[B, 3, H, W] normalised BGR -> three maps [B, C_i, H / s, W / s], s = 8, 16, 32."""
-        x8 = self.stage2(self.maxpool(self.conv1(images)))
+        convolution, norm, activation = self.conv1
+        stem = activation(self.maxpool(norm(convolution(images))))  # it grows with its input: the same, of a quarter
+        x8 = self.stage2(stem)
         x16 = self.stage3(x8)
         return [x8, x16, self.stage4(x16)]

@@ -24,8 +24,8 @@ def quality_focal_loss(logits: Tensor, labels: Tensor, quality: Tensor, beta: fl
     Returns:
         [N], summed over classes.
     """
-    own, logit = _own_logits(labels, logits)
-    return background(logits, beta) + own * own_class(logit, quality, beta)
+    rest, own, logit = _background_and_own(logits, labels, beta)
+    return rest + own * own_class(logit, quality, beta)
 
 
 def modulated(logits: Tensor, target: Tensor, beta: float) -> Tensor:
@@ -40,30 +40,39 @@ def own_class(logit: Tensor, quality: Tensor, beta: float) -> Tensor:
 
 
 def background(logits: Tensor, beta: float) -> Tensor:
-    """QFL of rows that are background, ``s^beta * BCE(s, 0)`` summed over the classes: [..., C] -> [...].
+    """QFL of rows that are background, ``s^beta * BCE(s, 0)`` summed over the classes: [..., C] -> [...]."""
+    return (logits.sigmoid().pow(beta) * F.softplus(logits)).sum(dim=-1)
 
-    Nearly all terms of the loss are of this kind. Autograd would keep several tensors of the logits' size; this keeps
-    one, the gradient, which is written out.
+
+def _background_and_own(logits: Tensor, labels: Tensor, beta: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Each row's loss as background [N], whether it has a class [N], its logit there [N] (any, where it has none)."""
+    classes = logits.shape[1]
+    rest, logit = _BackgroundAndOwn.apply(logits, labels.clamp(max=classes - 1)[:, None], beta)
+    return rest, labels < classes, logit
+
+
+class _BackgroundAndOwn(torch.autograd.Function):
+    """Nearly all terms of the loss are background.
+
+    Autograd would keep several tensors of the logits' size for them and make two more for the gradient of the own
+    logits; this keeps one, the gradient, which is written out.
     """
-    return _Background.apply(logits, beta)  # type: ignore[no-any-return]
 
-
-class _Background(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, beta: float) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, place: Tensor, beta: float) -> tuple[Tensor, Tensor]:
         score, entropy = logits.sigmoid(), F.softplus(logits)
         factor = score.pow(beta)
         loss = (factor * entropy).sum(dim=-1)
-        if ctx.needs_input_grad[0]:  # d/dx of s^b H: H' is s, and s' is s (1 - s)
-            slope = (1 - score).mul_(entropy).mul_(beta).add_(score).mul_(factor)
-            ctx.save_for_backward(slope)
-        return loss
+        if ctx.needs_input_grad[0]:  # d/dx of s^b H, where H' is s and s' is s (1 - s): s^b (s + (1 - s) b H)
+            slope = score.lerp_(score.new_ones(()), entropy.mul_(beta)).mul_(factor)
+            ctx.save_for_backward(slope, place)
+        return loss, logits.gather(1, place).squeeze(1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (slope,) = ctx.saved_tensors
-        return slope * gradient[..., None], None
+    def backward(ctx: Any, gradient: Tensor, own: Tensor) -> tuple[Tensor, None, None]:
+        slope, place = ctx.saved_tensors
+        return (slope * gradient[:, None]).scatter_add_(1, place, own[:, None]), None, None
 
 
 def distribution_focal_loss(logits: Tensor, target: Tensor) -> Tensor:
@@ -107,16 +116,10 @@ def generalized_focal_loss(
 
 def focal_loss(logits: Tensor, labels: Tensor, gamma: float = 2.0, alpha: float = 0.25) -> Tensor:
     """The focal loss that QFL takes the place of (Lin et al., ICCV 2017): logits [N, C], labels [N] -> [N]."""
-    own, logit = _own_logits(labels, logits)
+    rest, own, logit = _background_and_own(logits, labels, gamma)
     one, zero = torch.ones_like(logit), torch.zeros_like(logit)
     swapped = alpha * modulated(logit, one, gamma) - (1 - alpha) * modulated(logit, zero, gamma)
-    return (1 - alpha) * background(logits, gamma) + own * swapped
-
-
-def _own_logits(labels: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Whether each row has a class [N], and its logit [N] (any, where it has none)."""
-    classes = logits.shape[1]
-    return labels < classes, logits.gather(1, labels.clamp(max=classes - 1)[:, None]).squeeze(1)
+    return (1 - alpha) * rest + own * swapped
 
 
 def giou_loss(pred: Tensor, target: Tensor, eps: float = 1e-6) -> Tensor:

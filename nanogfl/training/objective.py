@@ -61,11 +61,22 @@ class Assignment:
         gt_index: [B, P] int64, its box; -1 is background.
         quality: [B, P], IoU with that box; 0 of background.
         ignored: [B, P] bool, background that is not judged, in a crowd.
+        most: priors that any picture can have with a box, whatever its boxes are.
     """
 
     gt_index: Tensor
     quality: Tensor
     ignored: Tensor
+    most: int
+
+    def positives(self) -> Tensor:
+        """Where the priors with a box are, [B, K] int64, K at least ``most`` or P; the rest of a row are other priors.
+
+        How many there can be is known without asking the device, and few beside all priors: losses of boxes are made of
+        these. They are filled up to whole vectors of a CPU, so that a row's numbers do not depend on where it stands.
+        """
+        count = min(-(-self.most // 16) * 16, self.gt_index.shape[1])
+        return (self.gt_index >= 0).byte().topk(count, dim=1, sorted=False).indices
 
 
 def assign(
@@ -77,12 +88,14 @@ def assign(
     boxes = predicted_boxes(sides, priors)
     gt = (targets.boxes, targets.labels, targets.valid)
     if recipe.assign == "atss":
-        index = atss(priors, levels, *gt, topk=recipe.topk or 9, side=recipe.anchor)
+        topk = recipe.topk or 9
+        index, each = atss(priors, levels, *gt, topk=topk, side=recipe.anchor), topk * len(levels)
         quality = _iou_with_own(boxes, targets.boxes, index)
     else:
-        index, quality = dynamic_soft_label(logits, boxes, priors, *gt, topk=recipe.topk or 13)
+        each = recipe.topk or 13
+        index, quality = dynamic_soft_label(logits, boxes, priors, *gt, topk=each)
     ignored = (inside(priors, targets.boxes) & targets.crowd[..., None]).any(dim=1) & (index < 0)
-    return Assignment(index, quality, ignored)
+    return Assignment(index, quality, ignored, each * targets.boxes.shape[1])
 
 
 def head_loss(
@@ -101,41 +114,45 @@ def head_loss(
     (R = 0) have no DFL.
     """
     logits, sides = split(raw.float(), reg_max)
-    classes = logits.shape[-1]
-    positive = assignment.gt_index >= 0
-    own = assignment.gt_index.clamp(min=0)
-    if targets.boxes.shape[1]:
-        gt_boxes = targets.boxes.gather(1, own[..., None].expand(-1, -1, 4))
-        labels = torch.where(positive, targets.labels.gather(1, own), classes)
-    else:
-        gt_boxes = logits.new_zeros(*own.shape, 4)
-        labels = torch.full_like(own, classes)
+    classes, index = logits.shape[-1], assignment.gt_index
+    rows = assignment.positives()
+    positive, own = index.gather(1, rows) >= 0, index.gather(1, rows).clamp(min=0)
+    label = torch.where(positive, targets.labels.gather(1, own), classes)
+    labels = torch.full_like(index, classes).scatter(1, rows, label).flatten()
 
-    flat, label = logits.reshape(-1, classes), labels.reshape(-1)
+    flat = logits.reshape(-1, classes)
     if recipe.classes == "focal":
-        qfl = focal_loss(flat, label, recipe.beta).view_as(own)
+        qfl = focal_loss(flat, labels, recipe.beta).view_as(index)
     else:
-        qfl = quality_focal_loss(flat, label, assignment.quality.reshape(-1), recipe.beta).view_as(own)
+        qfl = quality_focal_loss(flat, labels, assignment.quality.flatten(), recipe.beta).view_as(index)
     positives = share.normaliser(positive.sum().float())
-    weight = logits.detach().amax(dim=-1).sigmoid() * positive
-    total = share.normaliser(weight.sum())
+    weight = _at(rows, logits.detach()).amax(dim=-1).sigmoid() * positive
 
-    boxes = predicted_boxes(sides, priors)
-    giou = giou_loss(boxes.reshape(-1, 4), gt_boxes.reshape(-1, 4)).view_as(weight)
+    def summed(values: Tensor) -> Tensor:  # in the order of all priors, so that padding changes no digit
+        return values.new_zeros(index.shape).scatter(1, rows, values).sum()
+
+    total = share.normaliser(summed(weight))
+    gt_boxes, near, sides = _at(own, targets.boxes), priors[rows], _at(rows, sides)
+    giou = giou_loss(predicted_boxes(sides, near).flatten(0, 1), gt_boxes.flatten(0, 1)).view_as(weight)
     parts = {
         recipe.classes: recipe.qfl * (qfl * ~assignment.ignored).sum() / positives,
-        "giou": recipe.giou * (giou * weight).sum() / total,
+        "giou": recipe.giou * summed(giou * weight) / total,
     }
     if reg_max:
-        target = side_targets(gt_boxes, priors, reg_max)
+        target = side_targets(gt_boxes, near, reg_max)
         bins = sides.unflatten(-1, (4, -1)).flatten(0, 2)
         dfl = distribution_focal_loss(bins, target.flatten()).view_as(target).sum(dim=-1)
-        parts["dfl"] = recipe.dfl * (dfl * weight).sum() / (4 * total)
+        parts["dfl"] = recipe.dfl * summed(dfl * weight) / (4 * total)
     return parts
 
 
+def _at(rows: Tensor, values: Tensor) -> Tensor:
+    """Some rows of each picture: [B, K] of [B, P, N] -> [B, K, N]."""
+    return values.gather(1, rows[..., None].expand(-1, -1, values.shape[-1]))
+
+
 def predicted_boxes(sides: Tensor, priors: Tensor) -> Tensor:
-    """Side logits [B, P, 4 * (R + 1)] -> boxes [B, P, 4] in px."""
+    """Side logits [B, P, 4 * (R + 1)] -> boxes [B, P, 4] in px; priors [P, 3], or those of each picture [B, P, 3]."""
     return distances_to_boxes(integral(sides), priors)
 
 
@@ -147,7 +164,7 @@ def split(raw: Tensor, reg_max: int) -> tuple[Tensor, Tensor]:
 
 def side_targets(boxes: Tensor, priors: Tensor, reg_max: int) -> Tensor:
     """Distances of the four sides from the prior in strides, clamped to [0, R - 0.1]: [B, P, 4]."""
-    xy, stride = priors[:, :2], priors[:, 2:]
+    xy, stride = priors[..., :2], priors[..., 2:]
     sides = torch.cat([xy - boxes[..., :2], boxes[..., 2:] - xy], dim=-1) / stride
     return sides.clamp(0, reg_max - 0.1)
 
@@ -155,5 +172,4 @@ def side_targets(boxes: Tensor, priors: Tensor, reg_max: int) -> Tensor:
 def _iou_with_own(boxes: Tensor, gt_boxes: Tensor, index: Tensor) -> Tensor:
     if gt_boxes.shape[1] == 0:
         return boxes.new_zeros(index.shape)
-    own = gt_boxes.gather(1, index.clamp(min=0)[..., None].expand(-1, -1, 4))
-    return box_iou(boxes, own) * (index >= 0)
+    return box_iou(boxes, _at(index.clamp(min=0), gt_boxes)) * (index >= 0)

@@ -19,11 +19,23 @@ from torch.utils.flop_counter import FlopCounterMode
 from nanogfl.training.stages import Loop, Row, Work
 
 WARM = 3  # steps that are not looked at
-OVERWRITE = {"copy_", "fill_", "zero_"}  # what they write to they need not read
+UNREAD = {
+    "copy_",
+    "fill_",
+    "zero_",
+    "new_zeros",
+    "new_full",
+    "zeros_like",
+    "ones_like",
+    "full_like",
+}  # the first argument
 
 
 class Operators(TorchDispatchMode):
-    """Names each operator that runs, in the order of stages, and adds up the bytes that it reads and writes."""
+    """Names each operator that runs, in the order of stages, and adds up the bytes that it reads and writes.
+
+    What moves nothing is passed over: views of other tensors, and memory that is only asked for.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,16 +47,16 @@ class Operators(TorchDispatchMode):
         self.stages.append(stage)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run one operator under its name. A view of another tensor costs nothing and is passed over."""
+        """Run one operator under its name."""
         kwargs = kwargs or {}
         name, results = func._schema.name.removeprefix("aten::"), func._schema.returns
         view = any(made.alias_info is not None and not made.alias_info.is_write for made in results)
-        if view or name.startswith("profiler::"):
+        if view or "empty" in name or name.startswith("profiler::"):
             return func(*args, **kwargs)
         key = f"stage {len(self.stages)} {name}"  # "3 mm" alone the profiler takes for a mangled name of C++
         with record_function(key):
             made = func(*args, **kwargs)
-        read = (args[1:], kwargs) if name in OVERWRITE else (args, kwargs)
+        read = (args[1:], kwargs) if name in UNREAD else (args, kwargs)
         self.bytes[key] += sum(map(size, [*tree_leaves(read), *tree_leaves(made)]))
         self.calls[key] += 1
         return made

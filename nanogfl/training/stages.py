@@ -162,7 +162,8 @@ def one_by_one(
         keep = targets.valid[i] | targets.crowd[i]
         own = Targets(*(value[i : i + 1, keep] for value in vars(targets).values()))
         made.append(assign(recipe, raw[i : i + 1], priors, levels, own, reg_max))
-    return Assignment(*(torch.cat([getattr(m, name) for m in made]) for name in vars(made[0])))
+    tensors = (torch.cat([getattr(m, name) for m in made]) for name in ("gt_index", "quality", "ignored"))
+    return Assignment(*tensors, most=max(m.most for m in made))
 
 
 def endless(table: Table, task: DetectionTask, workers: int | None) -> Iterator[Batch]:

@@ -125,6 +125,7 @@ class DetectionTask(pl.LightningModule):
         taught = None if self.teacher is None else self.teacher.predict(images)
 
         with torch.autocast(self.device.type, enabled=False):
+            raw, guide = raw.float(), None if guide is None else guide.float()
             assigner = raw if guide is None else guide
             assignment = choose(self.recipe.loss, assigner, self.priors, self.levels, targets, reg_max)
             tick("assignment")
