@@ -56,9 +56,9 @@ class Layout:
     """
 
     input_size: tuple[int, int]
-    strides: tuple[int, ...] = (8, 16, 32, 64)
-    reg_max: int = 7
-    centred: bool = False
+    strides: tuple[int, ...]
+    reg_max: int
+    centred: bool
     sigma: bool = False
     temperature: float = 1.0
 

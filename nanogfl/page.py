@@ -142,7 +142,6 @@ def to_html(title: str, lead: Content, sections: Sequence[Section]) -> str:
 
 def write_page(path: Path, title: str, lead: Content, sections: Sequence[Section]) -> None:
     """Write the page whole or not at all; parents are created."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial:
         partial.write_text(to_html(title, lead, sections), encoding="utf-8")
 

@@ -96,7 +96,6 @@ def write_picture(path: Path, picture: Picture) -> None:
     Raises:
         DataError: nothing is known of its suffix, or the picture is larger than that format allows.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         suffix = ".jpg" if path.suffix.lower() in JPEGS else path.suffix  # OpenCV does not know all of them
         done, data = cv2.imencode(suffix or ".png", picture)

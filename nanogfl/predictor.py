@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from nanogfl.decode import Layout, Thresholds, decode
+from nanogfl.decode import Thresholds, decode
 from nanogfl.detections import Detections
 from nanogfl.errors import ModelError, RecipeError, UsageError
 from nanogfl.pictures import as_picture
-from nanogfl.view import MAX_SIDE, View, is_side, normalise
+from nanogfl.view import View, normalise, parse_input
 
 if TYPE_CHECKING:
     import torch
@@ -92,28 +92,6 @@ def load(
     return _load_checkpoint(os.fspath(source), size, Path(config) if config else None)
 
 
-def parse_input(value: str | int | tuple[int, int]) -> tuple[int, int]:
-    """``320``, ``"320"``, ``"256x416"`` (H x W) or (H, W) to (H, W); multiples of 32 from 64 on.
-
-    Raises:
-        UsageError: anything else.
-    """
-    try:
-        sides = [str(v) for v in value] if isinstance(value, tuple | list) else str(value).lower().split("x")
-        height, width = (int(side) for side in (sides if len(sides) == 2 else [*sides, *sides]))
-    except ValueError:
-        raise UsageError(f"--input {value}: not a size; give 320, or HEIGHTxWIDTH such as 256x416") from None
-    if not (is_side(height) and is_side(width)):
-        raise UsageError(
-            f"--input {value}: sides must be multiples of 32, 64 to {MAX_SIDE}; try {_near(height)}x{_near(width)}"
-        )
-    return height, width
-
-
-def _near(side: int) -> int:
-    return min(MAX_SIDE, max(64, (side + 16) // 32 * 32))
-
-
 class TorchDetector:
     """A checkpoint as a predictor."""
 
@@ -123,25 +101,13 @@ class TorchDetector:
         self.names = list(card.names)
         self.input_size = card.input_size
 
-    @property
-    def layout(self) -> Layout:
-        """How the raw output is to be read."""
-        reg_max, network = self.card.architecture.reg_max, self.network
-        return Layout(
-            self.input_size, network.strides, reg_max, network.centred, reg_max > 0, temperature=self.card.temperature
-        )
-
     def predict(
         self, source: str | Path | NDArray[np.uint8], score: float = 0.3, *, iou: float = 0.6, max_boxes: int = 100
     ) -> Detections:
         """Detect in one picture: a path, or uint8 BGR [H, W, 3]."""
-        return self.predict_batch([as_picture(source)], Thresholds(score, iou, max_boxes))[0]
-
-    def predict_batch(self, pictures: list[NDArray[np.uint8]], thresholds: Thresholds) -> list[Detections]:
-        """Detect in several pictures at once."""
-        views, images = zip(*map(self.see, pictures), strict=True)
-        raws = self.raw(np.stack(images))
-        return [self.decode(raw, view, thresholds) for raw, view in zip(raws, views, strict=True)]
+        picture, limits = as_picture(source), Thresholds(score, iou, max_boxes)
+        view, image = self.see(picture)
+        return self.decode(self.raw(image[None])[0], view, limits)
 
     def see(self, picture: NDArray[np.uint8], rounds: bool = False) -> tuple[View, NDArray[np.float32]]:
         """How a picture is seen, and what of it: normalised [3, H, W], of whole numbers where ``rounds``."""
@@ -151,7 +117,7 @@ class TorchDetector:
 
     def decode(self, raw: NDArray[np.float32], view: View, thresholds: Thresholds) -> Detections:
         """Detections from a picture's raw output."""
-        return decode(raw, self.layout, view, self.names, thresholds)
+        return decode(raw, self.card.layout, view, self.names, thresholds)
 
     def raw(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Normalised images [B, 3, H, W] -> raw output [B, P, C + 4 * (R + 1)]."""
@@ -187,7 +153,7 @@ class TorchDetector:
             "classes": self.names,
             "input_size": list(self.input_size),
             "resize": self.card.resize,
-            "strides": list(self.network.strides),
+            "strides": list(a.strides),
             "reg_max": a.reg_max,
             "quality": a.quality,
             "temperature": self.card.temperature,

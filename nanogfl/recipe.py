@@ -26,7 +26,7 @@ def _refuse_outside(section: str, record: Any, limits: Mapping[str, float]) -> N
             raise ValueError(f"{section}.{name} must be a number from 0{most}, not {value}")
 
 
-def _refuse_none(name: str, value: float) -> None:
+def _refuse_not_positive(name: str, value: float) -> None:
     """Refuse what is not a number above 0."""
     if not 0 < value < math.inf:
         raise ValueError(f"{name} must be above 0, not {value}")
@@ -216,7 +216,7 @@ class TrainRecipe:
             _refuse_count(f"train.{name}", getattr(self, name), 0, MANY)
         for name in ("workers", "devices"):
             _refuse_count(f"train.{name}", getattr(self, name), 0, PROCESSES)
-        _refuse_none("train.clip", self.clip)
+        _refuse_not_positive("train.clip", self.clip)
         _refuse_rate("train.lr", self.lr)
         _refuse_rate("train.lr_end", self.lr_end)
         _refuse_outside("train", self, dict.fromkeys(("weight_decay", "backbone_lr", "detach_guidance"), math.inf))
@@ -259,8 +259,8 @@ class LossRecipe:
         _refuse_outside("loss", self, dict.fromkeys(numbers, math.inf))
         if 0 < self.beta < 1:
             raise ValueError(f"loss.beta must be 0 or at least 1, not {self.beta}")
-        _refuse_none("loss.anchor", self.anchor)
-        _refuse_none("loss.temperature", self.temperature)
+        _refuse_not_positive("loss.anchor", self.anchor)
+        _refuse_not_positive("loss.temperature", self.temperature)
         _refuse_count("loss.topk", self.topk, 1, MANY)
 
 
@@ -288,13 +288,15 @@ def available() -> list[str]:
     return sorted(path.stem for path in folder().glob("*.yaml"))
 
 
-def load_recipe(source: str | None = None, assignments: Iterable[str] = (), **options: Any) -> Recipe:
+def load_recipe(
+    source: str | None = None, assignments: Iterable[str] = (), options: Mapping[str, Any] | None = None
+) -> Recipe:
     """The defaults, changed by a recipe (name or file), then by options, then by ``key.path=value`` assignments.
 
     Args:
         source: a name of :func:`available`, or a YAML file; None: the defaults.
         assignments: such as ``train.lr=0.002``; values are YAML.
-        options: dotted keys with ``__`` for the dot, such as ``train__epochs=3``; None is left out.
+        options: values by dotted keys, such as ``{"train.epochs": 3}``; None is left out.
 
     Raises:
         RecipeError: unknown name or key (the nearest known one is suggested), or a value of the wrong type.
@@ -303,9 +305,9 @@ def load_recipe(source: str | None = None, assignments: Iterable[str] = (), **op
     if source:
         from_dict(content, source)  # what is wrong from here on is not the file's fault
         where = f"{source} with what is given beside it"
-    for key, value in options.items():
+    for key, value in (options or {}).items():
         if value is not None:
-            _assign(content, key.replace("__", "."), value)
+            _assign(content, key, value)
     for assignment in assignments:
         key, sign, text = assignment.partition("=")
         if not sign or not key:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanogfl import boxes as box_math
+from nanogfl.errors import UsageError
 
 RULES = ("stretch", "stretch-antialias", "stretch-corner", "letterbox", "letterbox-antialias")
 GREY = 114.0
@@ -84,11 +85,6 @@ class View:
         canvas[y : y + height, x : x + width] = content
         return canvas
 
-    def forward(self, boxes: Array) -> Array:
-        """Boxes [N, 4] in picture px -> input px."""
-        (sy, sx), (oy, ox) = self.scale, self.offset
-        return boxes * np.array([sx, sy, sx, sy], boxes.dtype) + np.array([ox, oy, ox, oy], boxes.dtype)
-
     def back(self, boxes: Array) -> Array:
         """Boxes [N, 4] in input px -> picture px, clipped to the picture."""
         (sy, sx), (oy, ox) = self.scale, self.offset
@@ -104,6 +100,28 @@ class View:
 def is_side(pixels: int) -> bool:
     """Whether the network takes inputs with a side of this many px."""
     return 64 <= pixels <= MAX_SIDE and pixels % 32 == 0
+
+
+def parse_input(value: str | int | tuple[int, int]) -> tuple[int, int]:
+    """``320``, ``"320"``, ``"256x416"`` (H x W) or (H, W) to (H, W); multiples of 32 from 64 on.
+
+    Raises:
+        UsageError: anything else.
+    """
+    try:
+        sides = [str(v) for v in value] if isinstance(value, tuple | list) else str(value).lower().split("x")
+        height, width = (int(side) for side in (sides if len(sides) == 2 else [*sides, *sides]))
+    except ValueError:
+        raise UsageError(f"--input {value}: not a size; give 320, or HEIGHTxWIDTH such as 256x416") from None
+    if not (is_side(height) and is_side(width)):
+        raise UsageError(
+            f"--input {value}: sides must be multiples of 32, 64 to {MAX_SIDE}; try {_near(height)}x{_near(width)}"
+        )
+    return height, width
+
+
+def _near(side: int) -> int:
+    return min(MAX_SIDE, max(64, (side + 16) // 32 * 32))
 
 
 def normalise(image: Array) -> Array:

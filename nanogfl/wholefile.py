@@ -18,11 +18,13 @@ FULL = 1 << 20  # bytes that may be free on a disk that counts as full
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield the temporary name to write to; it takes the target's place at the end, and is removed on any error.
 
-    A link stays one: the file that it leads to is replaced. A device or a pipe is written to directly.
+    Parents are created. A link stays one: the file that it leads to is replaced. A device or a pipe is written to
+    directly.
     """
     device = path.exists() and not (path.is_file() or path.is_dir())
     path = path if device else path.resolve()  # /dev/stdout leads to no file where it is a pipe
     partial = path if device else path.with_name(path.name + ".partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield partial
         if not device:
@@ -41,7 +43,6 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON for people to read; parents are created."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write JSON for people to read."""
     with whole_file(path) as partial:
         partial.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")

@@ -57,7 +57,7 @@ def test_rows_train(assignments: list[str], parts: set[str], tiny_set: Path, tmp
 
 
 def start_of(*assignments: str, init: object = "none") -> Any:
-    return start(load_recipe(None, assignments, init=str(init)), ("a", "b"))
+    return start(load_recipe(None, assignments, {"init": str(init)}), ("a", "b"))
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,8 @@ def test_published_first_nanodet_is_recognised(shared: Path) -> None:
     assert isinstance(loaded, TorchDetector)
     assert loaded.card.architecture == Architecture("m", 80, family="first")
     assert loaded.card.resize == "letterbox" and loaded.input_size == (320, 320)
-    begin = start(load_recipe(None, [], init=str(shared / "weights" / "nanodet-m_320.ckpt")), ("person", "axolotl"))
+    init = {"init": str(shared / "weights" / "nanodet-m_320.ckpt")}
+    begin = start(load_recipe(options=init), ("person", "axolotl"))
     own, theirs = begin.detector.state_dict(), loaded.network.state_dict()
     assert torch.equal(own["neck.lateral.1.weight"], theirs["neck.lateral.1.weight"])
     assert torch.equal(own["head.predict.2.weight"][0], theirs["head.predict.2.weight"][0])  # person

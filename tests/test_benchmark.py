@@ -20,7 +20,7 @@ from nanogfl.training.objective import Targets, assign
 from nanogfl.training.roofline import Operators, operators, size
 from nanogfl.training.stages import STAGES, Loop, Row, Work, measure, one_by_one
 
-TINY = {"model__size": "s", "input__size": "64", "train__batch": 4, "init": "none"}
+TINY = {"model.size": "s", "input.size": "64", "train.batch": 4, "init": "none"}
 SMALL = ("--size", "s", "--input", "64", "--batch", "2", "--steps", "1")
 PROFILED = ["forward", "assignment", "loss", "backward", "optimizer", "averaging"]
 
@@ -40,7 +40,7 @@ def test_one_picture_at_a_time_assigns_as_a_batch_does() -> None:
 def test_a_row_times_every_stage_of_a_real_set(row: Row, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     data = write_coco(tmp_path, {"train": [block_picture(rng) for _ in range(6)], "val": [block_picture(rng)]})
-    made = measure(row, Work(str(data), load_recipe(None, ["train.workers=0"], **TINY), steps=2))
+    made = measure(row, Work(str(data), load_recipe(None, ["train.workers=0"], TINY), steps=2))
     stages = {
         BASE: {*STAGES},
         ROWS[3]: {*STAGES} - {"guidance"},
@@ -88,7 +88,7 @@ def test_operators_are_counted_by_stage_and_by_what_they_read_and_write() -> Non
 
 
 def test_a_profile_holds_every_stage_and_the_sums_of_the_network() -> None:
-    work = Work(None, load_recipe(None, ["train.workers=0"], **TINY), steps=2)
+    work = Work(None, load_recipe(None, ["train.workers=0"], TINY), steps=2)
     made = operators(ROWS[3], work)
     rows = made["rows"]
     assert list(dict.fromkeys(row["stage"] for row in rows)) == PROFILED and made["pictures"] == 4

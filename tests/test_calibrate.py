@@ -15,18 +15,17 @@ import nanogfl
 from nanogfl.data.readers import read_table
 from nanogfl.data.splits import select
 from nanogfl.data.table import Example, Table
-from nanogfl.decode import Thresholds
 from nanogfl.deploy.build import Form, build
 from nanogfl.detections import Detections
 from nanogfl.evaluation.calibrate import (
     LEAST_SIDES,
+    SHOWN_SCORE,
     Sides,
     fit_temperature,
     matched_sides,
     reliability,
     spearman,
 )
-from nanogfl.pictures import read_picture
 from nanogfl.predictor import TorchDetector
 
 
@@ -114,8 +113,8 @@ def test_which_sides_count() -> None:
     for score, count in ((0.25, 0), (0.31, 4)):
         shown = matched_sides(*one_box([10, 20, 60, 90], [12, 20, 57, 95], [1, 2, 3, 4], score=score))
         assert len(shown) == count
-    table, (half,) = one_box([10, 20, 60, 90], [12, 20, 57, 95], [1, 2, 3, 4], score=0.5)
-    assert len(matched_sides(table, [half], 0.5)) == 0, "above, not at"
+    at_the_bound = one_box([10, 20, 60, 90], [12, 20, 57, 95], [1, 2, 3, 4], score=SHOWN_SCORE)
+    assert len(matched_sides(*at_the_bound)) == 0, "above, not at"
     assert len(matched_sides(*one_box([10, 20, 60, 90], [60, 20, 99, 95], [1, 2, 3, 4]))) == 0
     table, detections = one_box([10, 20, 60, 90], [12, 20, 57, 95], [np.nan, 0, 3, 4])
     assert matched_sides(table, detections).sigma.tolist() == [1e-3, 3, 4]  # never divided by zero
@@ -145,7 +144,7 @@ def test_training_stores_what_its_validation_tells(learnt: Path, blocks: Path) -
     assert detector.card.temperature == stored == detector.describe()["temperature"]
     detector.card = replace(detector.card, temperature=1.0)
     table = select(read_table(blocks), "val")
-    plain = [detector.predict_batch([read_picture(e.path)], Thresholds())[0] for e in table.examples]
+    plain = [detector.predict(e.path, 0.05) for e in table.examples]
     assert stored == pytest.approx(fit_temperature(matched_sides(table, plain)), rel=1e-3)
 
 

@@ -18,7 +18,7 @@ PARITY = {"pictures": 2, "boxes": 7, "box_px": 0.01, "raw": None}
 
 def good(**changed: str) -> dict[str, str]:
     """Metadata of a file of ours, with some values changed."""
-    said = FileCard(["a", "b"], (96, 160), "letterbox", parity=PARITY).to_metadata()
+    said = FileCard(["a", "b"], (96, 160), "letterbox", "frame", "fp32", (8, 16, 32, 64), 7, PARITY).to_metadata()
     return said | {f"nanogfl.{key}": value for key, value in changed.items()}
 
 
@@ -57,7 +57,7 @@ def test_the_first_files_do_not_say_their_thresholds() -> None:
 
 
 def test_centred_priors_are_said() -> None:
-    card = FileCard(["a"], (96, 160), "letterbox", strides=(8, 16, 32), centred=True)
+    card = FileCard(["a"], (96, 160), "letterbox", "frame", "fp32", (8, 16, 32), 7, centred=True)
     assert card.to_metadata()["nanogfl.prior"] == "centre"
     assert read_card(card.to_metadata(), PATH).centred and not read_card(good(), PATH).centred
 

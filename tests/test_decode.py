@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from oracles import losses as oracle
 
 from nanogfl.decode import Layout, Thresholds, all_priors, decode, nms, side_geometry
 from nanogfl.detections import Detections
@@ -18,7 +20,7 @@ from nanogfl.view import View
 SIZE = (64, 96)
 BINS = 8
 NAMES = ["a", "b", "c"]
-LAYOUT = Layout(SIZE, sigma=True)
+LAYOUT = Layout(SIZE, (8, 16, 32, 64), BINS - 1, False, sigma=True)
 SAME = View(SIZE, SIZE, "stretch")
 NOTHING = -50.0
 Array = NDArray[Any]
@@ -39,17 +41,11 @@ def put(raw: Array, row: int, label: int, logit: float, sides: tuple[int, int, i
     raw[row, 3 + np.arange(4) * BINS + sides] = -NOTHING
 
 
-def slow_iou(a: list[float], b: list[float]) -> float:
-    shared = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-    union = sum((c[2] - c[0]) * (c[3] - c[1]) for c in (a, b)) - shared
-    return shared / union if union > 0 else 0.0
-
-
 def slow_nms(boxes: Array, scores: Array, labels: Array, limits: Thresholds) -> list[int]:
     kept: list[int] = []
     for i in sorted(range(len(scores)), key=lambda i: -scores[i]):  # stable: the earlier one of two equals first
         rivals = [k for k in kept if labels[k] == labels[i]]
-        if all(slow_iou(boxes[k].tolist(), boxes[i].tolist()) <= limits.iou for k in rivals):
+        if all(oracle.iou(boxes[k].tolist(), boxes[i].tolist()) <= limits.iou for k in rivals):
             kept.append(i)
     return kept[: limits.max_boxes]
 
@@ -99,7 +95,7 @@ def test_decode_is_the_loops(picture: tuple[int, int], rule: str, limits: Thresh
     raw = rng.normal(0, 2.5, blank().shape).astype(np.float32)
     raw[:, :3] -= 1
     view = View(picture, SIZE, rule)
-    made = decode(raw, Layout(SIZE, sigma=True, temperature=temperature), view, NAMES, limits)
+    made = decode(raw, replace(LAYOUT, temperature=temperature), view, NAMES, limits)
     expected = slow_decode(raw, view, limits, temperature)
     assert len(made) == len(expected) > 5
     score, label, box, sigma = (np.array([e[i] for e in expected]) for i in range(4))
@@ -113,7 +109,8 @@ def test_decode_is_the_loops(picture: tuple[int, int], rule: str, limits: Thresh
 def test_decode_gives_nanodets_own_detections(shared: Path, index: int) -> None:
     golden = np.load(shared / "reference" / "nanodet_plus_m_10cls.npz")
     size = (320, 416)
-    made = decode(golden["raw"][index], Layout(size), View(size, size, "stretch"), list("abcdefghij"))
+    layout, view = replace(LAYOUT, input_size=size), View(size, size, "stretch")
+    made = decode(golden["raw"][index], layout, view, list("abcdefghij"))
     boxes, labels = golden[f"det{index}_boxes"], golden[f"det{index}_labels"]
     assert len(made) == 100
     np.testing.assert_allclose(made.scores, boxes[:, 4], atol=1e-5)
@@ -143,7 +140,7 @@ def test_priors_come_level_by_level_and_row_by_row_over_the_rounded_up_grid(
 ) -> None:
     assert all_priors(SIZE, (32, 64), centred).tolist() == expected
     rows = np.array([6, 1])
-    assert Layout(SIZE, (32, 64), centred=centred).priors_at(rows).tolist() == [expected[6], expected[1]]
+    assert replace(LAYOUT, strides=(32, 64), centred=centred).priors_at(rows).tolist() == [expected[6], expected[1]]
 
 
 def test_one_sure_prior_is_one_box() -> None:
@@ -162,11 +159,11 @@ def test_a_side_between_two_lengths_is_as_unsure_as_they_are_apart() -> None:
     put(raw, 5, 0, 3.0, (0, 0, 2, 2))
     raw[5, 3 + 2 * BINS + np.array([2, 4])] = -NOTHING  # right: 2 or 4 strides, so 3 +- 1 strides of 8 px
     picture = (SIZE[0] * 5, SIZE[1] * 3)
-    layout = Layout(SIZE, sigma=True, temperature=1.5)
+    layout = replace(LAYOUT, temperature=1.5)
     made = decode(raw, layout, View(picture, SIZE, "stretch"), NAMES)
     np.testing.assert_allclose(made.side_sigma, [[0, 0, 8 * 1.5 * 3, 0]], atol=1e-2)  # type: ignore[arg-type]
     np.testing.assert_allclose(made.boxes, [[40 * 3, 0, 64 * 3, 16 * 5]], atol=1e-2)
-    assert decode(raw, Layout(SIZE), SAME, NAMES).side_sigma is None, "only where it is asked for"
+    assert decode(raw, replace(LAYOUT, sigma=False), SAME, NAMES).side_sigma is None, "only where it is asked for"
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,8 @@ def test_golden_detections(golden: Golden, index: int) -> None:
     view = View((320, 416), (320, 416), "stretch")
     names = [str(i) for i in range(10)]
     raw = golden.raw[index].numpy()
-    found = decode(raw, Layout((320, 416)), view, names, Thresholds(0.05, 0.6, 100))
+    layout = Layout((320, 416), (8, 16, 32, 64), 7, False)
+    found = decode(raw, layout, view, names, Thresholds(0.05, 0.6, 100))
     expected, labels = golden.arrays[f"det{index}_boxes"], golden.arrays[f"det{index}_labels"]
     assert len(found) == len(expected) == 100
     np.testing.assert_allclose(found.scores, expected[:, 4], rtol=0, atol=1e-5)
@@ -182,7 +183,7 @@ def test_height_and_width_never_swap(share: bool) -> None:
         wrong = detector(images.transpose(2, 3))
     start = 0
     rows = []
-    for stride in detector.strides:
+    for stride in detector.architecture.strides:
         h, w = -(-height // stride), -(-width // stride)
         rows.append(turned[:, start : start + h * w].view(1, w, h, -1).transpose(1, 2).reshape(1, h * w, -1))
         start += h * w

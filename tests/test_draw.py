@@ -257,22 +257,10 @@ def test_a_sheet_centres_what_is_narrower() -> None:
     assert (sheet[1:81, 102:142] == 100).all()
 
 
-def test_captions_stand_under_their_pictures() -> None:
-    pictures = [grey(60, 80)] * 2
-    plain, captioned = draw_sheet(pictures, 2, 160), draw_sheet(pictures, 2, 160, ["first", ""])
-    assert captioned.shape[0] == plain.shape[0] + 20
-    lettered = captioned[122:142] > 150
-    assert lettered[:, 2:162].any()
-    assert not lettered[:, 164:].any()
-
-
-@pytest.mark.parametrize(
-    ("count", "columns", "cell", "captions"),
-    [(0, 2, 80, None), (2, 0, 80, None), (2, 2, 0, None), (2, 2, 80, ["only one"])],
-)
-def test_a_sheet_refuses(count: int, columns: int, cell: int, captions: list[str] | None) -> None:
+@pytest.mark.parametrize(("count", "columns", "cell"), [(0, 2, 80), (2, 0, 80), (2, 2, 0)])
+def test_a_sheet_refuses(count: int, columns: int, cell: int) -> None:
     with pytest.raises(ValueError, match="a sheet needs"):
-        draw_sheet([grey()] * count, columns, cell, captions)
+        draw_sheet([grey()] * count, columns, cell)
 
 
 def test_on_a_real_picture(shared: Path) -> None:

@@ -52,7 +52,7 @@ def test_the_graphs_maps_are_torchs(architecture: Architecture) -> None:
     found = [np.asarray(m) for m in session.run(None, {"image": images.numpy()})]
     with torch.no_grad():
         expected = [m.numpy() for m in detector.head.maps(detector.neck(detector.backbone(images)))]
-    assert len(found) == 2 * len(expected) == 2 * len(detector.strides)
+    assert len(found) == 2 * len(expected) == 2 * len(detector.architecture.strides)
     for i, level in enumerate(expected):
         assert level.std() > 0.1 and np.abs(level[0] - level[1]).max() > 0.01, "a network that sees"
         np.testing.assert_allclose(found[i], level[:, :3], rtol=1e-3, atol=2e-3)

@@ -56,8 +56,8 @@ class Waiting(TorchDispatchMode):
 
 def made(settings: list[str], taught: bool = False) -> DetectionTask:
     torch.manual_seed(0)
-    options = {"input__size": "64", "train__batch": 3, "init": "none"}
-    recipe = load_recipe(None, ["model.size=s", *settings], **options)
+    options = {"input.size": "64", "train.batch": 3, "init": "none"}
+    recipe = load_recipe(None, ["model.size=s", *settings], options)
     begin = start(recipe, ("a", "b", "c"))
     teacher = Teacher(start(recipe, ("a", "b", "c")).detector, [0, 1, 2], (8, 16, 32, 64)) if taught else None
     return DetectionTask(begin.detector, begin.guidance, begin.card, recipe, plan(recipe.train, 9), teacher)

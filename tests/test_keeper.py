@@ -244,7 +244,7 @@ def test_predictions_are_decoded_each_with_its_picture(learnt: Path, blocks: Pat
     task.card, task.detector = card, network
     shuffled = [(i, raws[i], (table.examples[i].height, table.examples[i].width)) for i in rng.permutation(len(table))]
     found = dict(decoded([(int(i), raw, shape) for i, raw, shape in shuffled], task))
-    layout = Layout(card.input_size, network.strides, 7)
+    layout = Layout(card.input_size, network.architecture.strides, 7, False)
     for i, (raw, view) in enumerate(zip(raws, views, strict=True)):
         expected, one = decode(raw, layout, view, card.names), found[i]
         np.testing.assert_array_equal(one.boxes, expected.boxes)

@@ -13,8 +13,9 @@ import nanogfl
 from nanogfl import boxes as box_math
 from nanogfl.errors import RecipeError, UsageError
 from nanogfl.model.detector import Architecture
-from nanogfl.predictor import TorchDetector, parse_input
+from nanogfl.predictor import TorchDetector
 from nanogfl.runtime.session import OnnxDetector
+from nanogfl.view import parse_input
 
 
 @pytest.mark.parametrize(

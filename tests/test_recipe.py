@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from nanogfl.errors import RecipeError, UsageError
-from nanogfl.predictor import parse_input
 from nanogfl.recipe import AugmentRecipe, Recipe, TrainRecipe, available, folder, from_dict, load_recipe, to_dict
+from nanogfl.view import parse_input
 
 SECTIONS = ("model", "input", "augment", "train", "loss")
 
@@ -186,7 +186,8 @@ def test_a_seed_of_more_than_32_bits_is_refused() -> None:
 
 def test_options_come_before_assignments_and_none_is_left_out(tmp_path: Path) -> None:
     source = written(tmp_path, "train: {epochs: 1, batch: 2, lr: 0.5}\nmodel: {size: l}\n")
-    made = load_recipe(source, ["train.epochs=3"], train__epochs=2, train__batch=4, model__size=None, init="x.ckpt")
+    options = {"train.epochs": 2, "train.batch": 4, "model.size": None, "init": "x.ckpt"}
+    made = load_recipe(source, ["train.epochs=3"], options)
     assert changed(made) == {
         "train.epochs": 3, "train.batch": 4, "train.lr": 0.5, "model.size": "l", "init": "x.ckpt",
     }  # fmt: skip
@@ -200,9 +201,9 @@ def test_a_whole_section_replaces_the_files(tmp_path: Path) -> None:
 
 def test_an_option_of_the_wrong_type_or_name_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"^the recipe: train\.epochs must be at least 1, not 0$"):
-        load_recipe(None, train__epochs=0)
+        load_recipe(options={"train.epochs": 0})
     with pytest.raises(RecipeError, match=r"there is no key trian \(did you mean train\?\)"):
-        load_recipe(None, trian__epochs=1)
+        load_recipe(options={"trian.epochs": 1})
 
 
 @pytest.mark.parametrize(

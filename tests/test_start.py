@@ -28,7 +28,7 @@ MIXED = ("green", "yellow", "red")  # two of red, green, blue, in another order 
 
 
 def recipe(*assignments: str, init: object = "none") -> Recipe:
-    return load_recipe(None, assignments, init=str(init))
+    return load_recipe(None, assignments, {"init": str(init)})
 
 
 # --- from nothing

@@ -341,7 +341,7 @@ def test_ties_do_not_count_where_raw_outputs_differ(folder: Path) -> None:
     assert seen.view == view
     for other, raw in ((seen, 0.0), (moved, 0.0), (off, 0.03)):
         parity = Parity()
-        take(parity, "a picture", seen, other, detector.layout, Thresholds(score=0.05))
+        take(parity, "a picture", seen, other, detector.card.layout, Thresholds(score=0.05))
         assert parity.holds is (other is seen) and parity.ties == 0 and parity.raw == pytest.approx(raw, abs=1e-6)
 
 
@@ -351,7 +351,7 @@ def test_the_worst_picture_counts_not_the_last(folder: Path) -> None:
     off, dark = replace(seen, scores=seen.scores + np.float32(0.03)), replace(seen, scores=seen.scores * 0)
     parity = Parity()
     for a, b in ((seen, off), (seen, seen), (dark, dark)):
-        take(parity, "a picture", a, b, detector.layout, Thresholds(score=0.05))
+        take(parity, "a picture", a, b, detector.card.layout, Thresholds(score=0.05))
     assert parity.raw == pytest.approx(0.03, abs=1e-6) and parity.best == seen.scores.max() and not parity.holds
     assert 1 / (1 + np.exp(-(np.log(parity.best / (1 - parity.best)) + parity.lift))) == pytest.approx(0.9)
 
@@ -365,7 +365,7 @@ def test_what_is_asked_of_half_precision(folder: Path, score: float, raw: float,
     found = replace(seen.found, scores=seen.found.scores + np.float32(score))
     parity = Parity(bar=HALF)
     other = replace(seen, found=found, scores=seen.scores + np.float32(raw))
-    take(parity, "a picture", seen, other, detector.layout, Thresholds(score=0.05))
+    take(parity, "a picture", seen, other, detector.card.layout, Thresholds(score=0.05))
     assert parity.holds is holds
 
 
@@ -373,7 +373,7 @@ def test_what_is_asked_of_half_precision(folder: Path, score: float, raw: float,
 def test_sides_in_half_precision_move_within_their_deviations(folder: Path, tilt: float, holds: bool) -> None:
     """Logits t i higher at bin i move the mean of a nearly flat distribution by t times its variance, 5.25 bins."""
     detector, limits = nanogfl.load(folder / "a.ckpt"), Thresholds(score=0.05)
-    layout, size = detector.layout, (4 * SIZE[0], 4 * SIZE[1])
+    layout, size = detector.card.layout, (4 * SIZE[0], 4 * SIZE[1])
     view, bins = View(size, SIZE, "stretch"), np.tile(np.arange(8, dtype=np.float32), 4)
     raw = np.zeros((len(layout.priors_at(np.arange(85))), 3 + 32), np.float32)
     raw[:, :3], raw[40, 0] = -9, 2  # one box, in the middle of the level of stride 8

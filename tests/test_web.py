@@ -339,13 +339,20 @@ def test_pages_of_its_own_and_programs_may_ask(server: Server) -> None:
 @pytest.mark.parametrize("method", [b"GET", b"HEAD"])
 def test_the_body_of_a_get_is_no_request(server: Server, method: bytes, head: bytes) -> None:
     inner = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
+    request = method + b" /health HTTP/1.1\r\nHost: x\r\n" + head % len(inner) + b"\r\n\r\n" + inner
+    answer = until_it_is_closed(server, request)
+    assert answer.count(b"HTTP/1.1 ") == 1 and answer.startswith(b"HTTP/1.1 200") and b"Connection: close" in answer
+
+
+def until_it_is_closed(server: Any, sent: bytes) -> bytes:
+    """All that the server says to this before it ends the connection itself."""
     with socket.create_connection(server.server_address[:2], timeout=10) as connection:
-        connection.sendall(method + b" /health HTTP/1.1\r\nHost: x\r\n" + head % len(inner) + b"\r\n\r\n" + inner)
+        connection.sendall(sent)
         answer = b""
         with suppress(ConnectionResetError):
             while piece := connection.recv(1 << 16):
                 answer += piece
-    assert answer.count(b"HTTP/1.1 ") == 1 and answer.startswith(b"HTTP/1.1 200") and b"Connection: close" in answer
+    return answer
 
 
 @pytest.mark.parametrize(
@@ -359,12 +366,7 @@ def test_the_body_of_a_get_is_no_request(server: Server, method: bytes, head: by
 )
 def test_the_body_of_what_is_refused_is_no_request(server: Server, head: bytes) -> None:
     inner = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
-    with socket.create_connection(server.server_address[:2], timeout=10) as connection:
-        connection.sendall(head + b"\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(inner) + inner)
-        answer = b""
-        with suppress(ConnectionResetError):
-            while piece := connection.recv(1 << 16):
-                answer += piece
+    answer = until_it_is_closed(server, head + b"\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(inner) + inner)
     assert answer.count(b"HTTP/1.1 ") == 1 and answer.startswith(b"HTTP/1.1 4") and b"Connection: close" in answer
 
 
@@ -399,10 +401,7 @@ def test_garbage_in_place_of_http_does_not_end_the_server(server: Server) -> Non
         b"GET / HTTP/9.9\r\n\r\n",
         b"GET /" + b"a" * 70000 + b" HTTP/1.1\r\n\r\n",
     ):
-        with socket.create_connection(server.server_address[:2], timeout=60) as visitor:
-            visitor.sendall(garbage)
-            visitor.shutdown(socket.SHUT_WR)
-            visitor.makefile("rb").read()
+        talk(server, garbage)
     assert ask(server, "GET", "/health").status == 200
 
 

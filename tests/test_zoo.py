@@ -22,7 +22,7 @@ from pytest import LogCaptureFixture, MonkeyPatch
 import nanogfl
 from nanogfl.errors import DownloadError, UsageError
 from nanogfl.model import zoo
-from nanogfl.model.zoo import PublishedFile
+from nanogfl.model.published import PUBLISHED, PublishedFile
 
 with zipfile.ZipFile(zipped := io.BytesIO(), "w") as archive:
     archive.writestr("archive/data.pkl", b"w" * 600_000)  # more than two of the chunks that are read at once
@@ -31,8 +31,8 @@ LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e") + b"\x80\x02M\xe9\x03."
 HOME_CACHE = Path.home() / ".cache" / "nanogfl"
 HTML = b"\n<!DOCTYPE html><html><body>Sign in to the guest network</body></html>"
 FILE = "nanodet-plus-m_416_checkpoint.ckpt"
-HASHED = PublishedFile("http://nowhere.invalid/w.pth", hashlib.sha256(WEIGHTS).hexdigest()[:10], "m", "a test's")
-UNHASHED = PublishedFile("http://nowhere.invalid/w.pth", None, "m", "a test's")
+HASHED = PublishedFile("http://nowhere.invalid/w.pth", hashlib.sha256(WEIGHTS).hexdigest()[:10], "m")
+UNHASHED = PublishedFile("http://nowhere.invalid/w.pth", None, "m")
 
 
 class Answer(NamedTuple):
@@ -76,8 +76,9 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
+def server(monkeypatch: MonkeyPatch) -> Iterator[Server]:
     with Server() as served:
+        monkeypatch.setenv("NANOGFL_MIRROR", served.url)
         threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.01}).start()
         yield served
         served.shutdown()
@@ -116,7 +117,7 @@ NAMES = [
 def test_a_name_means_one_published_file(name: str, size: str, fits: str, url: str) -> None:
     entry = zoo.lookup(name, size)
     assert (entry.url, entry.size, entry.file_name) == (url, fits, url.split("/")[-1])
-    assert {other.url for other in zoo.PUBLISHED.values()} == {row[3] for row in NAMES}
+    assert {other.url for other in PUBLISHED.values()} == {row[3] for row in NAMES}
 
 
 @pytest.mark.parametrize(
@@ -160,7 +161,7 @@ def test_a_file_is_fetched_once_and_whole(server: Server, cache: Path, monkeypat
 )
 def test_the_last_answer_is_kept(server: Server, cache: Path, entry: PublishedFile, answers: list[Answer]) -> None:
     server.answers = answers
-    assert zoo.fetch(entry, base_url=server.url).read_bytes() == answers[-1].body
+    assert zoo.fetch(entry).read_bytes() == answers[-1].body
     assert (len(server.asked), files(cache)) == (len(answers), ["w.pth"])
 
 
@@ -182,7 +183,7 @@ def test_the_last_answer_is_kept(server: Server, cache: Path, entry: PublishedFi
 def test_refused(server: Server, cache: Path, entry: PublishedFile, answer: Answer, asked: int, said: str) -> None:
     server.answers = [answer]
     with pytest.raises(DownloadError) as caught:
-        zoo.fetch(entry, base_url=server.url)
+        zoo.fetch(entry)
     assert str(caught.value).startswith(f"{server.url}/w.pth: ")
     assert said in str(caught.value)
     assert str(caught.value).endswith(f"download it elsewhere and put it at {cache / 'w.pth'}")
@@ -200,22 +201,24 @@ def test_offline_names_the_address_and_the_place(cache: Path, monkeypatch: Monke
     assert zoo.resolve("m_416") == cache / FILE
 
 
-def test_an_interrupted_download_leaves_nothing(server: Server, cache: Path) -> None:
-    def interrupt(done: int, total: int | None) -> None:
+def test_an_interrupted_download_leaves_nothing(server: Server, cache: Path, monkeypatch: MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
         assert len(files(cache)) == 1
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(zoo, "_show_progress", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        zoo.fetch(HASHED, progress=interrupt, base_url=server.url)
+        zoo.fetch(HASHED)
     assert files(cache) == []
 
 
 @pytest.mark.parametrize("entry,held,said", [(HASHED, WEIGHTS[1:], "published is"), (UNHASHED, HTML, "web page")])
-def test_a_spoiled_cached_file_is_refused(tmp_path: Path, entry: PublishedFile, held: bytes, said: str) -> None:
-    (tmp_path / "w.pth").write_bytes(held)
+def test_a_spoiled_cached_file_is_refused(cache: Path, entry: PublishedFile, held: bytes, said: str) -> None:
+    cache.mkdir()
+    (cache / "w.pth").write_bytes(held)
     with pytest.raises(DownloadError, match=f"{said}.*; delete this file") as caught:
-        zoo.fetch(entry, cache=tmp_path)
-    assert str(caught.value).startswith(f"{tmp_path / 'w.pth'}: ")
+        zoo.fetch(entry)
+    assert str(caught.value).startswith(f"{cache / 'w.pth'}: ")
 
 
 def test_a_whole_file_of_another_network_is_refused_when_it_is_read(cache: Path, shared: Path) -> None:
@@ -230,10 +233,11 @@ def test_a_whole_file_of_another_network_is_refused_when_it_is_read(cache: Path,
     assert nanogfl.load(cache.parent / served.name).input_size == (416, 416)  # outside the cache names mean nothing
 
 
-def test_a_cache_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_made_is_one_line(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("NANOGFL_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(DownloadError, match="set NANOGFL_CACHE to another folder"):
-        zoo.fetch(HASHED, cache=tmp_path / "file" / "cache")
+        zoo.fetch(HASHED)
 
 
 @pytest.mark.parametrize("mirror", ["file:///srv", "ftp://host", "host/weights", "http://", "http://a b"])
@@ -253,7 +257,7 @@ def test_cache_folder(tmp_path: Path, monkeypatch: MonkeyPatch, ours: str, xdg: 
 
 def test_many_at_once_all_get_the_whole_file(server: Server, cache: Path) -> None:
     with ThreadPoolExecutor(6) as pool:
-        paths = pool.map(lambda _: zoo.fetch(HASHED, base_url=server.url), range(6))
+        paths = pool.map(lambda _: zoo.fetch(HASHED), range(6))
     assert ([path.read_bytes() for path in paths], files(cache)) == ([WEIGHTS] * 6, ["w.pth"])
 
 
@@ -262,6 +266,6 @@ def test_percents_shown(server: Server, monkeypatch: MonkeyPatch, caplog: LogCap
     monkeypatch.setattr(sys, "stderr", stderr := io.StringIO())
     monkeypatch.setattr(stderr, "isatty", lambda: tty)
     caplog.set_level(logging.INFO, "nanogfl.model.zoo")
-    path = zoo.fetch(HASHED, base_url=server.url)
+    path = zoo.fetch(HASHED)
     assert caplog.messages == [f"fetching {server.url}/w.pth to {path}", f"fetched {path}, 0.6 MB"]
     assert stderr.getvalue() == (f"w.pth:  43 %\rw.pth:  87 %\r{' ' * 12}\r" if tty else "")

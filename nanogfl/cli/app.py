@@ -26,6 +26,10 @@ Model = Annotated[str, typer.Argument(help="Checkpoint (ours or NanoDet's), expo
 Data = Annotated[str, typer.Argument(help="COCO, Pascal VOC or YOLO set: a folder, a json, or a data.yaml.")]
 Input = Annotated[str | None, typer.Option("--input", help="Input size: 320 or HEIGHTxWIDTH, multiples of 32.")]
 Config = Annotated[Path | None, typer.Option("--config", help="NanoDet's .yml, for its input size and class names.")]
+Split = Annotated[
+    str | None, typer.Option("--split", help="train | val | test | all; else test, else val, else all pictures.")
+]
+Classes = Annotated[str | None, typer.Option("--classes", help="Only these, separated by commas.")]
 Score = Annotated[float, typer.Option("--score", help="Boxes above this score, 0 to 1.", min=0, max=1)]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the result to this file as JSON.")]
 

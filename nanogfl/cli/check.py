@@ -70,11 +70,11 @@ def check(
 def _spare(table: Table, data: str, fix: Path | None, *files: Path | None) -> None:
     """Refuse what cannot be written, before all pictures are looked at."""
     from nanogfl.data.outputs import spare_the_set
-    from nanogfl.doctor.fix import spare
+    from nanogfl.doctor.fix import check_place
 
     spare_the_set(table, data, *files)
     if fix:
-        spare(table, fix.absolute())
+        check_place(table, fix.absolute())
 
 
 def _summary(found: Checkup) -> Iterator[str]:

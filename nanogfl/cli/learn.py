@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nanogfl.cli.app import Config, Data, Input, Json, Model, Score, app, say
+from nanogfl.cli.app import Config, Data, Input, Json, Model, Score, Split, app, say
 
 
 @app.command(epilog="Example: nanogfl quickstart --out quickstart")
@@ -81,9 +81,7 @@ def train(
 def evaluate(
     model: Model,
     data: Data,
-    split: Annotated[
-        str | None, typer.Option("--split", help="train | val | test | all; else test, else val, else all pictures.")
-    ] = None,
+    split: Split = None,
     input: Input = None,  # noqa: A002
     config: Config = None,
     score: Score = 0.05,

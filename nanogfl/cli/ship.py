@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from nanogfl.cli.app import Config, Input, Json, Model, app, listed, named, say
+from nanogfl.cli.app import Config, Input, Json, Model, Split, app, listed, named, say
 from nanogfl.errors import UsageError
 
 
@@ -122,9 +122,7 @@ def bench(
     data: Annotated[
         str | None, typer.Option("--data", help="Measure AP on this set, and time on its pictures; else drawn ones.")
     ] = None,
-    split: Annotated[
-        str | None, typer.Option("--split", help="train | val | test | all; else test, else val, else all pictures.")
-    ] = None,
+    split: Split = None,
     runtime: Annotated[
         str | None, typer.Option("--runtime", help="Only these, separated by commas: onnxruntime, openvino, ncnn ...")
     ] = None,

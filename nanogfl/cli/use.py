@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nanogfl.cli.app import Config, Input, Json, Model, Score, app, bar, named, say
+from nanogfl.cli.app import Classes, Config, Input, Json, Model, Score, app, bar, named, say
 from nanogfl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def predict(
     model: Model,
     source: Annotated[list[str], typer.Argument(help="Pictures, folders, globs, videos.")],
     score: Score = 0.3,
-    classes: Annotated[str | None, typer.Option("--classes", help="Only these, separated by commas.")] = None,
+    classes: Classes = None,
     json_file: Json = None,
     sigma: Annotated[bool, typer.Option("--sigma", help="Records hold the deviation of each side in px, too.")] = False,
     draw: Annotated[Path | None, typer.Option("--draw", help="Folder for pictures with the boxes drawn.")] = None,
@@ -102,7 +102,7 @@ def webcam(
         typer.Option("--source", help="Camera number, stream address (rtsp, http), video, picture, folder or glob."),
     ] = "0",
     score: Score = 0.3,
-    classes: Annotated[str | None, typer.Option("--classes", help="Only these, separated by commas.")] = None,
+    classes: Classes = None,
     track: Annotated[bool, typer.Option("--track", help="Give ids, and steady the boxes.")] = False,
     smooth: Annotated[bool, typer.Option(help="With --track: steady boxes, or the detections' own.")] = True,
     hold: Annotated[

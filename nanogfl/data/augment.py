@@ -131,16 +131,8 @@ def random_matrix(view: View, recipe: AugmentRecipe, rng: np.random.Generator) -
         x, y = np.tan(np.deg2rad([uniform(recipe.shear), uniform(recipe.shear)]))
         change = np.array([[1, x, 0], [y, 1, 0], [0, 0, 1]]) @ change
     if recipe.perspective:
-        change = (
-            np.array(
-                [
-                    [1, 0, 0],
-                    [0, 1, 0],
-                    [uniform(recipe.perspective) / width, uniform(recipe.perspective) / height, 1],
-                ]
-            )
-            @ change
-        )
+        x, y = uniform(recipe.perspective) / width, uniform(recipe.perspective) / height
+        change = np.array([[1, 0, 0], [0, 1, 0], [x, y, 1]]) @ change
     shift = translation(width * (0.5 + uniform(recipe.translate)), height * (0.5 + uniform(recipe.translate)))
     return shift @ change @ translation(-width / 2, -height / 2) @ view.matrix
 

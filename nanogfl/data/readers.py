@@ -19,10 +19,9 @@ from nanogfl.boxes import areas
 from nanogfl.data import coco, coco_files, data_yaml, voc, yolo
 from nanogfl.data.findings import KINDS, Finding, Findings, listed
 from nanogfl.data.folders import relative, subfolders
-from nanogfl.data.frames import framed, in_its_frame
+from nanogfl.data.frames import believed, framed, in_its_frame
 from nanogfl.data.headers import Header, read_header
 from nanogfl.data.merge import mergeable, merged
-from nanogfl.data.resized import believed
 from nanogfl.data.table import Example, Table
 from nanogfl.errors import DataError
 

@@ -468,6 +468,5 @@ def draw_set(root: Path, train: int = 400, val: int = 40, test: int = 100, size:
 def _write_coco(path: Path, images: list[dict[str, object]], annotations: list[dict[str, object]]) -> None:
     categories = [{"id": i, "name": name} for i, name in enumerate(NAMES, start=1)]
     whole = {"images": images, "annotations": annotations, "categories": categories}
-    path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial:
         partial.write_text(json.dumps(whole), encoding="utf-8")

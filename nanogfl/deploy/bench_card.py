@@ -94,7 +94,6 @@ class BenchCard:
 
     def write_markdown(self, path: Path) -> None:
         """Write the table."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as partial:
             partial.write_text(self.to_markdown() + "\n", encoding="utf-8")
 
@@ -102,7 +101,6 @@ class BenchCard:
         """Write a PNG: AP against the network's median latency (where there is none, the frame's), one mark a row."""
         from nanogfl.deploy.bench_plot import plot
 
-        path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as partial:
             plot(self.measured, self.machine_text(), partial)
 

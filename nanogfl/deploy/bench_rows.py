@@ -86,8 +86,8 @@ class Row:
             "precision": self.model.card.precision,
             "runtime": self.runtime.name,
             "threads": self.threads,
-            "AP": _rounded(self.scores.get("AP"), 4),
-            "AP50": _rounded(self.scores.get("AP50"), 4),
+            "AP": _rounded(self.scores.get("AP")),
+            "AP50": _rounded(self.scores.get("AP50")),
             "mb": round(size / 1e6, 2),
             "load_ms": round(self.opened["load_ms"], 1),
             **{f"{w}_p{p}_ms": _percentile(self.taken[w], p) for w in ("network", "frame") for p in (50, 90)},
@@ -220,5 +220,5 @@ def _percentile(taken: list[list[float]], percent: int) -> float | None:
     return round(float(np.percentile(np.concatenate(taken), percent)), 2) if taken else None
 
 
-def _rounded(value: float | None, digits: int) -> float | None:
-    return None if value is None else round(value, digits)
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

@@ -8,10 +8,8 @@ import numpy as np
 
 from nanogfl.decode import Thresholds, all_priors
 from nanogfl.deploy.frame import Geometry
-from nanogfl.deploy.graph import FLOAT, INT64, Graph
+from nanogfl.deploy.graph import FLOAT, INT64, Graph, Maps
 from nanogfl.model.quality import QualityPredictor
-
-Maps = tuple[list[str], list[str]]  # class maps and side maps of each level
 
 
 @dataclass(frozen=True)

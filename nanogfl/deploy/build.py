@@ -9,11 +9,11 @@ import onnx
 import torch
 
 from nanogfl.decode import Thresholds
-from nanogfl.deploy.boxes import Decoder, Maps, write_boxes, write_quality_maps
+from nanogfl.deploy.boxes import Decoder, write_boxes, write_quality_maps
 from nanogfl.deploy.families import write_network
 from nanogfl.deploy.frame import write_centred, write_frame
 from nanogfl.deploy.fuse import fuse
-from nanogfl.deploy.graph import FLOAT, HALF, UINT8, Graph
+from nanogfl.deploy.graph import FLOAT, HALF, UINT8, Graph, Maps
 from nanogfl.errors import UsageError
 from nanogfl.model.detector import Detector
 from nanogfl.predictor import TorchDetector
@@ -64,8 +64,8 @@ class Form:
 
 def build(detector: TorchDetector, form: Form) -> onnx.ModelProto:
     """The whole model; nothing is proven yet."""
-    card = detector.card
-    if form.sigma and card.architecture.reg_max == 0:
+    card, architecture = detector.card, detector.card.architecture
+    if form.sigma and architecture.reg_max == 0:
         raise UsageError(
             "--sigma: this detector gives one value a side (model.sides=dirac), no distribution; leave it out"
         )
@@ -80,9 +80,9 @@ def build(detector: TorchDetector, form: Form) -> onnx.ModelProto:
     maps = _maps(graph, network, write_centred(graph, image), form)
     decoder = Decoder(
         size,
-        network.strides,
-        network.centred,
-        card.architecture.reg_max,
+        architecture.strides,
+        architecture.centred,
+        architecture.reg_max,
         network.head.quality,
         form.thresholds,
         form.fixed,
@@ -100,9 +100,9 @@ def build(detector: TorchDetector, form: Form) -> onnx.ModelProto:
         card.resize,
         form.form,
         "fp16" if form.half else "fp32",
-        network.strides,
-        card.architecture.reg_max,
-        centred=network.centred,
+        architecture.strides,
+        architecture.reg_max,
+        centred=architecture.centred,
         thresholds=form.thresholds,
         temperature=card.temperature,
     )
@@ -122,11 +122,9 @@ def _maps(graph: Graph, network: Detector, image: str, form: Form) -> Maps:
     """Class and side maps in float32, from a network in the file's precision."""
     if not form.half:
         return write_network(graph, network, image)
-    classes, sides = write_network(graph, network, graph.node("Cast", [image], attributes={"to": HALF}))
-    to_float = {"to": FLOAT}
-    return [graph.node("Cast", [m], attributes=to_float) for m in classes], [
-        graph.node("Cast", [m], attributes=to_float) for m in sides
-    ]
+    maps = write_network(graph, network, graph.node("Cast", [image], attributes={"to": HALF}))
+    classes, sides = ([graph.node("Cast", [m], attributes={"to": FLOAT}) for m in kind] for kind in maps)
+    return classes, sides
 
 
 def _name_maps(graph: Graph, maps: Maps, decoder: Decoder, classes: int) -> None:

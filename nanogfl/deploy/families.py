@@ -10,15 +10,13 @@ import torch
 from torch import nn
 
 from nanogfl.deploy.backbone import write_backbone
-from nanogfl.deploy.graph import Graph
+from nanogfl.deploy.graph import Graph, Maps
 from nanogfl.deploy.layers import Value, write_layers
 from nanogfl.deploy.network import add, write_double, write_head, write_neck
 from nanogfl.model.detector import Detector
 from nanogfl.model.head import TowerHead
 from nanogfl.model.pan import PlainPAN
 from nanogfl.model.resnet import FPN, ResidualBlock, ResNet
-
-Maps = tuple[list[str], list[str]]
 
 
 def write_network(graph: Graph, detector: Detector, image: str) -> Maps:

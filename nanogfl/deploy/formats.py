@@ -76,7 +76,6 @@ def export_format(
         about = Path(folder, "card.json")
         write_json(about, card.to_metadata() | {"nanogfl.parity": json.dumps(parity.to_json())})
         files = {path.with_suffix(file.suffix): file for file in files_of(made)} | {path.with_suffix(".json"): about}
-        path.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:  # names are given when all is written, the graph's last: where it lies all are whole
             for target, file in files.items():
                 shutil.copyfile(file, stack.enter_context(whole_file(target)))
@@ -122,14 +121,14 @@ def _prove(
     detector: TorchDetector, name: str, file: Path, card: FileCard, outputs: list[str], data: str | Path | None
 ) -> Parity:
     """Boxes and raw outputs of the file and of the checkpoint, on each picture."""
-    made, parity = open_detector(name, file, 1, card, outputs), Parity()
+    made, parity, layout = open_detector(name, file, 1, card, outputs), Parity(), detector.card.layout
     for title, picture in proof_pictures(data):
         view, image = detector.see(picture)
         raws = detector.raw(image[None])[0], made.raw(network_image(picture, view))
         if raws[0].shape != raws[1].shape:
             raise ExportError(f"{name} gives raw outputs of {raws[1].shape} instead of {raws[0].shape}")
-        ours, its = (seen(raw, detector.layout, view, detector.names, LIMITS) for raw in raws)
-        take(parity, title, ours, its, detector.layout, LIMITS)
+        ours, its = (seen(raw, layout, view, detector.names, LIMITS) for raw in raws)
+        take(parity, title, ours, its, layout, LIMITS)
     if not parity.holds:
         raise ExportError(f"{name} does not give what the checkpoint gives, nothing was kept: {parity.why}")
     return parity

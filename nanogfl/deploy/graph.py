@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 IR_VERSION = 8  # of the first onnxruntime with opset 18, 1.14: what is newer gives nothing and shuts it out
+FLOAT, HALF, UINT8, INT64 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.UINT8, TensorProto.INT64
 Constant = NDArray[Any]
+Maps = tuple[list[str], list[str]]  # names of the class maps and the side maps of each level
 
 
 class Graph:
@@ -92,6 +94,3 @@ class Graph:
         helper.set_model_props(made, metadata)
         onnx.checker.check_model(made, full_check=True)
         return made
-
-
-FLOAT, HALF, UINT8, INT64 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.UINT8, TensorProto.INT64

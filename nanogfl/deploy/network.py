@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import nn
 
-from nanogfl.deploy.graph import Graph
+from nanogfl.deploy.graph import Graph, Maps
 from nanogfl.deploy.layers import Value, convolutions, parameters, write_conv, write_layers
 from nanogfl.model.ghost_pan import GhostBlock, GhostModule, GhostPAN
 from nanogfl.model.head import GFLHead
@@ -61,7 +61,7 @@ def write_double(graph: Graph, value: Value, mode: str = "linear") -> Value:
     return Value(graph.node("Resize", [value.name, "", scales], attributes=attributes), value.order)
 
 
-def write_head(graph: Graph, head: GFLHead, features: Sequence[Value]) -> tuple[list[str], list[str]]:
+def write_head(graph: Graph, head: GFLHead, features: Sequence[Value]) -> Maps:
     """The GFL head; class and sides as two convolutions, so that they never share a quantization scale."""
     last, classes, sides = len(head.towers) - 1, [], []
     for i, feature in enumerate(features):

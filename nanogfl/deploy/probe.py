@@ -96,13 +96,7 @@ class Probe:
         else:
             self.model = _raised(model, raised) if raised and isinstance(model, TorchDetector) else model
         self.batch = self.model.batch if isinstance(self.model, OnnxDetector) else 1
-        if isinstance(self.model, TorchDetector):
-            self.layout = self.model.layout
-        else:
-            card = card_of(model)
-            self.layout = Layout(
-                card.input_size, card.strides, card.reg_max, card.centred, temperature=card.temperature
-            )
+        self.layout: Layout = card_of(self.model).layout
 
     def see(self, pictures: Sequence[Picture], limits: Thresholds) -> list[Seen]:
         """Run once; one answer a picture."""
@@ -117,7 +111,7 @@ class Probe:
     def _torch(self, model: TorchDetector, picture: Picture, limits: Thresholds) -> Seen:
         view, image = model.see(picture, self.rounds)
         raw = model.raw(image[None])[0]
-        return seen(raw, model.layout, view, model.names, limits)
+        return seen(raw, self.layout, view, model.names, limits)
 
     def _onnx(self, model: OnnxDetector, pictures: Sequence[Picture], limits: Thresholds) -> list[Seen]:
         image = model.prepare(pictures)
@@ -158,7 +152,7 @@ class Probe:
 
 
 def card_of(model: Predictor) -> FileCard | Any:
-    """The card of a checkpoint or of a file: both say ``resize``."""
+    """The card of a checkpoint or of a file: both say ``resize`` and ``layout``."""
     return model.card  # type: ignore[attr-defined]
 
 

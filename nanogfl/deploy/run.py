@@ -82,7 +82,6 @@ def export(
     if not isinstance(detector, TorchDetector):
         raise ModelError(f"{checkpoint} is an ONNX already; export takes a checkpoint")
     model, measured = build(detector, asked), None
-    path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial:
         partial.write_bytes(model.SerializeToString())
         parity = prove(detector, OnnxDetector(partial), data)

@@ -41,7 +41,7 @@ def write_copy(found: Checkup, out: Path, shards: int | None = None) -> str:
         DataError: nothing would be left.
     """
     out = out.absolute()
-    spare(found.table, out)
+    check_place(found.table, out)
     kept = list(_kept(found))
     if not kept:
         raise DataError(f"no picture of {found.table.root} is sound, so there is nothing to copy")
@@ -59,7 +59,7 @@ def write_copy(found: Checkup, out: Path, shards: int | None = None) -> str:
     return f"{out}, {len(kept)} of {len(found.table)} pictures, {boxes} boxes{empty}"
 
 
-def spare(table: Table, out: Path) -> None:
+def check_place(table: Table, out: Path) -> None:
     """Raise UsageError where the copy would be written over something, or into the set."""
     if out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
         raise UsageError(f"{out} is there already; give --fix a new folder")

@@ -31,7 +31,7 @@ def columns(title: str, names: Sequence[str], values: Sequence[float], unit: str
             parts.append(_label(x + step / 2, HIGH - BOTTOM + 16, name, "middle"))
     line = element("line", x1=LEFT, x2=WIDE - RIGHT, y1=HIGH - BOTTOM, y2=HIGH - BOTTOM, style="stroke:var(--line)")
     parts += [line, _label(WIDE - RIGHT, HIGH - 2, unit, "end")]
-    return _figure(title, WIDE, HIGH, parts)
+    return _figure(title, HIGH, parts)
 
 
 def histogram(title: str, values: NDArray[np.floating], edges: Sequence[float], unit: str) -> Html:
@@ -51,7 +51,7 @@ def rows(title: str, names: Sequence[str], values: Sequence[float]) -> Html:
         parts.append(_label(160, y + 16, shown, "end"))
         parts.append(_bar(168, y + 4, max(1.0, (WIDE - 230) * value / most), ROW - 8, 0.85, f"{name}: {value:g}"))
         parts.append(_label(174 + (WIDE - 230) * value / most, y + 16, f"{value:g}", "start"))
-    return _figure(title, WIDE, max(ROW, len(names) * ROW), parts)
+    return _figure(title, max(ROW, len(names) * ROW), parts)
 
 
 def shares(title: str, names: Sequence[str], parts: Sequence[Sequence[float]], legend: Sequence[str]) -> Html:
@@ -64,17 +64,14 @@ def shares(title: str, names: Sequence[str], parts: Sequence[Sequence[float]], l
             wide = (WIDE - 70) * part
             drawn.append(_bar(x, y + 4, wide, ROW, shade, f"{name}, {what}: {part:.1%}"))
             if wide > 38:
-                drawn.append(
-                    _label(
-                        x + wide / 2, y + 20, f"{part:.0%}", "middle", f"fill:var(--{'card' if shade > 0.6 else 'ink'})"
-                    )
-                )
+                ink = "card" if shade > 0.6 else "ink"
+                drawn.append(_label(x + wide / 2, y + 20, f"{part:.0%}", "middle", f"fill:var(--{ink})"))
             x += wide
     y = len(names) * (ROW + 8) + 12
     for i, (what, shade) in enumerate(zip(legend, SHADES, strict=True)):
         x = 60 + i * (WIDE - 70) / len(legend)
         drawn += [_bar(x, y, 10, 10, shade, what), _label(x + 14, y + 10, what, "start")]
-    return _figure(title, WIDE, y + 18, drawn)
+    return _figure(title, y + 18, drawn)
 
 
 def _bar(x: float, y: float, wide: float, high: float, shade: float, told: str) -> Html:
@@ -87,6 +84,6 @@ def _label(x: float, y: float, text: str, anchor: str, style: str = "") -> Html:
     return element("text", text, x=f"{x:.1f}", y=f"{y:.1f}", text_anchor=anchor, style=style)
 
 
-def _figure(title: str, wide: float, high: float, parts: Sequence[Html]) -> Html:
-    drawing = element("svg", *parts, viewBox=f"0 0 {wide:g} {high:g}", width="100%", role="img", aria_label=title)
+def _figure(title: str, high: float, parts: Sequence[Html]) -> Html:
+    drawing = element("svg", *parts, viewBox=f"0 0 {WIDE:g} {high:g}", width="100%", role="img", aria_label=title)
     return element("figure", element("b", title), drawing)

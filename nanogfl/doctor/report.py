@@ -94,7 +94,7 @@ def _pictures_of(found: Checkup, problems: list[Finding]) -> Iterator[Html]:
     examples = {e.name: e for e in found.table.examples}
     of_labels, labels = found.table.examples if found.table.form == "yolo" else (), Labels()
     by_label = {relative(file, found.table.root): e for e in of_labels for file in labels.of(e.path)}
-    twins = {examples_at.name: t.other for t in found.twins for examples_at in [found.table.examples[t.index]]}
+    twins = {found.table.examples[t.index].name: t.other for t in found.twins}
     count = 0
     for problem in problems:
         example = examples.get(problem.file) or by_label.get(problem.file)
@@ -123,7 +123,7 @@ def _shown(example: Example, found: Checkup, problem: Finding | None) -> Iterato
     scale = SIDE / max(canvas.shape[:2])
     size = (max(1, round(canvas.shape[1] * scale)), max(1, round(canvas.shape[0] * scale)))
     canvas = np.asarray(cv2.resize(canvas, size, interpolation=cv2.INTER_AREA), np.uint8)
-    boxes = (example.boxes * [scale, scale, scale, scale]).astype(np.float32)
+    boxes = (example.boxes * scale).astype(np.float32)
     seen = Detections(boxes, np.ones(len(boxes), np.float32), example.labels, list(found.table.names))
     drawn = draw_detections(canvas, seen, show_scores=False)
     if problem:
@@ -166,7 +166,7 @@ def _plots(found: Checkup) -> Iterator[Content]:
     parts = [list(entry["lengths"].values()) for entry in inputs]
     counts = np.array([len(e.boxes) for e in found.table.examples], np.float64)
     edges = [0, 1, 2, 3, 5, 10, 20, 50, 100]
-    classes = sorted(found.statistics["boxes"]["per_class"].items(), key=lambda item: -item[1])[:CLASSES]
+    classes = dict(sorted(found.statistics["boxes"]["per_class"].items(), key=lambda item: -item[1])[:CLASSES])
     sizes = found.statistics["pictures"]["sizes"]
     yield text(
         "The network looks with cells of 8, 16, 32 and 64 px; a box shorter than 8 px at the input is less than one."
@@ -179,15 +179,15 @@ def _plots(found: Checkup) -> Iterator[Content]:
             ),
             histogram("Boxes a picture", counts, edges, "boxes"),
             histogram("Width by height", aspects(found.table), [0, 0.25, 0.5, 0.8, 1.25, 2, 4], "width / height"),
-            rows(f"Boxes a class{f', the {CLASSES} fullest' if len(classes) == CLASSES else ''}", *_unzipped(classes)),
+            rows(
+                f"Boxes a class{f', the {CLASSES} fullest' if len(classes) == CLASSES else ''}",
+                list(classes),
+                list(classes.values()),
+            ),
             rows("Sizes of pictures, the ten most frequent", list(sizes), list(sizes.values())),
         ],
         420,
     )
-
-
-def _unzipped(pairs: list[tuple[str, int]]) -> tuple[list[str], list[float]]:
-    return [name for name, _ in pairs], [float(value) for _, value in pairs]
 
 
 def _advice(found: Checkup) -> Iterator[Html]:

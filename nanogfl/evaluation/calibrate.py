@@ -79,13 +79,13 @@ class Reliability:
     factor: float
 
 
-def matched_sides(table: Table, detections: Sequence[Detections], score: float = SHOWN_SCORE) -> Sides:
-    """Sides of all boxes above this score that found their label at IoU 0.5; sides on the picture's border left out."""
+def matched_sides(table: Table, detections: Sequence[Detections]) -> Sides:
+    """Sides of all boxes above SHOWN_SCORE that found their label at IoU 0.5; but those on the picture's border."""
     sigmas, errors = [np.zeros(0)], [np.zeros(0)]
     for example, given in zip(table.examples, detections, strict=True):
         if given.side_sigma is None:
             continue
-        shown = given.select(given.scores > score)
+        shown = given.select(given.scores > SHOWN_SCORE)
         matched = match(example, shown)
         right = np.flatnonzero(matched.kinds == CORRECT)
         boxes = shown.boxes[right].astype(np.float64)

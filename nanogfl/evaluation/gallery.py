@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from nanogfl.data.table import Example
 from nanogfl.detections import Detections
 from nanogfl.pictures import Picture, read_picture
-from nanogfl.runtime.draw import draw_detections, draw_truth
+from nanogfl.runtime.draw import draw_detections, draw_truth, to_side
 
 WHOLE_PX = 620
 CUT_PX = 360
@@ -46,11 +46,8 @@ def window_around(box: Sequence[float], frame: tuple[int, ...]) -> Window:
 
 def _draw(picture: Picture, window: Window, side: int, example: Example, found: Detections) -> bytes:
     x1, y1, x2, y2 = window
-    part = picture[y1:y2, x1:x2]
-    scale = side / max(part.shape[:2])
-    size = (max(1, round(part.shape[1] * scale)), max(1, round(part.shape[0] * scale)))
-    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    part = np.asarray(cv2.resize(part, size, interpolation=way), np.uint8)
+    part = to_side(picture[y1:y2, x1:x2], side)
+    size = (part.shape[1], part.shape[0])
     labels, seen = _moved(example.boxes, window, size)
     canvas = draw_truth(part, labels[seen], example.labels[seen], found.names)
     boxes, seen = _moved(found.boxes, window, size)

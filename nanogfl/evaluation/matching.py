@@ -35,14 +35,12 @@ class Matched:
     Attributes:
         kinds: int64 [N], CORRECT .. IGNORED (inside a crowd region).
         truths: int64 [N], the label that the detection is about, -1 where it is about none.
-        overlaps: float64 [N], IoU with that label, 0 where there is none.
         finders: int64 [M], the detection that found each label, -1 where none did.
         nearest: float64 [M], highest IoU of any detection with each label, whatever its class.
     """
 
     kinds: NDArray[np.int64]
     truths: NDArray[np.int64]
-    overlaps: NDArray[np.float64]
     finders: NDArray[np.int64]
     nearest: NDArray[np.float64]
 
@@ -73,8 +71,7 @@ def match(example: Example, found: Detections, iou: float = MATCH_IOU) -> Matche
     kinds[(crowd_cover(example, boxes) * same >= iou).any(axis=1)] = IGNORED
     labels = np.flatnonzero(finders >= 0)
     kinds[finders[labels]], truths[finders[labels]] = CORRECT, labels
-    at = np.where(truths[:, None] == np.arange(overlap.shape[1]), overlap, 0)
-    return Matched(kinds, truths, at.max(axis=1, initial=0), finders, overlap.max(axis=0, initial=0))
+    return Matched(kinds, truths, finders, overlap.max(axis=0, initial=0))
 
 
 def _take(overlap: NDArray[np.float64], iou: float) -> NDArray[np.int64]:
@@ -128,8 +125,9 @@ class Pool:
 
 def pool(table: Table, detections: Sequence[Detections], iou: float = MATCH_IOU) -> Pool:
     """Match every picture and pool the outcome."""
-    found: list[tuple[NDArray, ...]] = [(np.zeros(0),) * 6]
-    truths: list[tuple[NDArray, ...]] = [(np.zeros(0),) * 4]
+    none = np.zeros(0, np.int64)
+    found: list[tuple[NDArray, ...]] = [(none, none, none, np.zeros(0), none, none)]
+    truths: list[tuple[NDArray, ...]] = [(none, none, none, np.zeros(0))]
     total = 0
     for picture, (example, given) in enumerate(zip(table.examples, detections, strict=True)):
         matched = match(example, given, iou)
@@ -141,15 +139,13 @@ def pool(table: Table, detections: Sequence[Detections], iou: float = MATCH_IOU)
         at = np.full(count, picture)
         found.append((at, np.arange(count), given.labels, given.scores, matched.kinds, place[matched.truths]))
         truths.append((np.full(len(real), picture), real, example.labels[real], matched.nearest[real]))
-    pictures, rows, labels, scores, kinds, about = (np.concatenate(column) for column in zip(*found, strict=True))
-    order = np.argsort(-scores, kind="stable")
-    about, kinds = about[order].astype(np.int64), kinds[order].astype(np.int64)
+    columns = [np.concatenate(column) for column in zip(*found, strict=True)]
+    order = np.argsort(-columns[3], kind="stable")  # the best score first
+    pictures, rows, labels, scores, kinds, about = (column[order] for column in columns)
     finders = np.full(total, -1, np.int64)
     finders[about[kinds == CORRECT]] = np.flatnonzero(kinds == CORRECT)
-    whole = [np.concatenate(column) for column in zip(*truths, strict=True)]
-    pictures, rows, labels = (column[order].astype(np.int64) for column in (pictures, rows, labels))
-    truth_pictures, truth_rows, truth_labels = (column.astype(np.int64) for column in whole[:3])
+    truth_pictures, truth_rows, truth_labels, nearest = (np.concatenate(column) for column in zip(*truths, strict=True))
     return Pool(
-        tuple(table.names), pictures, rows, labels, scores[order], kinds, about,
-        truth_pictures, truth_rows, truth_labels, finders, whole[3],
+        tuple(table.names), pictures, rows, labels, scores, kinds, about,
+        truth_pictures, truth_rows, truth_labels, finders, nearest,
     )  # fmt: skip

@@ -47,7 +47,6 @@ WHAT_SUSPECTS_ARE = {
 
 def write_report(out: Path, study: Study) -> Path:
     """Write DIR/report.html, DIR/report.json and a PNG of each plot; returns the page."""
-    out.mkdir(parents=True, exist_ok=True)
     shown = {}
     for name, figure in _figures(study):
         data = _png(figure)

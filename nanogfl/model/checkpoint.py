@@ -13,6 +13,7 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
+from nanogfl.decode import Layout
 from nanogfl.errors import ModelError
 from nanogfl.model import zoo
 from nanogfl.model.coco_names import COCO_NAMES
@@ -43,6 +44,12 @@ class Card:
     input_size: tuple[int, int]
     resize: str
     temperature: float = 1.0
+
+    @property
+    def layout(self) -> Layout:
+        """How the network's raw output is to be read."""
+        a = self.architecture
+        return Layout(self.input_size, a.strides, a.reg_max, a.centred, a.reg_max > 0, self.temperature)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as they are stored under the key ``nanogfl`` of a checkpoint."""

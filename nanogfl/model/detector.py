@@ -80,20 +80,19 @@ class Detector(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         a = self.architecture = architecture
-        self.strides, self.centred = a.strides, a.centred
         quality = None if a.quality == "none" else QualityPredictor(a.reg_max, a.quality)
         if a.family == "resnet":
             self.backbone = ResNet(a.size)
             self.neck = FPN(self.backbone.widths, FPN_WIDTH)
             towers = (conv_tower(FPN_WIDTH), conv_tower(FPN_WIDTH))
-            self.head = TowerHead(towers, FPN_WIDTH, a.classes, a.reg_max, len(self.strides), quality)
+            self.head = TowerHead(towers, FPN_WIDTH, a.classes, a.reg_max, len(a.strides), quality)
             return
         stages, width = WIDTHS[a.size]
         plain = a.family == "first"
         width = max(width, 96) if plain else width  # its 0.5x has the neck of its 1.0x
         self.backbone = ShuffleNetV2(stages)
         self.neck = PlainPAN(stages[1:], width) if plain else GhostPAN(stages[1:], width)
-        shape = (a.classes, a.reg_max, len(self.strides), a.share_levels, quality, 3 if plain else 5, a.separate_sides)
+        shape = (a.classes, a.reg_max, len(a.strides), a.share_levels, quality, 3 if plain else 5, a.separate_sides)
         self.head = GFLHead(width, *shape)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -102,7 +101,7 @@ class Detector(nn.Module):
 
     def priors(self, height: int, width: int) -> tuple[Tensor, list[int]]:
         """Priors [P, 3] (x, y, stride in px) of an input of this size, and how many each level has."""
-        return make_priors(height, width, self.strides, self.centred)
+        return make_priors(height, width, self.architecture.strides, self.architecture.centred)
 
 
 def make_guidance(kind: Guidance, architecture: Architecture) -> FullGuidance | LightGuidance | None:

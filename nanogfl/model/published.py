@@ -16,13 +16,11 @@ class PublishedFile:
         url: where it is published; the part after the last slash is its name in the cache and on a mirror.
         sha256: the hex digest or its first digits, in lower case, None where the publisher gives none.
         size: the size of our network that it fits.
-        about: what it is, for people.
     """
 
     url: str
     sha256: str | None
     size: Literal["s", "m", "l"]
-    about: str
 
     @property
     def file_name(self) -> str:
@@ -30,28 +28,26 @@ class PublishedFile:
         return self.url.rpartition("/")[2]
 
 
-def _nanodet(name: str, size: Literal["m", "l"], input_size: int, ap: float) -> PublishedFile:
-    """RangiLyu/nanodet, release v1.0.0-alpha-1; no digests were published with it."""
+def _nanodet(name: str, size: Literal["m", "l"]) -> PublishedFile:
+    """RangiLyu/nanodet, release v1.0.0-alpha-1 (Apache-2.0), trained on COCO; no digests were published with it."""
     folder = "https://github.com/RangiLyu/nanodet/releases/download/v1.0.0-alpha-1"
-    about = f"NanoDet-Plus, COCO, 80 classes, {input_size} px, {ap} AP on val2017 (Apache-2.0)"
-    return PublishedFile(f"{folder}/{PREFIX}{name}_checkpoint.ckpt", None, size, about)
+    return PublishedFile(f"{folder}/{PREFIX}{name}_checkpoint.ckpt", None, size)
 
 
-def _torchvision(stem: str, digits: str, size: Literal["s", "m", "l"], network: str) -> PublishedFile:
-    """ImageNet weights of torchvision; the last part of their names is the start of their sha256."""
-    url = f"https://download.pytorch.org/models/{stem}-{digits}.pth"
-    return PublishedFile(url, digits, size, f"{network} backbone, ImageNet, torchvision (BSD-3-Clause)")
+def _torchvision(stem: str, digits: str, size: Literal["s", "m", "l"]) -> PublishedFile:
+    """ImageNet backbones of torchvision (BSD-3-Clause); the last part of their names is the start of their sha256."""
+    return PublishedFile(f"https://download.pytorch.org/models/{stem}-{digits}.pth", digits, size)
 
 
 PUBLISHED: dict[str, PublishedFile] = {
-    "nanodet-plus-m_320": _nanodet("m_320", "m", 320, 27.0),
-    "nanodet-plus-m_416": _nanodet("m_416", "m", 416, 30.4),
-    "nanodet-plus-m-1.5x_320": _nanodet("m-1.5x_320", "l", 320, 29.9),
-    "nanodet-plus-m-1.5x_416": _nanodet("m-1.5x_416", "l", 416, 34.1),
-    "imagenet-s": _torchvision("shufflenetv2_x0.5", "f707e7126e", "s", "ShuffleNetV2 0.5x"),
-    "imagenet-m": _torchvision("shufflenetv2_x1", "5666bf0f80", "m", "ShuffleNetV2 1.0x"),
-    "imagenet-l": _torchvision("shufflenetv2_x1_5", "3c479a10", "l", "ShuffleNetV2 1.5x"),
-    "imagenet-resnet18": _torchvision("resnet18", "f37072fd", "s", "ResNet-18"),
-    "imagenet-resnet34": _torchvision("resnet34", "b627a593", "m", "ResNet-34"),
-    "imagenet-resnet50": _torchvision("resnet50", "0676ba61", "l", "ResNet-50"),
+    "nanodet-plus-m_320": _nanodet("m_320", "m"),  # AP on val2017: 27.0
+    "nanodet-plus-m_416": _nanodet("m_416", "m"),  # 30.4
+    "nanodet-plus-m-1.5x_320": _nanodet("m-1.5x_320", "l"),  # 29.9
+    "nanodet-plus-m-1.5x_416": _nanodet("m-1.5x_416", "l"),  # 34.1
+    "imagenet-s": _torchvision("shufflenetv2_x0.5", "f707e7126e", "s"),
+    "imagenet-m": _torchvision("shufflenetv2_x1", "5666bf0f80", "m"),
+    "imagenet-l": _torchvision("shufflenetv2_x1_5", "3c479a10", "l"),
+    "imagenet-resnet18": _torchvision("resnet18", "f37072fd", "s"),
+    "imagenet-resnet34": _torchvision("resnet34", "b627a593", "m"),
+    "imagenet-resnet50": _torchvision("resnet50", "0676ba61", "l"),
 }

@@ -16,7 +16,6 @@ import urllib.error
 import urllib.request
 import uuid
 import zipfile
-from collections.abc import Callable
 from http.client import HTTPException, HTTPMessage, HTTPResponse
 from pathlib import Path
 from typing import IO
@@ -25,13 +24,7 @@ from nanogfl.errors import DownloadError, UsageError, nearest
 from nanogfl.model.coco_names import COCO_NAMES
 from nanogfl.model.published import PREFIX, PUBLISHED, PublishedFile
 
-__all__ = ["PUBLISHED", "Progress", "PublishedFile", "cache_folder", "fetch", "lookup", "refuse_other", "resolve"]
-
 log = logging.getLogger(__name__)
-
-Progress = Callable[[int, "int | None"], None]
-"""Called with the bytes that have arrived and the bytes to come in all (None where the server does not say)."""
-
 TIMEOUT_S = 20.0
 CHUNK = 1 << 18
 RESTART_AFTER_S = (0.1, 0.3, 0.9)
@@ -70,17 +63,12 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache").absolute() / "nanogfl"
 
 
-def fetch(
-    entry: PublishedFile, cache: Path | None = None, progress: Progress | None = None, base_url: str | None = None
-) -> Path:
-    """Return the path of ``entry`` in the cache, downloaded where it is not there yet, and checked either way.
-
-    ``base_url`` replaces scheme, host and folder of the published address, as ``$NANOGFL_MIRROR`` does.
-    """
-    target = (cache or cache_folder()).absolute() / entry.file_name
+def fetch(entry: PublishedFile) -> Path:
+    """Return the path of ``entry`` in the cache, downloaded where it is not there yet, and checked either way."""
+    target = cache_folder() / entry.file_name
     try:
         if not target.exists():
-            _download(_address(entry, base_url), target, entry, progress or _progress_line(entry.file_name))
+            _download(_address(entry), target, entry)
         elif fault := _fault(target, entry):
             raise DownloadError(f"{target}: {fault}; delete this file and run the same command again")
     except OSError as error:
@@ -114,22 +102,22 @@ class _BrokenOffError(_RefusedError):
     """A try gave no file, but the next one may."""
 
 
-def _address(entry: PublishedFile, base_url: str | None) -> str:
-    mirror = base_url or os.environ.get("NANOGFL_MIRROR")
+def _address(entry: PublishedFile) -> str:
+    mirror = os.environ.get("NANOGFL_MIRROR")
     url = f"{mirror.rstrip('/')}/{entry.file_name}" if mirror else entry.url
     if not WEB_ADDRESS.fullmatch(url):
-        source = "base_url" if base_url else "NANOGFL_MIRROR" if mirror else "the address"
+        source = "NANOGFL_MIRROR" if mirror else "the address"
         raise UsageError(f"{source} {mirror or url!r}: only http:// and https:// addresses can be fetched")
     return url
 
 
-def _download(url: str, target: Path, entry: PublishedFile, progress: Progress) -> None:
+def _download(url: str, target: Path, entry: PublishedFile) -> None:
     log.info("fetching %s to %s", url, target)
     target.parent.mkdir(parents=True, exist_ok=True)
     # The process and a random part are in the name, so that two downloads of one file never write into each other.
     partial = target.with_name(f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
     try:
-        _receive_with_restarts(url, partial, progress)
+        _receive_with_restarts(url, partial, target.name)
         if fault := _fault(partial, entry):
             raise _RefusedError(f"{fault}, and was not kept")
         partial.replace(target)
@@ -140,24 +128,24 @@ def _download(url: str, target: Path, entry: PublishedFile, progress: Progress) 
     log.info("fetched %s, %.1f MB", target, target.stat().st_size / 1e6)
 
 
-def _receive_with_restarts(url: str, partial: Path, progress: Progress) -> None:
+def _receive_with_restarts(url: str, partial: Path, name: str) -> None:
     for pause in RESTART_AFTER_S:
         try:
-            return _receive(url, partial, progress)
+            return _receive(url, partial, name)
         except _BrokenOffError as error:  # noqa: PERF203 (a round is a download)
             log.info("%s: %s, trying again", url, error)
             time.sleep(pause)
-    return _receive(url, partial, progress)
+    return _receive(url, partial, name)
 
 
-def _receive(url: str, partial: Path, progress: Progress) -> None:
-    """Write what ``url`` serves to ``partial``, from the start."""
+def _receive(url: str, partial: Path, name: str) -> None:
+    """Write what ``url`` serves to ``partial``, from the start; ``name`` is what the terminal shows."""
     with _open(url) as response, partial.open("wb") as file:
         total, done = response.length, 0
         while chunk := _read(response):
             file.write(chunk)
             done += len(chunk)
-            progress(done, total)
+            _show_progress(name, done, total)
     if total is not None and done != total:
         raise _BrokenOffError(f"the connection broke off after {done} of {total} bytes")
 
@@ -211,15 +199,11 @@ def _fault(path: Path, entry: PublishedFile) -> str | None:
     return "it is neither a whole zip nor a pickle, so not a file of torch's"
 
 
-def _progress_line(name: str) -> Progress:
-    """Show percents on one line of the terminal; say nothing where stderr is a file or a pipe."""
-
-    def show(done: int, total: int | None) -> None:
-        if sys.stderr is None or not sys.stderr.isatty():
-            return
-        text = f"{name}: {100 * done // total:3d} %" if total else f"{name}: {done / 1e6:.1f} MB"
-        # The cursor goes back to the start, so that whatever is said next, an error too, overwrites the line.
-        sys.stderr.write(f"{' ' * len(text) if done == total else text}\r")
-        sys.stderr.flush()
-
-    return show
+def _show_progress(name: str, done: int, total: int | None) -> None:
+    """Percents on one line of the terminal; nothing where stderr is a file or a pipe."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        return
+    text = f"{name}: {100 * done // total:3d} %" if total else f"{name}: {done / 1e6:.1f} MB"
+    # The cursor goes back to the start, so that whatever is said next, an error too, overwrites the line.
+    sys.stderr.write(f"{' ' * len(text) if done == total else text}\r")
+    sys.stderr.flush()

@@ -9,7 +9,7 @@ from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nanogfl.decode import Thresholds
+from nanogfl.decode import Layout, Thresholds
 from nanogfl.errors import ModelError, UsageError
 from nanogfl.view import MEAN, RULES, STD, is_side
 
@@ -39,14 +39,19 @@ class FileCard:
     names: list[str]
     input_size: tuple[int, int]
     resize: str
-    form: str = "frame"
-    precision: str = "fp32"
-    strides: tuple[int, ...] = (8, 16, 32, 64)
-    reg_max: int = 7
+    form: str
+    precision: str
+    strides: tuple[int, ...]
+    reg_max: int
     parity: Mapping[str, Any] | None = None
     thresholds: Thresholds = field(default_factory=Thresholds)
     temperature: float = 1.0
     centred: bool = False
+
+    @property
+    def layout(self) -> Layout:
+        """How the network's raw output is to be read."""
+        return Layout(self.input_size, self.strides, self.reg_max, self.centred, self.reg_max > 0, self.temperature)
 
     @property
     def defaults(self) -> dict[str, float]:

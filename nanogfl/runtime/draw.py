@@ -16,7 +16,7 @@ from nanogfl.pictures import Picture
 Color = tuple[int, int, int]
 """Blue, green, red, each 0 to 255."""
 
-BLACK, WHITE, PALE = (0, 0, 0), (255, 255, 255), (225, 225, 225)
+BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 BACKGROUND, GAP = (38, 36, 34), (22, 21, 20)
 FIRST = (255, 153, 0)  # azure: what most pictures and most skins are not
 CHOSEN = 128  # classes whose colours are as far apart as can be; the rest are merely different
@@ -124,31 +124,27 @@ def draw_truth(
     return canvas
 
 
-def draw_sheet(pictures: Sequence[Picture], columns: int, cell: int, captions: Sequence[str] | None = None) -> Picture:
+def draw_sheet(pictures: Sequence[Picture], columns: int, cell: int) -> Picture:
     """Lay pictures out in rows: uint8 BGR, each fitted into a cell on dark grey, thin gaps between.
 
     Args:
         pictures: uint8 BGR, any sizes; at least one.
         columns: cells in a row.
         cell: longest side of a picture in px; all cells shrink alike to the widest and the highest of them.
-        captions: one line under each picture.
     """
-    if not pictures or columns < 1 or cell < 1 or (captions is not None and len(captions) != len(pictures)):
-        raise ValueError("a sheet needs pictures, columns, a cell size, and as many captions as pictures")
-    fitted = [_fit(picture, cell) for picture in pictures]
+    if not pictures or columns < 1 or cell < 1:
+        raise ValueError("a sheet needs pictures, columns and a cell size")
+    fitted = [to_side(picture, cell) for picture in pictures]
     high, wide = (max(picture.shape[axis] for picture in fitted) for axis in (0, 1))
-    gap, size = max(1, cell // 80), max(10, cell // 24)
-    step_y, step_x = high + gap + (0 if captions is None else 2 * size), wide + gap
+    gap = max(1, cell // 80)
+    step_y, step_x = high + gap, wide + gap
     columns = min(columns, len(fitted))
     rows = -(-len(fitted) // columns)
     sheet = np.full((rows * step_y + gap, columns * step_x + gap, 3), GAP, np.uint8)
     for i, picture in enumerate(fitted):
         x, y = gap + i % columns * step_x, gap + i // columns * step_y
-        sheet[y : y + step_y - gap, x : x + wide] = BACKGROUND
+        sheet[y : y + high, x : x + wide] = BACKGROUND
         _paste(sheet, picture, x + (wide - picture.shape[1]) // 2, y + (high - picture.shape[0]) // 2)
-        if captions is not None:
-            chip = _chip(_written(captions[i], i), size, size // 2, BACKGROUND, PALE)[:, :wide]
-            _paste(sheet, chip, x, y + high + (2 * size - chip.shape[0]) // 2)
     return sheet
 
 
@@ -290,7 +286,7 @@ def _dash(canvas: Picture, box: NDArray[np.floating], line: int, dash: int) -> N
     part[:, :line] = part[:, -line:] = down[:, None]
 
 
-def _fit(picture: Picture, side: int) -> Picture:
+def to_side(picture: Picture, side: int) -> Picture:
     """Resize the picture so that its longer side has ``side`` px."""
     height, width = picture.shape[:2]
     scale = side / max(height, width)

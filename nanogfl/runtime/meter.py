@@ -67,7 +67,8 @@ class Meter:
 
     def lately(self, stage: str) -> float:
         """Mean milliseconds of a stage over the last frames."""
-        return _mean(list(self._stages[stage])[-SHOWN:])
+        last = list(self._stages[stage])[-SHOWN:]
+        return sum(last) / len(last) if last else 0.0
 
     def summary(self) -> dict[str, Any]:
         """The figures, JSON-ready; times are of the last thousand frames."""
@@ -89,10 +90,6 @@ class Meter:
 def counts(found: Detections) -> Counter[str]:
     """How many of each class, the first found first."""
     return Counter(found.names[label] for label in found.labels)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
 
 
 def _quantiles(values: Iterable[float]) -> dict[str, float]:

@@ -19,6 +19,7 @@ from nanogfl.runtime.outputs import spare
 from nanogfl.runtime.video import VideoSink, write_video
 
 log = logging.getLogger(__name__)
+NO_SIGMA = "--sigma: this file does not give it; export it again with --sigma, or give the checkpoint"
 
 
 class Predicts(Protocol):
@@ -117,7 +118,7 @@ def _asked(detections: Detections, classes: Sequence[str] | None, sigma: bool) -
     if not sigma:
         return replace(detections, side_sigma=None).of_classes(classes)
     if detections.side_sigma is None:
-        raise UsageError("--sigma: this file does not give it; export it again with --sigma, or give the checkpoint")
+        raise UsageError(NO_SIGMA)
     return detections.of_classes(classes)
 
 

@@ -95,7 +95,7 @@ class Server(ThreadingHTTPServer):
         log.debug("connection from %s ended early", client_address, exc_info=True)
 
 
-class Handler(PatientHandler, BaseHTTPRequestHandler):
+class Handler(PatientHandler, BaseHTTPRequestHandler):  # the second by name, for only so ruff allows do_GET
     """One connection."""
 
     server: Server

@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from nanogfl.decode import Layout, Thresholds, decode, sigmoid
+from nanogfl.decode import Thresholds, decode, sigmoid
 from nanogfl.detections import Detections
 from nanogfl.errors import ModelError, UsageError
 from nanogfl.pictures import Picture, as_picture
@@ -125,10 +125,7 @@ class OnnxDetector:
     def read(self, outputs: Arrays, pictures: Sequence[Picture], limits: Thresholds) -> list[Detections]:
         """The file's outputs for these pictures as detections."""
         if self.card.form == "core":
-            card = self.card
-            sigma, temperature = card.reg_max > 0, card.temperature
-            layout = Layout(self.input_size, card.strides, card.reg_max, card.centred, sigma, temperature)
-            raws = self.rows(outputs)
+            raws, layout = self.rows(outputs), self.card.layout
             return [decode(r, layout, self._view(p), self.names, limits) for r, p in zip(raws, pictures, strict=False)]
         counts = outputs.get("counts", np.array([len(outputs["scores"])]))
         ends = np.cumsum(counts)

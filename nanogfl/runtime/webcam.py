@@ -21,7 +21,7 @@ from nanogfl.runtime.frames import USUAL_RATE
 from nanogfl.runtime.look import SCORE_KEYS, Look
 from nanogfl.runtime.meter import STAGES, Meter, counts
 from nanogfl.runtime.outputs import spare
-from nanogfl.runtime.predict import Predicts
+from nanogfl.runtime.predict import NO_SIGMA, Predicts
 from nanogfl.runtime.record import LONGEST_GAP, Recorder, free_name
 from nanogfl.runtime.screen import QUIT, Screen
 from nanogfl.runtime.track import FAINT, Tracker
@@ -116,9 +116,7 @@ class Webcam:
         if ids is not None:
             self.meter.follow(np.array(ids, np.int64), found.boxes)
         if self.look.sigma and not self.meter.frames and found.side_sigma is None:
-            raise UsageError(
-                "--sigma: this file does not give it; export it again with --sigma, or give the checkpoint"
-            )
+            raise UsageError(NO_SIGMA)
         self._last = (shot, found, ids)
         detected = time.perf_counter()
         if self.screen or self._recorder:
@@ -129,7 +127,7 @@ class Webcam:
         times = (shot.read_ms, 1000 * (detected - began), 1000 * (done - detected))
         self.meter.add(found, times, 1000 * (done - shot.read_at))
         if self.report:
-            self.report(_record(shot, found if self.look.sigma else replace(found, side_sigma=None), ids, times))
+            self.report(record_of(shot, found if self.look.sigma else replace(found, side_sigma=None), ids, times))
         if self.screen and self._drawn is not None:
             left = self._length(shot, before and before[0]) - (time.perf_counter() - began)
             self._press(self.screen.show(self._drawn, max(0.0, left)))
@@ -224,7 +222,7 @@ class Webcam:
         return min(shot.time_s - before.time_s, LONGEST_GAP)
 
 
-def _record(
+def record_of(
     shot: Shot, found: Detections, ids: Sequence[int] | None, times_ms: tuple[float, float, float]
 ) -> dict[str, Any]:
     """The JSON-ready record of a frame; ``track`` is the id of a detection, null before it has one."""

@@ -85,17 +85,15 @@ def compare(work: Work, rounds: int) -> list[dict[str, Any]]:
 
 def grow(what: str, values: list[int], work: Work) -> list[dict[str, Any]]:
     """How time and memory of a step grow with one number, on noise."""
-    made = []
+    made, recipe = [], work.recipe
     print(f"{what:>8}{'ms a step':>12}{'ms a picture':>14}{'MB':>8}")
     for value in values:
         changed = {
-            "batch": lambda v: replace(work, recipe=replace(work.recipe, train=replace(work.recipe.train, batch=v))),
-            "boxes": lambda v: replace(work, boxes=v),
-            "classes": lambda v: replace(work, classes=v),
-            "pixels": lambda v: replace(
-                work, recipe=replace(work.recipe, input=replace(work.recipe.input, size=str(v)))
-            ),
-        }[what](value)
+            "batch": replace(work, recipe=replace(recipe, train=replace(recipe.train, batch=value))),
+            "boxes": replace(work, boxes=value),
+            "classes": replace(work, classes=value),
+            "pixels": replace(work, recipe=replace(recipe, input=replace(recipe.input, size=str(value)))),
+        }[what]
         one = summary(f"{what} {value}", [apart(measure, Row(what, "none", spread=True), replace(changed, data=None))])
         made.append(one | {what: value})
         batch = changed.recipe.train.batch
@@ -144,8 +142,8 @@ def main() -> None:
     parser.add_argument("--values", type=int, nargs="*", help="with --grow: at these values")
     parser.add_argument("--profile", action="store_true", help="the default row's operators, and what limits them")
     given = parser.parse_args()
-    options = {"model__size": given.size, "input__size": given.input, "train__batch": given.batch, "init": "none"}
-    recipe = load_recipe(given.recipe, [f"train.workers={given.workers}"], **options)
+    options = {"model.size": given.size, "input.size": given.input, "train.batch": given.batch, "init": "none"}
+    recipe = load_recipe(given.recipe, [f"train.workers={given.workers}"], options)
     work = Work(given.data, recipe, given.steps)
     if given.profile:
         rows = explain(work)

@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from nanogfl.data.table import Table
-from nanogfl.decode import Layout, decode
+from nanogfl.decode import decode
 from nanogfl.detections import Detections
 from nanogfl.evaluation.calibrate import fit_temperature, matched_sides
 from nanogfl.evaluation.coco import Scores, score
@@ -189,11 +189,8 @@ def highest_rate(trainer: pl.Trainer) -> float:
 def decoded(predictions: list[Predicted], task: DetectionTask) -> list[tuple[int, Detections]]:
     """Raw outputs to detections, each with its picture's index."""
     card = task.card
-    architecture, detector = card.architecture, task.detector
-    sigma = architecture.reg_max > 0
-    layout = Layout(card.input_size, detector.strides, architecture.reg_max, detector.centred, sigma=sigma)
     return [
-        (index, decode(raw, layout, View(shape, card.input_size, card.resize), card.names))
+        (index, decode(raw, card.layout, View(shape, card.input_size, card.resize), card.names))
         for index, raw, shape in predictions
     ]
 

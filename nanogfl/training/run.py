@@ -23,7 +23,6 @@ from nanogfl.data.table import Table
 from nanogfl.errors import DataError, TrainingError, UsageError, nearest
 from nanogfl.model.detector import count_parameters
 from nanogfl.model.weights import read_tensors_only
-from nanogfl.predictor import parse_input
 from nanogfl.recipe import Recipe, load_recipe
 from nanogfl.training.accidents import explain
 from nanogfl.training.averaging import Averaging
@@ -36,6 +35,7 @@ from nanogfl.training.schedule import Plan, plan, with_plan
 from nanogfl.training.start import Start, filled, start
 from nanogfl.training.task import DetectionTask
 from nanogfl.training.teacher import read_teacher
+from nanogfl.view import parse_input
 from nanogfl.wholefile import write_json
 
 log = logging.getLogger(__name__)
@@ -159,8 +159,8 @@ def make_trainer(recipe: Recipe, made: Plan, keeper: Keeper, hardware: dict[str,
 def resolve(folder: Folder, source: str | None, assignments: Iterable[str], options: dict[str, Any]) -> Recipe:
     """The recipe of this run: on resume what the folder says, changed by what is given now."""
     known = {
-        "size": "model__size", "input": "input__size", "init": "init", "epochs": "train__epochs",
-        "batch": "train__batch", "seed": "train__seed", "freeze": "train__freeze",
+        "size": "model.size", "input": "input.size", "init": "init", "epochs": "train.epochs",
+        "batch": "train.batch", "seed": "train.seed", "freeze": "train.freeze",
     }  # fmt: skip
     for name in options:
         if name not in known:
@@ -171,8 +171,7 @@ def resolve(folder: Folder, source: str | None, assignments: Iterable[str], opti
     config = folder / "config.yaml"
     if folder.resume and source is None and config.is_file():
         source = str(config)
-    given = {known[name]: value for name, value in options.items()}
-    return load_recipe(source, assignments, **given)
+    return load_recipe(source, assignments, {known[name]: value for name, value in options.items()})
 
 
 def make_loaders(

@@ -15,8 +15,8 @@ from nanogfl.model.detector import Architecture, Detector, Family, initialise, m
 from nanogfl.model.distribution import REG_MAX
 from nanogfl.model.resnet import NAMES
 from nanogfl.model.weights import Weights, backbone_size, read_weights, transplant
-from nanogfl.predictor import parse_input
 from nanogfl.recipe import ModelRecipe, Recipe
+from nanogfl.view import parse_input
 
 log = logging.getLogger(__name__)
 DEFAULT_INPUT = 320

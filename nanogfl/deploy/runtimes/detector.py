@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nanogfl.decode import Layout, Thresholds, decode
+from nanogfl.decode import Thresholds, decode
 from nanogfl.deploy.device_runner import rows
 from nanogfl.deploy.runtimes import Network, runtime
 from nanogfl.detections import Detections
@@ -26,9 +28,14 @@ class RuntimeDetector:
     def predict(self, source: Picture, score: float = 0.3, *, iou: float = 0.6, max_boxes: int = 100) -> Detections:
         """Detect in one picture, uint8 BGR [H, W, 3]."""
         view = View(source.shape[:2], self.input_size, self.card.resize)
-        layout = Layout(self.input_size, self.card.strides, self.card.reg_max, self.card.centred)
+        layout = replace(self.card.layout, sigma=False)
         limits = Thresholds(score, iou, max_boxes)
         return decode(self.raw(network_image(source, view)), layout, view, self.names, limits)
+
+    def frame(self, frame: Picture, score: float) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Boxes, scores and labels of one frame, as device_runner asks for them."""
+        found = self.predict(frame, score)
+        return found.boxes, found.scores, found.labels
 
     def raw(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """[P, C + 4 * (R + 1)] of one image; class columns are logits of the final score."""

@@ -11,21 +11,9 @@ from typing import Any
 
 from nanogfl.deploy.device_runner import Bench, FrameFile, Subject, describe_machine, listed, serve
 from nanogfl.deploy.runtimes import RUNTIMES, runtime
-from nanogfl.deploy.runtimes.detector import RuntimeDetector, open_detector
+from nanogfl.deploy.runtimes.detector import open_detector
 from nanogfl.pictures import read_picture
 from nanogfl.runtime.card import read_card
-
-
-class Measurable:
-    """A detector as what device_runner measures."""
-
-    def __init__(self, detector: RuntimeDetector) -> None:
-        self.network, self.raw, self._predict = detector.network, detector.raw, detector.predict
-
-    def frame(self, frame: Any, score: float) -> tuple[Any, Any, Any]:
-        """Boxes, scores and labels of one frame uint8 [H, W, 3]."""
-        found = self._predict(frame, score)
-        return found.boxes, found.scores, found.labels
 
 
 class LocalBench(Bench):
@@ -52,7 +40,7 @@ def _open(job: dict[str, Any]) -> Subject:
     if job["runtime"] is None:  # a file that takes frames itself
         return FrameFile(job["model"], job["threads"])
     card = read_card(job["card"], file)
-    return Measurable(open_detector(job["runtime"], file, job["threads"], card, job["outputs"]))
+    return open_detector(job["runtime"], file, job["threads"], card, job["outputs"])
 
 
 if __name__ == "__main__":
