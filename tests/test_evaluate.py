@@ -17,9 +17,11 @@ import nanogfl
 from nanogfl.data.readers import read_table
 from nanogfl.data.splits import select
 from nanogfl.data.table import Table
+from nanogfl.deploy.build import Form
 from nanogfl.errors import DataError, NanogflError, UsageError
 from nanogfl.evaluation.coco import score
 from nanogfl.evaluation.run import EVALUATION, in_model_order, predict_all
+from nanogfl.runtime.session import OnnxDetector
 
 TWELVE = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", "AR1", "AR10", "AR100", "AR_S", "AR_M", "AR_L")
 Command = Callable[..., Any]
@@ -151,6 +153,19 @@ def test_it_is_the_scorer_on_single_predictions(learnt: Path, blocks: Path, numb
         np.testing.assert_allclose(one.boxes, other.boxes, atol=1e-3)
         np.testing.assert_array_equal(one.labels, other.labels)
     assert score(table, singles).numbers == pytest.approx(numbers, abs=1e-6)
+
+
+def test_a_file_is_given_as_many_pictures_as_it_takes(
+    learnt: Path, blocks: Path, numbers: dict[str, float | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = nanogfl.export(learnt / "best.ckpt", out=tmp_path / "four.onnx", form=Form("tensor", batch=4)).path
+    asked: list[int] = []
+    run = OnnxDetector.run
+    monkeypatch.setattr(
+        OnnxDetector, "run", lambda self, image, limits: asked.append(len(image)) or run(self, image, limits)
+    )
+    assert nanogfl.evaluate(path, blocks).numbers == pytest.approx(numbers, abs=1e-3)
+    assert asked == [4, 4]  # six pictures
 
 
 def test_a_higher_threshold_finds_no_more(learnt: Path, blocks: Path, numbers: dict[str, float | None]) -> None:

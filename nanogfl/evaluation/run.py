@@ -23,8 +23,10 @@ from nanogfl.decode import Thresholds
 from nanogfl.detections import Detections
 from nanogfl.errors import DataError
 from nanogfl.evaluation.coco import Scores, score
+from nanogfl.pictures import Picture
 from nanogfl.predictor import Predictor, TorchDetector, load
 from nanogfl.runtime.outputs import check_outputs
+from nanogfl.runtime.session import OnnxDetector
 from nanogfl.view import View
 from nanogfl.wholefile import write_json
 
@@ -129,10 +131,21 @@ def predict_all(predictor: Predictor, examples: Sequence[Example], limits: Thres
             found = _in_batches(predictor, examples, limits, pool)
         else:
             pictures = in_order(pool, Example.picture, examples, AHEAD)
-            found = (predictor.predict(p, limits.score, iou=limits.iou, max_boxes=limits.max_boxes) for p in pictures)
+            if isinstance(predictor, OnnxDetector):
+                found = _by_file(predictor, pictures, limits)
+            else:
+                found = (
+                    predictor.predict(p, limits.score, iou=limits.iou, max_boxes=limits.max_boxes) for p in pictures
+                )
         for one in found:
             yield one
             bar.update()
+
+
+def _by_file(detector: OnnxDetector, pictures: Iterator[Picture], limits: Thresholds) -> Iterator[Detections]:
+    """Detections of an ONNX file, from as many pictures at once as it takes."""
+    while some := list(islice(pictures, detector.batch)):
+        yield from detector.predict_batch(some, limits)
 
 
 def _in_batches(
