@@ -387,10 +387,12 @@ def test_names_like_options_are_odd_wherever_they_stand(name: str) -> None:
     assert oddity(name) == "begins with -, like an option" and not oddity(name.replace("-", "a-"))
 
 
-def test_a_json_in_a_home_has_no_folders_looked_through(tmp_path: Path) -> None:
+def test_a_json_in_a_home_has_no_folders_looked_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = FORMS["coco"](tmp_path / "set")
     save(root / "holiday/x.jpg", scene("x"))
-    for given in (root, tmp_path / "set/../set"):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for given in (root, tmp_path / "set/../set", Path("~/set"), "~/set", "set", "set/train/.."):
         assert kinds(check(given)) == {"folder-unlisted": 1}
     assert kinds(check(root / "annotations/instances_train.json")) == {}
 
