@@ -77,7 +77,8 @@ def test_a_column_that_comes_later_is_empty_before(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     append_row(path, {"epoch": 0, "loss": 1.5})
     append_row(path, {"epoch": 1, "AP": 0.25, "loss": 1.25})
-    assert read(path) == [{"epoch": "0", "loss": "1.5", "AP": ""}, {"epoch": "1", "loss": "1.25", "AP": "0.25"}]
+    append_row(path, {"epoch": 2, "loss": 1.0})
+    assert path.read_text().splitlines() == ["epoch,loss,AP", "0,1.5,", "1,1.25,0.25", "2,1,"]
 
 
 def test_a_line_cut_by_a_power_failure_is_left_out(tmp_path: Path) -> None:
@@ -94,6 +95,7 @@ def test_a_line_cut_by_a_power_failure_is_left_out(tmp_path: Path) -> None:
         ("epoch,loss,AP\n0,1,2\n1,3,4\n1", ["0", "1", "2"]),
         ("epoch,loss,AP\n0,1,2\n\0\0\0\0\0\0", ["0", "2"]),
         ("epoch,lo", ["2"]),
+        ("loss,AP\n0,1\n", ["2"]),
         ("", ["2"]),
         ("epoch,loss,AP\n0,1,2,3,4\n", ["2"]),
     ],
@@ -264,6 +266,20 @@ def test_one_validation_after_another(tmp_path: Path) -> None:
         "but an equal one is no gain"
     )
     assert vars(keeper.best)["AP50"] == pytest.approx(1, abs=0.01)
+
+
+def test_a_validation_set_that_lost_its_boxes_has_no_best_before(tmp_path: Path) -> None:
+    """A run may be resumed after its annotations have changed; the last weights are the best then."""
+    none = np.zeros(0, np.int64)
+    empty = Example(Path("a.jpg"), "a.jpg", 90, 60, np.zeros((0, 4)), none, none.astype(bool), none.astype(float))
+    keeper = Keeper(Folder(tmp_path, resume=True), Table(Path(), "coco", ("thing",), (empty,)), Best(1, 0.5, 0.75), 2)
+    shape = Architecture("s", 1)
+    task = DetectionTask(Detector(shape), None, Card(shape, ("thing",), (64, 64), "stretch"), Recipe(), PLAN)
+    keeper._found = [(0, shrunk(keeper.table, 0, False))]
+    trainer: Any = SimpleNamespace(is_global_zero=True, current_epoch=4)
+    keeper.on_validation_epoch_end(trainer, task)
+    assert (keeper.best, keeper.since_best, keeper._pending) == (Best(4), 0, {})
+    assert checkpoint(tmp_path / "best.ckpt")["epoch"] == 4
 
 
 def shrunk(table: Table, index: int, found: bool) -> Detections:
