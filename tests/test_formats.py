@@ -222,7 +222,13 @@ def test_a_converter_that_is_not_installed_is_said(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize(
     ("out", "file"),
-    [("phone", "phone/model.param"), ("phone.v2", "phone.v2/model.param"), ("a.param", "a.param"), ("a.mnn", None)],
+    [
+        ("phone", "phone/model.param"),
+        ("phone.v2", "phone.v2/model.param"),
+        ("a.param", "a.param"),
+        ("a.mnn", None),
+        ("a.onnx", None),
+    ],
 )
 def test_a_folder_may_have_a_dot_in_its_name(
     out: str, file: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
