@@ -397,6 +397,14 @@ def test_a_json_in_a_home_has_no_folders_looked_through(tmp_path: Path, monkeypa
     assert kinds(check(root / "annotations/instances_train.json")) == {}
 
 
+def test_a_yaml_that_names_its_root_may_be_reached_by_any_way(tmp_path: Path) -> None:
+    root = FORMS["yolo"](tmp_path / "set")
+    save(root / "extra/x.jpg", scene("x"))
+    write(root / "data.yaml", "path: .\n" + (root / "data.yaml").read_text())
+    for given in (root, root / "extra/..", tmp_path / "set/../set"):
+        assert kinds(check(given)) == {"folder-unlisted": 1}, given
+
+
 def test_a_wrong_count_of_classes_is_that_of_the_yaml_that_was_given(tmp_path: Path) -> None:
     root = FORMS["yolo"](tmp_path / "set")
     text = (root / "data.yaml").read_text()
