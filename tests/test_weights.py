@@ -152,6 +152,17 @@ def test_the_number_of_bins_is_read_from_the_tensors(said: str, tmp_path: Path) 
     assert recognise(weights.state, weights.source) == made
 
 
+def test_the_number_of_bins_is_that_of_a_branch_of_sides() -> None:
+    made = Architecture("s", 10, reg_max=10, family="first", separate_sides=True)
+    assert recognise(dict(Detector(made).state_dict()), Path("x.ckpt")) == made
+
+
+def test_what_is_no_tensor_or_has_no_name_is_left_out(tmp_path: Path, small: Detector) -> None:
+    odd = {3: torch.zeros(3), "note": "mine", "epoch": 7, "nothing": None}
+    path = saved(tmp_path / "x.ckpt", {"state_dict": to_nanodet(small.state_dict(), "model.") | odd})
+    assert same(load(read_weights(path)).state_dict(), small.state_dict())
+
+
 def test_the_first_half_sized_nanodet_has_the_neck_of_the_whole_one() -> None:
     """nanodet-m-0.5x, -m and -m-1.5x as they were published: 96, 96 and 128 channels."""
     necks = [Detector(Architecture(size, 80, family="first")).neck for size in ("s", "m", "l")]
@@ -300,6 +311,15 @@ def test_no_class_is_kept_where_there_is_no_class_layer() -> None:
     weights = trained(NAMES)
     state = {k: v for k, v in weights.state.items() if not k.startswith("head.predict.")}
     assert transplant(Detector(Architecture("s", 3)), replace(weights, state=state), NAMES, NAMES) == []
+
+
+def test_a_branch_of_another_width_is_left_out() -> None:
+    """The head of the larger size has wider branches, and biases of the same length."""
+    weights, detector = trained(NAMES), Detector(Architecture("l", 3))
+    key, fresh = "head.predict.0.weight", detector.state_dict()["head.predict.0.weight"].clone()
+    transplant(detector, weights, NAMES, NAMES)
+    assert torch.equal(detector.state_dict()[key], fresh)
+    assert torch.equal(detector.state_dict()["head.predict.0.bias"], weights.state["head.predict.0.bias"])
 
 
 @pytest.mark.parametrize(("value", "message"), [(math.nan, "no numbers"), (math.inf, "no numbers"), (None, None)])
