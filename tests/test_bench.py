@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from nanogfl.errors import ModelError, UsageError
 from nanogfl.model.detector import Architecture
 from nanogfl.runtime.session import OnnxDetector
 
-SIZE = (64, 64)
+SIZE, SMALL = (64, 64), Architecture("s", 3)
 KEYS = {"model", "precision", "runtime", "threads", "AP", "AP50", "mb", "load_ms", "network_p50_ms", "network_p90_ms"}
 KEYS |= {"frame_p50_ms", "frame_p90_ms", "peak_mb", "ratio"}
 
@@ -158,14 +159,83 @@ def test_the_cut_network_finds_the_same(folder: Path, tmp_path: Path) -> None:
             np.testing.assert_allclose(np.sort(found.scores), np.sort(same.scores), atol=1e-5)
 
 
-def test_a_file_whose_network_cannot_be_found_is_said(folder: Path, tmp_path: Path) -> None:
-    model = onnx.load(folder / "model.onnx")
+def hide(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         for names in (node.input, node.output):
             names[:] = ["hidden" if name == "class_logits" else name for name in names]
+
+
+def join_otherwise(model: onnx.ModelProto) -> None:
+    """What is joined is not what a Reshape gives."""
+    (joined,) = (node for node in model.graph.node if "class_logits" in node.output)
+    for node in model.graph.node:
+        node.op_type = "Identity" if set(node.output) & set(joined.input) else node.op_type
+
+
+def join_an_input(model: onnx.ModelProto) -> None:
+    (joined,) = (node for node in model.graph.node if "class_logits" in node.output)
+    joined.input[0] = "image"
+
+
+def choose_otherwise(model: onnx.ModelProto) -> None:
+    for node in model.graph.node:
+        node.op_type = "Mine" if node.op_type == "NonMaxSuppression" else node.op_type
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        *((spoil, "it does not name its maps") for spoil in (hide, join_otherwise, join_an_input)),
+        (choose_otherwise, "it has the quality predictor"),
+    ],
+)
+def test_a_file_whose_network_cannot_be_found_is_said(
+    spoil: Callable[[onnx.ModelProto], None], why: str, folder: Path, tmp_path: Path
+) -> None:
+    model = onnx.load(folder / "model.onnx")
+    spoil(model)
     onnx.save(model, tmp_path / "hidden.onnx")
-    with pytest.raises(ModelError, match="the network cannot be taken out"):
+    with pytest.raises(ModelError, match=f"the network cannot be taken out, {why}"):
         cut_core(tmp_path / "hidden.onnx", OnnxDetector(folder / "model.onnx").card)
+
+
+def test_a_network_with_a_quality_predictor_is_not_taken_out(tmp_path: Path) -> None:
+    """Its class maps alone are not the score."""
+    write_checkpoint(tmp_path / "q.ckpt", Architecture("s", 3, quality="top4"), input_size=SIZE)
+    file = write_onnx(tmp_path / "q.ckpt", tmp_path / "q.onnx")
+    with pytest.raises(ModelError, match="the network cannot be taken out, it has the quality predictor"):
+        cut_core(file, OnnxDetector(file).card)
+
+
+FORMS = [
+    pytest.param(SMALL, Form(half=True), id="frame, float16"),
+    pytest.param(SMALL, Form("tensor", fixed=True, sigma=True), id="tensor"),
+    pytest.param(SMALL, Form("tensor", uint8=True), id="tensor of bytes"),
+    pytest.param(SMALL, Form("core"), id="core"),
+    pytest.param(Architecture("s", 3, family="first"), Form(), id="the first NanoDet"),
+]
+
+
+@pytest.mark.parametrize(("architecture", "form"), FORMS)
+def test_what_is_taken_out_is_the_core_form(architecture: Architecture, form: Form, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "c.ckpt", architecture, input_size=(64, 96))
+    whole = write_onnx(tmp_path / "c.ckpt", tmp_path / "whole.onnx", form)
+    write_onnx(tmp_path / "c.ckpt", tmp_path / "core.onnx", Form("core"))
+    given, core = onnx.load(whole), cut_core(whole, OnnxDetector(whole).card)
+    onnx.checker.check_model(core)
+    (tmp_path / "cut.onnx").write_bytes(core.SerializeToString())
+    made, expected = (OnnxDetector(tmp_path / f"{name}.onnx") for name in ("cut", "core"))
+    assert made.card == replace(expected.card, precision="fp16" if form.half else "fp32")
+    assert [(i.name, i.type, i.shape) for i in made.session.get_inputs()] == [
+        ("image", "tensor(float)", [1, 3, 64, 96])
+    ]
+    assert (core.ir_version, core.opset_import) == (given.ir_version, given.opset_import)
+    assert {t.name for t in core.graph.initializer} <= {name for node in core.graph.node for name in node.input}
+    image = scene(64, 96).transpose(2, 0, 1)[None].astype(np.float32)
+    maps, others = (file.run(image, Thresholds()) for file in (made, expected))
+    assert list(maps) == list(others) and [m.shape for m in maps.values()] == [m.shape for m in others.values()]
+    for name, found in maps.items():
+        np.testing.assert_allclose(found, others[name], atol=0.05 if form.half else 1e-5)
 
 
 def test_rows_puts_levels_and_quality_together() -> None:

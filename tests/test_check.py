@@ -44,7 +44,14 @@ def test_the_command_writes_what_it_promises(command: Callable[..., Any], tmp_pa
     assert said.err == ""
     content = json.loads(json_file.read_text())
     assert set(content) == {"images", "annotations", "classes", "problems", "statistics", "recommended"}
-    assert [set(p) for p in content["problems"]] == [{"kind", "severity", "file", "where", "detail", "fix"}]
+    kind = KINDS["picture-missing"]
+    told = {
+        "kind": "picture-missing",
+        "file": "train/labels/a.txt",
+        "where": "",
+        "detail": "a label file without a picture",
+    }
+    assert content["problems"] == [told | {"severity": kind.severity, "fix": kind.fix}]
     assert (content["images"], content["annotations"], content["classes"]) == (4, 8, ["cat", "dog"])
     assert content["recommended"]["input"] % 32 == 0
     assert set(content["recommended"]["reasons"]) == {"input", "recipe", "init"}
@@ -53,6 +60,15 @@ def test_the_command_writes_what_it_promises(command: Callable[..., Any], tmp_pa
     assert page.read_text("utf-8").startswith("<!doctype html>")
     assert read_table(copy).warnings == []
     assert sorted(p.name for p in tmp_path.iterdir()) == ["copy", "deep", "set"], "and leaves nothing half-written"
+
+
+def test_the_gravest_problems_come_first(tmp_path: Path) -> None:
+    root = yolo(tmp_path / "set")
+    (root / "train/images/b.jpg").unlink()
+    write(root / "train/labels/a.txt", "0 .5 .5 .005 .5\n1 .9 .5 .4 .4\n0 .5 .5 .2\n0 .5 .5 .2 .2\n0 .5 .5 .2 .2\n")
+    said = [(KINDS[kind].severity, kind) for kind in check(root).counts]
+    assert len({severity for severity, _ in said}) == 3 and len(said) >= 5
+    assert said == sorted(said, key=lambda s: (["error", "warning", "note"].index(s[0]), s[1])), "then by their names"
 
 
 @pytest.mark.parametrize(("spoilt", "code"), [(False, 0), (True, 1)])

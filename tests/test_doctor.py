@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,10 @@ from nanogfl.doctor.boxes import same_boxes
 from nanogfl.doctor.check import Checkup, check
 from nanogfl.doctor.fix import write_copy
 from nanogfl.doctor.labels import note_labels, spellings
-from nanogfl.doctor.look import look_at
+from nanogfl.doctor.look import Look, look_at
 from nanogfl.doctor.names import oddity
 from nanogfl.doctor.report import write_report
+from nanogfl.doctor.twins import Twin, find_twins
 
 Spoil = Callable[[Path], object]
 CAT, DOG = BOXES.values()
@@ -384,12 +387,22 @@ def test_names_like_options_are_odd_wherever_they_stand(name: str) -> None:
     assert oddity(name) == "begins with -, like an option" and not oddity(name.replace("-", "a-"))
 
 
-def test_a_json_in_a_home_has_no_folders_looked_through(tmp_path: Path) -> None:
+def test_a_json_in_a_home_has_no_folders_looked_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = FORMS["coco"](tmp_path / "set")
     save(root / "holiday/x.jpg", scene("x"))
-    for given in (root, tmp_path / "set/../set"):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for given in (root, tmp_path / "set/../set", Path("~/set"), "~/set", "set", "set/train/.."):
         assert kinds(check(given)) == {"folder-unlisted": 1}
     assert kinds(check(root / "annotations/instances_train.json")) == {}
+
+
+def test_a_yaml_that_names_its_root_may_be_reached_by_any_way(tmp_path: Path) -> None:
+    root = FORMS["yolo"](tmp_path / "set")
+    save(root / "extra/x.jpg", scene("x"))
+    write(root / "data.yaml", "path: .\n" + (root / "data.yaml").read_text())
+    for given in (root, root / "extra/..", tmp_path / "set/../set"):
+        assert kinds(check(given)) == {"folder-unlisted": 1}, given
 
 
 def test_a_wrong_count_of_classes_is_that_of_the_yaml_that_was_given(tmp_path: Path) -> None:
@@ -491,6 +504,112 @@ def test_equal_boxes_are_told_once(
     assert len(found.problems) == len(lines) - 1
     write_copy(found, tmp_path / "copy")
     assert len(read_table(tmp_path / "copy").examples[0].boxes) == kept
+
+
+RNG = np.random.default_rng(0)
+BITS, THUMB = RNG.random(127) < 0.5, RNG.choice([-100, 100], 1024).astype(np.int8)
+
+
+def looked(content: str, bits: int = 0, thumb: int = 0, of: np.ndarray = BITS, flaw: str = "") -> Look:
+    """What is seen of a picture whose signature differs from one in its first bits, and whose thumb in its first px."""
+    seen, small = of.copy(), THUMB.copy()
+    seen[:bits] = ~seen[:bits]
+    small[:thumb] *= -1
+    return Look("JPEG", (96, 64), 1, False, flaw, content.encode(), seen, small)
+
+
+def listed(splits: str, boxes: Sequence[int] | None = None) -> list[Example]:
+    """An example of each of these splits, by their first letters."""
+    names, found = {"t": "train", "v": "val", "e": "test", "-": ""}, []
+    for i, (letter, count) in enumerate(zip(splits, boxes or [1] * len(splits), strict=True)):
+        given = np.tile([0.0, 0, 9, 9], (count, 1))
+        labels, none = np.zeros(count, np.int64), np.zeros(count, bool)
+        found.append(Example(Path(f"{i}"), f"{i}", 96, 64, given, labels, none, given[:, 2] * 9, names[letter]))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("bits", "thumb", "same"),
+    [(22, 0, True), (23, 0, False), (0, 76, True), (0, 77, False), (22, 76, True), (127, 0, False), (0, 1024, False)],
+)
+def test_nearly_the_same_is_within_22_bits_and_a_correlation_of_85_percent(bits: int, thumb: int, same: bool) -> None:
+    """Of 1024 px that are light or dark, 76 turned over leave .852, and 77 .850 less a trace."""
+    found = find_twins(listed("tt"), [looked("a"), looked("b", bits, thumb)])
+    assert found == ([Twin(1, 0, False)] if same else [])
+
+
+@pytest.mark.parametrize(
+    ("splits", "keeps"), [("vt", 1), ("tv", 0), ("evt", 2), ("ve", 0), ("ev", 1), ("-t", 1), ("-e", 1), ("tt", 0)]
+)
+@pytest.mark.parametrize("same", [True, False], ids=["the same file", "nearly"])
+def test_of_twins_that_of_the_first_split_stays(splits: str, keeps: int, same: bool) -> None:
+    """Wherever the splits stand in the list: train, val, test, and what is in none."""
+    looks = [looked("a" if same else f"{i}", i) for i in range(len(splits))]
+    found = find_twins(listed(splits), looks)
+    assert {(twin.index, twin.other, twin.same_bytes) for twin in found} == {
+        (i, keeps, same) for i in range(len(splits)) if i != keeps
+    }
+
+
+def test_what_is_nearly_the_same_through_others_is_one_group() -> None:
+    """Each differs from the one before by 20 bits, from the one before that by 40; they may lie in any order."""
+    chain = [looked(f"{i}", 20 * i) for i in range(6)]
+    for order in list(itertools.permutations(range(6)))[::29]:
+        found = find_twins(listed("tttttt"), [chain[i] for i in order])
+        assert found == [Twin(i, 0, False) for i in range(1, 6)], order
+
+
+def test_a_copy_of_a_twin_is_told_once() -> None:
+    looks = [looked("a"), looked("b", 5), looked("b", 5), looked("a")]
+    assert find_twins(listed("tttt"), looks) == [Twin(2, 1, True), Twin(3, 0, True), Twin(1, 0, False)]
+
+
+@pytest.mark.parametrize(("bits", "least"), [(12, 100), (22, 95)])
+def test_twins_are_found_among_a_thousand(bits: int, least: int) -> None:
+    """As the module says: pairs that differ in 12 bits always, in 22 nearly always; and no others."""
+    ground = np.random.default_rng(1).random((1000, 127)) < 0.5
+    looks = [looked(f"{i}", of=of) for i, of in enumerate(ground)]
+    looks += [looked(f"{i} again", bits, of=of) for i, of in enumerate(ground[:100])]
+    found = {(twin.index, twin.other) for twin in find_twins(listed("t" * 1100), looks)}
+    assert found <= {(1000 + i, i) for i in range(100)} and len(found) >= least
+
+
+def test_many_of_one_signature_are_all_compared() -> None:
+    """Pages of text are alike in light and dark, and only their thumbs tell which is which."""
+    rng, looks = np.random.default_rng(0), []
+    thumbs = rng.choice([-100, 100], (50, 1024)).astype(np.int8)
+    for i, thumb in enumerate([*thumbs, *thumbs]):
+        looks.append(replace(looked(f"{i}"), thumb=thumb))
+    assert find_twins(listed("t" * 100), looks) == [Twin(50 + i, i, False) for i in range(50)]
+
+
+def test_flat_pictures_are_like_none() -> None:
+    looks = [replace(looked(f"{i}"), thumb=np.zeros(1024, np.int8)) for i in range(2)]
+    assert find_twins(listed("tt"), looks) == [], "and nothing is divided by 0"
+
+
+def test_a_picture_too_large_to_be_looked_at_is_a_twin_of_the_same_file_only() -> None:
+    looks = [replace(looked(name), bits=None, thumb=None) for name in ("a", "b", "a")]
+    assert find_twins(listed("ttt"), looks) == [Twin(2, 0, True)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([(1, 30, 20, 80, 60), (0, 10, 8, 50, 40)], ""),
+        ([(0, 10, 8, 50, 40.01), (1, 30, 20, 80, 60)], ""),
+        ([(0, 10, 8, 50, 41), (1, 30, 20, 80, 60)], ", but annotated differently (2 boxes and 2)"),
+        ([(1, 10, 8, 50, 40), (1, 30, 20, 80, 60)], ", but annotated differently (2 boxes and 2)"),
+        ([(0, 10, 8, 50, 40)], ", but annotated differently (1 boxes and 2)"),
+    ],
+    ids=["another order", "less than a tenth of a px", "a px", "another class", "a box less"],
+)
+def test_copies_that_are_annotated_differently_are_said(rows: list[tuple[int, ...]], said: str, tmp_path: Path) -> None:
+    root = FORMS["yolo"](tmp_path / "set")
+    copy_picture(A, H)(root)
+    write(root / "train/labels/h.txt", "".join(yolo_line(label, box) for label, *box in rows))
+    (problem,) = check(root).problems
+    assert (problem.kind, problem.detail) == ("picture-duplicate", f"the same file as {A}{said}")
 
 
 def test_the_page_shows_the_picture_of_the_label_file(tmp_path: Path) -> None:

@@ -166,6 +166,22 @@ def test_core_gives_the_networks_own_maps(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.concatenate(rows, axis=1).T, raw, atol=1e-4)
 
 
+def test_the_shapes_of_maps_are_declared(tmp_path: Path) -> None:
+    """Other runtimes' converters go by them."""
+    architecture = Architecture("s", 2, reg_max=5, quality="top4")
+    form = Form("core", batch=2)
+    _, file = pair(tmp_path, architecture, form, input_size=(96, 160), names=("a", "b"))
+    declared = {
+        output.name: [axis.dim_value for axis in output.type.tensor_type.shape.dim]
+        for output in onnx.load(file.path).graph.output
+    }
+    assert declared == {
+        f"{kind}_{stride}": [2, channels, -(-96 // stride), -(-160 // stride)]
+        for kind, channels in (("classes", 2), ("sides", 24), ("quality", 1))
+        for stride in (8, 16, 32, 64)
+    }
+
+
 # --- with nothing but onnxruntime ---
 
 
@@ -219,7 +235,7 @@ def test_fixed_thresholds_are_no_inputs(tmp_path: Path) -> None:
     form = Form("frame", fixed=True, thresholds=Thresholds(0.2, 0.4, 9))
     torch, file = pair(tmp_path, SMALL, form)
     assert [i.name for i in file.session.get_inputs()] == ["image"]
-    assert not file.session.get_overridable_initializers()
+    assert not file.session.get_overridable_initializers() and file.card.thresholds == form.thresholds
     assert_same(file.predict(scene(), 0.2), torch.predict(scene(), 0.2, iou=0.4, max_boxes=9))
     assert (file.predict(scene(), 0.3).scores > 0.3).all()  # a higher one is applied on top
 

@@ -9,15 +9,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import write_checkpoint
+from models import write_checkpoint, write_onnx
+from onnxruntime import InferenceSession
+from runs import block_picture, write_coco
 
+import nanogfl
 from nanogfl.deploy import formats
 from nanogfl.deploy.agreement import add_raw
+from nanogfl.deploy.build import Form, build
 from nanogfl.deploy.formats import export_format
 from nanogfl.deploy.runtimes import RUNTIMES, Runtime, runtime
 from nanogfl.deploy.runtimes.onnxruntime import open_network
 from nanogfl.deploy.verify import Parity
-from nanogfl.errors import ExportError, UsageError
+from nanogfl.errors import ExportError, ModelError, UsageError
+from nanogfl.predictor import TorchDetector
+from nanogfl.runtime.card import read_card
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +87,15 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
     return use
 
 
+class FromCheckpoint(Here):
+    """A worker whose converter starts from the checkpoint."""
+
+    def ask(self, do: str, *, given: str, out: str, **_: object) -> None:
+        detector = nanogfl.load(given)
+        assert isinstance(detector, TorchDetector)
+        Path(out).write_bytes(build(detector, Form("core")).SerializeToString())
+
+
 def taller(path: Path, threads: int, names: list[str]) -> Callable[..., Any]:
     """A runtime that gives a row less."""
     network = open_network(path, threads, names)
@@ -92,6 +107,49 @@ def test_kept_where_equal(checkpoint: Path, tmp_path: Path, stand_in: Callable[[
     made = export_format(checkpoint, out=tmp_path / "new/a.mine", format="mine")
     assert [p.name for p in made.files] == ["a.mine", "a.json"] and made.parity.boxes > 0
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["a.json", "a.mine"]
+
+
+def test_what_is_asked_for_is_in_the_file(
+    shared: Path, tmp_path: Path, stand_in: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the converter starts from a checkpoint, which is written anew: all that the options say is in it."""
+    config, given = tmp_path / "n.yml", shared / "reference" / "nanodet_plus_m_10cls.ckpt"
+    names = [f"kind {i}" for i in range(10)]
+    config.write_text(f"class_names: {names}\ndata: {{val: {{input_size: [320, 320], keep_ratio: true}}}}\n")
+    rng = np.random.default_rng(0)
+    pictures = write_coco(tmp_path / "set", {"": [block_picture(rng) for _ in range(2)]})
+    stand_in(open_network)
+    for worker in (Here, FromCheckpoint):
+        monkeypatch.setattr(formats, "Worker", worker)
+        mine = Runtime("mine", ("numpy",), open_network, "core" if worker is Here else "checkpoint", ".mine")
+        monkeypatch.setattr(formats, "runtime", lambda _name, _option, mine=mine: mine)
+        out = tmp_path / worker.__name__ / "a.mine"
+        made = export_format(given, out=out, format="mine", input="64x96", config=config, data=pictures)
+        card = read_card(json.loads(out.with_suffix(".json").read_text()), out)
+        assert (card.names, card.input_size, card.resize, card.form) == (names, (64, 96), "letterbox", "core")
+        assert card.parity == made.parity.to_json() and made.parity.pictures == 2 + 5
+        assert [i.shape for i in InferenceSession(out).get_inputs()] == [[1, 3, 64, 96]]
+
+
+def test_an_onnx_is_no_checkpoint(checkpoint: Path, tmp_path: Path, stand_in: Callable[[Any], None]) -> None:
+    stand_in(open_network)
+    file = write_onnx(checkpoint, tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match=r"is an ONNX already; export takes a checkpoint"):
+        export_format(file, out=tmp_path / "a.mine", format="mine")
+    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_the_checkpoint_is_not_written_over(
+    checkpoint: Path, tmp_path: Path, stand_in: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(open_network)
+    for name in ("a.mine", "a.json"):
+        given = tmp_path / name
+        given.write_bytes(checkpoint.read_bytes())
+        with pytest.raises(UsageError, match=f"{name} would be written over"):
+            export_format(given, out=tmp_path / "a.mine", format="mine")
+        assert given.read_bytes() == checkpoint.read_bytes()
+        given.unlink()
 
 
 @pytest.mark.parametrize(
@@ -144,17 +202,33 @@ def test_nobodys_json_is_replaced(text: str, checkpoint: Path, tmp_path: Path, s
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("train.json", text)]
 
 
-def test_nobodys_weights_are_replaced(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = Runtime("ncnn", ("numpy",), open_network, suffix=".param", convert=copied)
+@pytest.mark.parametrize(("name", "suffix"), [("ncnn", ".param"), ("openvino", ".xml")])
+def test_nobodys_weights_are_replaced(
+    name: str, suffix: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = Runtime(name, ("numpy",), open_network, suffix=suffix, convert=copied)
     monkeypatch.setattr(formats, "runtime", lambda _name, _option: mine)
     (tmp_path / "a.bin").write_text("mine")
     with pytest.raises(UsageError, match=r"a.bin lies there"):
-        export_format(checkpoint, out=tmp_path / "a.param", format="ncnn")
+        export_format(checkpoint, out=tmp_path / f"a{suffix}", format=name)
+
+
+def test_a_converter_that_is_not_installed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = Runtime("mine", ("no_such_module",), open_network, suffix=".mine")
+    monkeypatch.setattr(formats, "runtime", lambda _name, _option: absent)
+    with pytest.raises(UsageError, match="--format mine: not installed: pip install no_such_module"):
+        export_format("no.ckpt", out=tmp_path / "a.mine", format="mine")
 
 
 @pytest.mark.parametrize(
     ("out", "file"),
-    [("phone", "phone/model.param"), ("phone.v2", "phone.v2/model.param"), ("a.param", "a.param"), ("a.mnn", None)],
+    [
+        ("phone", "phone/model.param"),
+        ("phone.v2", "phone.v2/model.param"),
+        ("a.param", "a.param"),
+        ("a.mnn", None),
+        ("a.onnx", None),
+    ],
 )
 def test_a_folder_may_have_a_dot_in_its_name(
     out: str, file: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from dirty import scene
-from PIL import Image
+from PIL import Image, ImageFile
 
-from nanogfl.doctor.jpeg import anatomy
+from nanogfl.doctor.jpeg import Anatomy, Stream, anatomy
 from nanogfl.doctor.look import look_at
 
 WAYS: list[dict[str, Any]] = [
@@ -78,6 +78,91 @@ def test_padding_before_the_end_is_none(tmp_path: Path) -> None:
     data = jpeg()
     assert flaw(data[:-2] + bytes(3000) + data[-2:], tmp_path) == ""
     assert "more bytes are coded" in flaw(data[:-2] + data[1000:4000].replace(b"\xff", b"") + data[-2:], tmp_path)
+
+
+# --- where the parts lie
+
+
+def segment(kind: int, body: bytes) -> bytes:
+    return bytes([0xFF, kind]) + (len(body) + 2).to_bytes(2, "big") + body
+
+
+def frame(kind: int = 0xC0, parts: str = "abc") -> bytes:
+    return segment(kind, bytes([8, 0, 8, 0, 8, len(parts)]) + b"".join(bytes([ord(p), 0x11, 0]) for p in parts))
+
+
+def scan(parts: str = "abc", first: int = 0, last: int = 63, bits: int = 0, more: bytes = b"") -> bytes:
+    """A scan's head; ``bits`` as they are stored: the bit before in the upper half, this one's in the lower."""
+    listed = b"".join(bytes([ord(p), 0]) for p in parts)
+    return segment(0xDA, bytes([len(parts)]) + listed + bytes([first, last, bits]) + more)
+
+
+CODE = b"code \xff\x00 escaped \xff\xd3 restarted \xff\xd7."
+START, END, DC = b"\xff\xd8", b"\xff\xd9", scan(last=0) + CODE
+AC = [scan(part, 1) + CODE for part in "abc"]
+TABLES = b"\xff\x01\xff\xd0" + b"".join(segment(kind, b"a table's 20 bytes..") for kind in (0xC4, 0xC8, 0xCC, 0xE1))
+WHOLE = [
+    (frame() + scan(), True, "one pass"),
+    (frame(0xC1) + scan(), True, "one pass, extended"),
+    (frame(parts="a") + scan("a"), True, "grey"),
+    (TABLES + frame() + TABLES + scan(), True, "tables are no frames"),
+    (frame() + scan("bc") + CODE + scan("a"), False, "two scans"),
+    (frame() + scan("a"), False, "a scan of one part"),
+    (frame(0xC2) + scan(), False, "several passes may follow"),
+    (frame(0xC9) + scan(), False, "not Huffman coded"),
+]
+
+
+@pytest.mark.parametrize(("head", "whole", "reason"), WHOLE, ids=[w[2] for w in WHOLE])
+def test_where_the_code_of_a_picture_lies(head: bytes, whole: bool, reason: str) -> None:
+    head = START + head
+    found = anatomy(head + CODE + END + START + frame() + scan() + CODE)
+    assert found.ended and found.code == ((len(head), len(head + CODE)) if whole else (0, 0)), reason
+    assert anatomy(head + CODE) == Anatomy((0, 0), False, True)
+    assert anatomy(head) == Anatomy((0, 0), False, True)
+
+
+@pytest.mark.parametrize(
+    ("scans", "complete", "reason"),
+    [
+        ([DC, *AC], True, "all of it"),
+        ([DC, *AC[:2]], False, "nothing fine of the last part"),
+        ([DC], False, "nothing fine"),
+        (AC, False, "nothing but what is fine"),
+        ([DC, *AC[:2], scan("c", 1, 62)], False, "all but the last coefficient"),
+        ([DC, *AC[:2], scan("c", 1, 30), scan("c", 31, 63)], True, "in two bands"),
+        ([DC, *AC[:2], scan("c", 1, bits=0x01)], False, "all but its lowest bit"),
+        ([DC, *AC[:2], scan("c", 1, bits=0x01), scan("c", 1, bits=0x10)], True, "and its lowest bit"),
+        ([DC, *AC[:2], scan("c", 1, more=b"?")], False, "a head that is too long says nothing"),
+        ([DC, *AC[:2], scan("cdefg", 1)], False, "nor one of too many parts"),
+    ],
+)
+def test_whether_all_passes_are_there(scans: list[bytes], complete: bool, reason: str) -> None:
+    found = anatomy(START + frame(0xC2) + b"".join(scans) + CODE + END)
+    assert found == Anatomy((0, 0), True, complete), reason
+    assert anatomy(START + frame(0xC0) + b"".join(scans) + CODE + END).complete, "of one pass nothing is said"
+
+
+@pytest.mark.parametrize(
+    ("left", "damaged"),
+    [(bytes(range(255)), False), (bytes(range(256)), True), (bytes(5000), False), (b"\1" * 300 + b"\0", True)],
+    ids=["a little", "too much", "padding", "almost padding"],
+)
+def test_what_is_left_behind_the_last_block(left: bytes, damaged: bool) -> None:
+    parts = Anatomy((10, 20 + len(left)), True, True)
+    said = f"damaged: it is full, but {len(left)} more bytes are coded" if damaged else ""
+    assert parts.flaw(bytes(20) + left + b"behind it", 20) == said
+
+
+def test_a_decoder_is_given_half_of_what_is_left() -> None:
+    """So that it shows where it had enough; a decoder that asks for a number of bytes gets them."""
+    data = np.random.default_rng(0).bytes(9000)
+    stream = Stream(data, Anatomy((100, 7984), True, True))
+    sizes = [len(stream.read(ImageFile.MAXBLOCK)) for _ in range(8)]
+    assert sizes == [4000, 2000, 1000, 500, 256, 244, 0, 0]
+    stream.seek(0)
+    assert stream.read(10) == data[:10] and stream.read() == data[10:7984] + bytes(16), "it may read ahead of the end"
+    assert Stream(data, Anatomy((0, 0), True, True)).read() == data
 
 
 @pytest.mark.parametrize(

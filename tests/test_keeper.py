@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,17 +15,21 @@ import pytest
 import torch
 from runs import Drawn, block_picture, checkpoint, quick, read_rows, write_coco
 
-from nanogfl.data.readers import read_table
-from nanogfl.data.splits import for_training
-from nanogfl.data.table import Table
+from nanogfl.data.table import Example, Table
 from nanogfl.decode import Layout, decode
-from nanogfl.predictor import load
+from nanogfl.detections import Detections
+from nanogfl.model.checkpoint import Card
+from nanogfl.model.detector import Architecture, Detector
+from nanogfl.recipe import Recipe, TrainRecipe
 from nanogfl.training.averaging import Averages
-from nanogfl.training.keeper import Best, Keeper, WholeCheckpoints, append_row, decoded, gather
-from nanogfl.training.schedule import averaging_decay
+from nanogfl.training.folder import Folder
+from nanogfl.training.keeper import Best, Keeper, WholeCheckpoints, append_row, decoded, gather, seconds_before
+from nanogfl.training.schedule import Plan, averaging_decay
 from nanogfl.training.task import DetectionTask
 from nanogfl.view import View
 
+NAMES = ["a", "b", "c"]
+PLAN = Plan(6, 3, 1e-3, 1, 0.9, 1, 6)
 NOWHERE = Table(Path(), "coco", ("thing",), ())
 
 
@@ -71,7 +77,8 @@ def test_a_column_that_comes_later_is_empty_before(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     append_row(path, {"epoch": 0, "loss": 1.5})
     append_row(path, {"epoch": 1, "AP": 0.25, "loss": 1.25})
-    assert read(path) == [{"epoch": "0", "loss": "1.5", "AP": ""}, {"epoch": "1", "loss": "1.25", "AP": "0.25"}]
+    append_row(path, {"epoch": 2, "loss": 1.0})
+    assert path.read_text().splitlines() == ["epoch,loss,AP", "0,1.5,", "1,1.25,0.25", "2,1,"]
 
 
 def test_a_line_cut_by_a_power_failure_is_left_out(tmp_path: Path) -> None:
@@ -88,6 +95,7 @@ def test_a_line_cut_by_a_power_failure_is_left_out(tmp_path: Path) -> None:
         ("epoch,loss,AP\n0,1,2\n1,3,4\n1", ["0", "1", "2"]),
         ("epoch,loss,AP\n0,1,2\n\0\0\0\0\0\0", ["0", "2"]),
         ("epoch,lo", ["2"]),
+        ("loss,AP\n0,1\n", ["2"]),
         ("", ["2"]),
         ("epoch,loss,AP\n0,1,2,3,4\n", ["2"]),
     ],
@@ -163,8 +171,8 @@ def test_averaging_follows_its_recurrence() -> None:
 def test_the_last_epoch_is_always_validated(blocks: Path, tmp_path: Path) -> None:
     quick(blocks, tmp_path / "run", epochs=3, set=["train.validate_every=2"])
     assert [bool(row["AP"]) for row in read_rows(tmp_path / "run")] == [False, True, True]
-    quick(blocks, tmp_path / "run", epochs=5, resume=True)
-    assert [bool(row["AP"]) for row in read_rows(tmp_path / "run")] == [False, True, True, True, True]
+    quick(blocks, tmp_path / "run", epochs=6, resume=True)
+    assert [bool(row["AP"]) for row in read_rows(tmp_path / "run")] == [False, True, True, True, False, True]
 
 
 def test_what_is_kept_is_the_average(tiny_run: Path) -> None:
@@ -177,7 +185,112 @@ def test_what_is_kept_is_the_average(tiny_run: Path) -> None:
     assert not torch.equal(best["state_dict"][name], current[name])
 
 
+# --- what a run says of itself
+
+
+def test_pictures_a_second_are_those_of_this_epoch_and_of_all_processes() -> None:
+    keeper = Keeper(Path(), NOWHERE)
+    trainer: Any = SimpleNamespace(world_size=2, current_epoch=0, max_epochs=3)
+    task: Any = DetectionTask.__new__(DetectionTask)
+    vars(task)["plan"] = PLAN
+    for _ in range(2):
+        keeper.on_train_epoch_start(trainer, task)
+        keeper._started -= 10
+        for count in (4, 3):
+            keeper.on_train_batch_end(trainer, task, None, SimpleNamespace(names=["a"] * count), 0)
+        assert keeper.images_per_second == pytest.approx(2 * 7 / 10, rel=0.01)
+    keeper._began -= 60
+    assert keeper.seconds == pytest.approx(60, abs=5)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("epoch,seconds\n0,1.5\n1,2.25\n2,9\n", 3.75),
+        ("epoch,loss\n0,1.5\n1,2.25\n", 0),
+        ("epoch,seconds\n0,1.5\n1,fast\n", 0),
+        ("loss,seconds\n3,1.5\n", 0),
+        (None, 0),
+    ],
+    ids=["of earlier epochs", "no such column", "no number", "no epochs", "no file"],
+)
+def test_what_the_epochs_before_took(text: str | None, seconds: float, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "metrics.csv").write_text(text)
+    assert seconds_before(tmp_path / "metrics.csv", 2) == seconds
+
+
+def test_bytes_that_are_no_text_spoil_only_their_row(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_bytes(b"epoch,loss\n0,1\n\xff\xfe,2\n")
+    append_row(tmp_path / "metrics.csv", {"epoch": 1, "loss": 3.0})
+    assert read(tmp_path / "metrics.csv") == [{"epoch": "0", "loss": "1"}, {"epoch": "1", "loss": "3"}]
+
+
 # --- best.ckpt
+
+
+def test_one_validation_after_another(tmp_path: Path) -> None:
+    """The boxes of 3, 2, 3, 1, 0 and 6 of the six pictures are found, a little small, the deviation twice the error."""
+    boxes = np.array([[40.0 * i, 10, 40 * i + 30, 50] for i in range(10)]) + 1
+    one = Example(
+        Path("a.jpg"), "a.jpg", 500, 60, boxes, np.zeros(10, np.int64), np.zeros(10, bool), np.full(10, 1200.0)
+    )
+    table = Table(
+        Path(),
+        "coco",
+        ("thing",),
+        tuple(replace(one, boxes=boxes + np.array([10 * i, 0, 10 * i, 0])) for i in range(6)),
+    )
+    keeper = Keeper(Folder(tmp_path, resume=False), table)
+    trainer: Any = SimpleNamespace(is_global_zero=True, world_size=1)
+    recipe = Recipe(train=TrainRecipe(patience=3))
+    shape = Architecture("s", 1)
+    task = DetectionTask(Detector(shape), None, Card(shape, table.names, (64, 64), "stretch"), recipe, PLAN)
+    kept, apart, stops = [], [], []
+    for epoch, count in enumerate((3, 2, 3, 1, 0, 6)):
+        trainer.current_epoch, trainer.should_stop = epoch, False
+        keeper._found = [(i, shrunk(table, i, i < count)) for i in (5, 0, 3, 1, 4, 2)]
+        keeper._pending = {}
+        keeper.on_validation_epoch_end(trainer, task)
+        keeper.on_validation_end(trainer, task)
+        best = checkpoint(tmp_path / "best.ckpt")
+        assert best["epoch"] == keeper.best.epoch and best["nanogfl"]["validation"]["AP"] == keeper.best.AP
+        assert best["nanogfl"]["temperature"] == pytest.approx(0.5 if epoch == 5 else 1), "enough sides, or too few"
+        kept.append(keeper.best.epoch)
+        apart.append(keeper.since_best)
+        stops.append(trainer.should_stop)
+        assert keeper._pending["AP50"] == pytest.approx(count / 6, abs=0.01)
+        assert keeper._pending["AP"] == pytest.approx(0.4 * count / 6, abs=0.01)
+    assert kept == [0, 0, 2, 2, 2, 5], "of equal ones the last"
+    assert apart == [0, 1, 2, 3, 4, 0] and stops == [False, False, False, True, True, False], (
+        "but an equal one is no gain"
+    )
+    assert vars(keeper.best)["AP50"] == pytest.approx(1, abs=0.01)
+
+
+def test_a_validation_set_that_lost_its_boxes_has_no_best_before(tmp_path: Path) -> None:
+    """A run may be resumed after its annotations have changed; the last weights are the best then."""
+    none = np.zeros(0, np.int64)
+    empty = Example(Path("a.jpg"), "a.jpg", 90, 60, np.zeros((0, 4)), none, none.astype(bool), none.astype(float))
+    keeper = Keeper(Folder(tmp_path, resume=True), Table(Path(), "coco", ("thing",), (empty,)), Best(1, 0.5, 0.75), 2)
+    shape = Architecture("s", 1)
+    task = DetectionTask(Detector(shape), None, Card(shape, ("thing",), (64, 64), "stretch"), Recipe(), PLAN)
+    keeper._found = [(0, shrunk(keeper.table, 0, False))]
+    trainer: Any = SimpleNamespace(is_global_zero=True, current_epoch=4)
+    keeper.on_validation_epoch_end(trainer, task)
+    assert (keeper.best, keeper.since_best, keeper._pending) == (Best(4), 0, {})
+    assert checkpoint(tmp_path / "best.ckpt")["epoch"] == 4
+
+
+def shrunk(table: Table, index: int, found: bool) -> Detections:
+    """The labels of a picture, each side 9 % further in: an IoU of .67; or nothing."""
+    example = table.examples[index]
+    moved = 0.09 * (example.boxes[:, 2:] - example.boxes[:, :2])
+    boxes, sigma = example.boxes + np.hstack([moved, -moved]), 2 * np.hstack([moved, moved])
+    count = len(boxes) if found else 0
+    scores = np.full(count, 0.9, np.float32)
+    parts = boxes[:count].astype(np.float32), scores, example.labels[:count].astype(np.int64)
+    return Detections(*parts, list(table.names), sigma[:count].astype(np.float32))
 
 
 def test_the_best_checkpoint_holds_what_use_needs_and_no_more(learnt: Path) -> None:
@@ -231,24 +344,28 @@ def test_nothing_to_find_is_no_ap(tmp_path: Path) -> None:
 # --- scoring
 
 
-def test_predictions_are_decoded_each_with_its_picture(learnt: Path, blocks: Path) -> None:
-    detector = load(learnt / "best.ckpt")
-    _, table = for_training(read_table(blocks))
-    card, network = detector.card, detector.network
-    views = [View((e.height, e.width), card.input_size, card.resize) for e in table.examples]
-    rng = np.random.default_rng(0)
-    priors = sum((96 // stride) ** 2 for stride in (8, 16, 32)) + 4
-    raws = rng.normal(-2, 2, (len(table), priors, len(card.names) + 32)).astype(np.float32)
+@pytest.mark.parametrize(
+    ("changes", "resize"),
+    [({}, "letterbox"), ({"family": "first"}, "stretch"), ({"reg_max": 0}, "stretch-corner")],
+    ids=["plus", "first", "dirac"],
+)
+def test_predictions_are_decoded_each_with_its_picture(changes: dict[str, Any], resize: str) -> None:
+    architecture = Architecture("s", 3, **changes)
+    network, card = Detector(architecture), Card(architecture, NAMES, (64, 96), resize)
+    shapes = [(90 + 10 * i, 120) for i in range(4)]
+    rng, priors = np.random.default_rng(0), sum(len(p) for p in network.priors(64, 96)[0:1])
+    raws = rng.normal(-2, 2, (4, priors, 3 + 4 * (architecture.reg_max + 1))).astype(np.float32)
     task: Any = DetectionTask.__new__(DetectionTask)  # only what decoding reads
     torch.nn.Module.__init__(task)
     task.card, task.detector = card, network
-    shuffled = [(i, raws[i], (table.examples[i].height, table.examples[i].width)) for i in rng.permutation(len(table))]
-    found = dict(decoded([(int(i), raw, shape) for i, raw, shape in shuffled], task))
-    layout = Layout(card.input_size, network.architecture.strides, 7, False)
-    for i, (raw, view) in enumerate(zip(raws, views, strict=True)):
-        expected, one = decode(raw, layout, view, card.names), found[i]
+    found = dict(decoded([(int(i), raws[i], shapes[i]) for i in rng.permutation(4)], task))
+    sigma = architecture.reg_max > 0
+    layout = Layout((64, 96), architecture.strides, architecture.reg_max, architecture.family == "first", sigma=sigma)
+    for i, raw in enumerate(raws):
+        expected, one = decode(raw, layout, View(shapes[i], (64, 96), resize), NAMES), found[i]
         np.testing.assert_array_equal(one.boxes, expected.boxes)
         np.testing.assert_array_equal(one.scores, expected.scores)
+        assert (one.side_sigma is not None) == sigma and len(one) > 10
 
 
 def test_one_process_gathers_its_own() -> None:

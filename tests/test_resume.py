@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -37,9 +40,20 @@ from nanogfl.errors import NanogflError, RecipeError, TrainingError, UsageError
 from nanogfl.recipe import Recipe, TrainRecipe, load_recipe
 from nanogfl.training.folder import WITHIN, Folder, finished, write_config
 from nanogfl.training.keeper import Keeper
-from nanogfl.training.resume import Former, former_state, interrupted, shifted
+from nanogfl.training.resume import (
+    Former,
+    LongEpochs,
+    Signals,
+    former_state,
+    going_on,
+    interrupted,
+    shifted,
+    was_interrupted,
+)
 from nanogfl.training.schedule import Plan
 from nanogfl.training.task import DetectionTask
+
+NOBODY: Any = (None, None)  # no trainer and no module, where neither is asked
 
 # --- resume
 
@@ -152,7 +166,8 @@ def test_a_run_left_within_an_epoch_goes_on_at_its_next_step(
     state = checkpoint(tmp_path / "run" / WITHIN)
     assert (state["epoch"], state["global_step"]) == (1, 4 if settings[1:] == ACCUMULATE else 8)
     assert len(seen) == 9
-    nanogfl.train(tiny_set, out=tmp_path / "run", resume=True)
+    done = nanogfl.train(tiny_set, out=tmp_path / "run", resume=True)
+    assert sum(float(row["seconds"]) for row in read_rows(tmp_path / "run")) < done["seconds"] + 0.1
     assert len(seen) == 9 + 4  # the third batch once more, and the rest
     assert seen[9] == seen[8]
     assert sorted(name for names in [*seen[6:8], *seen[9:]] for name in names) == sorted(
@@ -344,13 +359,133 @@ def test_epochs_of_other_length_shift_the_plan(an_epoch: int, shift: int, whole:
     assert shifted(made, former(whole)).shift == shift  # four epochs of three steps are done
 
 
-def test_steps_of_a_state_within_an_epoch_are_counted_as_they_were_made() -> None:
-    """Four batches of the second epoch are taken, one a step; from now on two make a step."""
+@pytest.mark.parametrize(("accumulate", "ended"), [(1, 6), (2, 8)])
+def test_steps_of_a_state_within_an_epoch_are_counted_as_they_were_made(accumulate: int, ended: int) -> None:
+    """Four batches of the second epoch are taken, one or two a step; from now on two make a step."""
     batches = {"state_dict": {"combined_loader": [{"taken": 4}]}}
-    recipe = {"recipe": {"train": {"accumulate": 1}}}
+    recipe = {"recipe": {"train": {"accumulate": accumulate}}}
     state = {"epoch": 1, "global_step": 10, "loops": {"fit_loop": batches}, "nanogfl": recipe}
-    made = Plan(6, 3, 1e-3, 1, 0.9, 1, 6)
-    assert shifted(made, Former(Path("within.ckpt"), state)).shift == 3 - (10 - 4)
+    for epochs in (6, 1):  # at least as many as are done
+        made = Plan(epochs, 3, 1e-3, 1, 0.9, 1, 6)
+        assert shifted(made, Former(Path("within.ckpt"), state)).shift == 3 - ended
+
+
+def state_file(path: Path, epoch: int, step: int, **batches: int) -> Path:
+    """As little of a state as deciding between two takes."""
+    loops = {"fit_loop": {"state_dict": {"combined_loader": [batches]}}}
+    torch.save({"epoch": epoch, "global_step": step, "loops": loops}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("within", "taken", "said"),
+    [
+        ({"batch": 4, "seed": 0}, WITHIN, None),
+        ({"batch": 8, "seed": 0}, "last.ckpt", "epoch 3 was left at step 8 with other batch; going back to its begin"),
+        ({"batch": 8, "seed": 1}, "last.ckpt", "with other batch and seed; going back to its beginning"),
+        ({"batch": 4}, "last.ckpt", "with other seed; going back"),
+    ],
+    ids=["as it was", "another batch", "both", "what an older version did not write"],
+)
+def test_which_of_two_states_is_taken_and_why(
+    within: dict[str, int], taken: str, said: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state_file(tmp_path / "last.ckpt", 1, 6, batch=8)
+    state_file(tmp_path / WITHIN, 2, 8, **within)
+    with caplog.at_level(logging.WARNING, "nanogfl"):
+        found = former_state(Folder(tmp_path, resume=True), {"batch": 4, "seed": 0})
+    assert found is not None and found.path.name == taken
+    assert (said or "") in caplog.text and bool(caplog.text) == bool(said)
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_state_within_the_first_epoch_is_alone(
+    changed: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state_file(tmp_path / WITHIN, 0, 2, batch=4)
+    with caplog.at_level(logging.WARNING, "nanogfl"):
+        found = former_state(Folder(tmp_path, resume=True), {"batch": 8 if changed else 4})
+    assert (found is None) == changed
+    assert caplog.messages == ["epoch 1 was left at step 2 with other batch; going back to the beginning"] * changed
+
+
+def test_of_two_states_of_one_step_that_of_the_epochs_end_is_taken(tmp_path: Path) -> None:
+    """The run was killed between writing the one and removing the other."""
+    state_file(tmp_path / WITHIN, 1, 6, batch=4)
+    state_file(tmp_path / "last.ckpt", 1, 6, batch=4)
+    found = former_state(Folder(tmp_path, resume=True), {"batch": 4})
+    assert found is not None and found.path.name == "last.ckpt"
+
+
+def test_nothing_to_go_on_from_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "metrics.csv").write_bytes(b"epoch,\xff\n0,1")  # spoilt, and one row at most
+    for resume in (False, True):
+        with caplog.at_level(logging.WARNING, "nanogfl"):
+            assert former_state(Folder(tmp_path, resume), {}) is None
+        assert caplog.messages == [f"nothing to go on from in {tmp_path}: starting from the beginning"] * resume
+
+
+def test_what_a_resumed_run_leaves_open_is_as_it_was(whole: Path) -> None:
+    """The run's own, changed to what no default is."""
+    last = former(whole)
+    card = last.state["nanogfl"]
+    names = tuple(card["names"])
+    card |= {"input_size": [64, 96], "resize": "letterbox"}
+    card["recipe"]["train"]["lr"] = 0.004
+    made = going_on(Recipe(), last, names)
+    assert (made.input.size, made.input.resize, made.train.lr) == ("64x96", "letterbox", 0.004)
+    assert made.model.size == "s" and made.model.reg_max == 7
+    asked = load_recipe(None, ["input.size=128", "input.resize=stretch", "train.lr=0.001", "train.epochs=9"])
+    made = going_on(asked, last, names)
+    assert (made.input.size, made.input.resize, made.train.lr) == (128, "stretch", 0.001) and made.train.epochs == 9
+    with pytest.raises(
+        UsageError, match=r"the data's classes cannot change within a run: .* has .*, asked for is a, b"
+    ):
+        going_on(Recipe(), last, ("a", "b"))
+
+
+def test_the_programs_own_handler_of_a_polite_kill_is_put_back() -> None:
+    """Lightning puts its own in place before training starts; not from a thread, which may set none."""
+    kept, given = signal.getsignal(signal.SIGTERM), [lambda *_: None, signal.SIG_DFL]
+    try:
+        for own, stays in ((given[0], False), (given[1], True)):
+            signal.signal(signal.SIGTERM, own)
+            callback, lightnings = Signals(), lambda *_: None
+            signal.signal(signal.SIGTERM, lightnings)
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(callback.on_train_start, *NOBODY).result()
+            assert signal.getsignal(signal.SIGTERM) is lightnings
+            callback.on_train_start(*NOBODY)
+            assert (signal.getsignal(signal.SIGTERM) is lightnings) == stays
+    finally:
+        signal.signal(signal.SIGTERM, kept)
+
+
+def test_a_long_epochs_state_is_written_once_a_step_and_not_at_its_end(tmp_path: Path) -> None:
+    """Two batches a step, every second step; ten batches an epoch; the run goes on behind step 4."""
+    written: list[tuple[str, int]] = []
+    trainer: Any = SimpleNamespace(global_step=4, is_last_batch=False)
+    trainer.save_checkpoint = lambda path, weights_only: written.append((path.name, trainer.global_step))
+    callback = LongEpochs(Folder(tmp_path, resume=True), 2)
+    callback.on_train_start(trainer, NOBODY[1])
+    for batch in range(20):
+        trainer.global_step, trainer.is_last_batch = 4 + (batch + 1) // 2, batch == 11
+        callback.on_train_batch_end(trainer, NOBODY[1], None, None, batch)
+    assert written == [(WITHIN, step) for step in (6, 8, 12, 14)], "step 10 ends an epoch"
+
+
+def test_what_began_with_an_interrupt() -> None:
+    def raised(*errors: BaseException) -> BaseException:
+        """The last of them, each raised while the one before was handled."""
+        for before, error in itertools.pairwise(errors):
+            error.__context__ = before
+        return errors[-1]
+
+    for first in (KeyboardInterrupt(), SystemExit(1)):
+        assert was_interrupted(first)
+        assert was_interrupted(raised(first, OSError("a loader is gone"), RuntimeError("all is lost")))
+    assert not was_interrupted(raised(OSError("the disk is full"), RuntimeError("all is lost")))
+    assert not was_interrupted(None)
 
 
 def test_fewer_epochs_than_are_done_are_refused(whole: Path, tiny_set: Path, tmp_path: Path) -> None:
@@ -384,17 +519,20 @@ def test_a_run_that_died_before_its_summary_keeps_the_averages(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("overwrite", "begun", "said"),
+    ("how", "begun", "said"),
     [
-        (True, False, "nothing was trained"),  # the old run's config.yaml still lies there
-        (True, True, "epoch 1 was not finished: go on with --resume"),
-        (False, True, "epoch 1 was not finished: go on with --resume"),
+        ("overwrite", False, "nothing was trained"),  # the old run's config.yaml still lies there
+        ("overwrite", True, "epoch 1 was not finished: go on with --resume"),
+        ("resume", False, "epoch 1 was not finished: go on with --resume"),
+        ("resume", None, "nothing was trained"),  # there was nothing
+        ("", True, "epoch 1 was not finished: go on with --resume"),
     ],
 )
-def test_what_an_interrupted_run_says(overwrite: bool, begun: bool, said: str, tmp_path: Path) -> None:
-    write_config(tmp_path / "config.yaml", Recipe())
-    os.utime(tmp_path / "config.yaml", (1, 1))
-    folder = Folder(tmp_path, resume=False, overwrite=overwrite)
+def test_what_an_interrupted_run_says(how: str, begun: bool | None, said: str, tmp_path: Path) -> None:
+    if begun is not None:
+        write_config(tmp_path / "config.yaml", Recipe())
+        os.utime(tmp_path / "config.yaml", (1, 1))
+    folder = Folder(tmp_path, how == "resume", how == "overwrite")
     if begun:
         write_config(tmp_path / "config.yaml", Recipe())
     assert said in interrupted(folder, 0)

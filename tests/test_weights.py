@@ -152,6 +152,17 @@ def test_the_number_of_bins_is_read_from_the_tensors(said: str, tmp_path: Path) 
     assert recognise(weights.state, weights.source) == made
 
 
+def test_the_number_of_bins_is_that_of_a_branch_of_sides() -> None:
+    made = Architecture("s", 10, reg_max=10, family="first", separate_sides=True)
+    assert recognise(dict(Detector(made).state_dict()), Path("x.ckpt")) == made
+
+
+def test_what_is_no_tensor_or_has_no_name_is_left_out(tmp_path: Path, small: Detector) -> None:
+    odd = {3: torch.zeros(3), "note": "mine", "epoch": 7, "nothing": None}
+    path = saved(tmp_path / "x.ckpt", {"state_dict": to_nanodet(small.state_dict(), "model.") | odd})
+    assert same(load(read_weights(path)).state_dict(), small.state_dict())
+
+
 def test_the_first_half_sized_nanodet_has_the_neck_of_the_whole_one() -> None:
     """nanodet-m-0.5x, -m and -m-1.5x as they were published: 96, 96 and 128 channels."""
     necks = [Detector(Architecture(size, 80, family="first")).neck for size in ("s", "m", "l")]
@@ -277,8 +288,66 @@ def test_transplant_of_one_shared_branch_fills_every_level(caplog: pytest.LogCap
     assert "its one branch of the head is taken for each of 4 levels" in caplog.text
 
 
-def test_transplant_of_rows_that_are_not_the_names_is_refused() -> None:
-    refused(lambda: transplant(Detector(Architecture("s", 2)), trained(NAMES), ("a", "b"), ("a", "b")), "35 rows for 2")
+def test_every_level_gets_the_one_branch_of_the_sides_too() -> None:
+    weights = trained(NAMES, share_levels=True, separate_sides=True)
+    detector = Detector(Architecture("s", 3, separate_sides=True))
+    transplant(detector, weights, NAMES, NAMES)
+    state = detector.state_dict()
+    for level in range(4):
+        for key in ("side_towers.{}.0.0.weight", "towers.{}.0.0.weight", "measure.{}.weight", "measure.{}.bias"):
+            old, made = weights.state[f"head.{key.format(0)}"], state[f"head.{key.format(level)}"]
+            assert torch.equal(made, old), (key, level)
+
+
+@pytest.mark.parametrize("count", [2, 39])
+def test_transplant_of_rows_that_are_not_the_names_is_refused(count: int) -> None:
+    """Behind the names' rows come those of the sides, four times as many as there are bins: never fewer than none."""
+    names = [f"{i}" for i in range(count)]
+    detector = Detector(Architecture("s", 2))
+    refused(lambda: transplant(detector, trained(NAMES), names, ("0", "1")), f"35 rows for {count}")
+
+
+def test_no_class_is_kept_where_there_is_no_class_layer() -> None:
+    weights = trained(NAMES)
+    state = {k: v for k, v in weights.state.items() if not k.startswith("head.predict.")}
+    assert transplant(Detector(Architecture("s", 3)), replace(weights, state=state), NAMES, NAMES) == []
+
+
+def test_a_branch_of_another_width_is_left_out() -> None:
+    """The head of the larger size has wider branches, and biases of the same length."""
+    weights, detector = trained(NAMES), Detector(Architecture("l", 3))
+    key, fresh = "head.predict.0.weight", detector.state_dict()["head.predict.0.weight"].clone()
+    transplant(detector, weights, NAMES, NAMES)
+    assert torch.equal(detector.state_dict()[key], fresh)
+    assert torch.equal(detector.state_dict()["head.predict.0.bias"], weights.state["head.predict.0.bias"])
+
+
+@pytest.mark.parametrize(("value", "message"), [(math.nan, "no numbers"), (math.inf, "no numbers"), (None, None)])
+def test_transplant_leaves_out_what_does_not_fit_and_refuses_what_is_no_number(
+    value: float | None, message: str | None
+) -> None:
+    weights, detector = trained(NAMES), Detector(Architecture("s", 3))
+    before = {k: v.clone() for k, v in detector.state_dict().items()}
+    key = "head.predict.0.bias"
+    if value is None or message is None:
+        weights.state[key] = torch.tensor(1.0)  # type: ignore[index]
+        transplant(detector, weights, NAMES, NAMES)
+        assert torch.equal(detector.state_dict()[key], before[key])
+        return
+    weights.state[key][-1] = value
+    refused(lambda: transplant(detector, weights, NAMES, NAMES), message)
+    assert same(dict(detector.state_dict()), before)
+
+
+@pytest.mark.parametrize("without", ["", "num_batches_tracked", "head.predict.0.bias"])
+def test_what_was_loaded_is_said(without: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Counters of batches are not missed."""
+    weights, detector = trained(NAMES), Detector(Architecture("s", 3))
+    state = {k: v for k, v in weights.state.items() if not without or not k.endswith(without)}
+    with caplog.at_level(logging.INFO, "nanogfl"):
+        transplant(detector, replace(weights, state=state), NAMES, NAMES)
+    made = ", 1 made anew (head.predict.0.bias ...)" if without.startswith("head") else ""
+    assert caplog.messages == [f"old.ckpt: {len(state)} tensors loaded{made}"]
 
 
 def test_transplant_keeps_a_quality_predictor_of_the_same_kind_only() -> None:
@@ -587,6 +656,23 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.ckpt"
     path.write_bytes(content)
     refused(lambda: read_weights(path), "x.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "give"),
+    [
+        ("m.onnx", b"\x08\x08\x12\x07nanogfl", r"give the best\.ckpt of its run"),
+        ("m.ckpt", b"<html>404</html>", "give a file written by nanogfl or NanoDet"),
+    ],
+)
+def test_what_to_give_instead_of_another_file_is_said(name: str, content: bytes, give: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    refused(lambda: read_weights(tmp_path / name), f"{name} is no checkpoint; {give}")
+
+
+def test_a_tensor_without_values_is_refused(tmp_path: Path) -> None:
+    state = {"model.head.gfl_cls.0.weight": torch.zeros(3, device="meta")}
+    refused(lambda: read_weights(saved(tmp_path / "x.ckpt", {"state_dict": state})), "no plain tensor")
 
 
 @pytest.mark.parametrize("part", [0.0001, 0.3, 0.9, 0.9999])

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from nanogfl.errors import ModelError
 from nanogfl.runtime.card import FileCard
 
-ELEMENTWISE = {"Sub", "Div", "Mul", "Add", "QuantizeLinear", "DequantizeLinear"}
+BEFORE = {"Sub", "Cast", "QuantizeLinear", "DequantizeLinear"}  # what may stand before the first convolution
 
 
 def cut_core(path: Path, card: FileCard) -> onnx.ModelProto:
@@ -39,7 +39,6 @@ class Producers:
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.of = {output: node for node in graph.node for output in node.output}
-        self.constants = {constant.name for constant in graph.initializer}
         self.order = {id(self.of[node.output[0]]): i for i, node in enumerate(graph.node)}
 
     def maps(self, joined: str) -> list[str]:
@@ -78,12 +77,9 @@ class Producers:
         return first
 
     def before_normalising(self, name: str) -> str:
-        """Back over mean, deviation and quantization to the values 0 to 255."""
-        while (node := self.of.get(name)) is not None:
-            half = node.op_type == "Cast" and node.attribute[0].i == TensorProto.FLOAT16
-            if node.op_type not in ELEMENTWISE and not half:
-                break
-            name = next(i for i in node.input if i not in self.constants)
+        """Back over mean, precision and quantization to the values 0 to 255."""
+        while (node := self.of.get(name)) is not None and node.op_type in BEFORE:
+            name = node.input[0]
         return name
 
 

@@ -89,7 +89,7 @@ def _asked(name: str, out: Path) -> tuple[Runtime, Path]:
         raise UsageError(f"--format {name}: {chosen.name} has no file of its own; give one of {', '.join(FORMATS)}")
     if chosen.missing:
         raise UsageError(f"--format {name}: {chosen.missing}")
-    named = out.suffix in (".onnx", chosen.suffix, *(r.suffix for r in RUNTIMES)) and out.suffix and not out.is_dir()
+    named = out.suffix in (".onnx", chosen.suffix, *(r.suffix for r in RUNTIMES)) and not out.is_dir()
     path = out if named else out / f"model{chosen.suffix}"
     if path.suffix != chosen.suffix:
         raise UsageError(f"--out {path}: a file for {chosen.name} ends in {chosen.suffix}")

@@ -87,7 +87,7 @@ def check(
     approve(table)
     looks = look_at_all([e.path for e in table.examples], start(len(table)) if start else None)
     recommended = recommend(table)
-    notes = Findings(True, list(table.findings))
+    notes = Findings(found=list(table.findings))
     note_pictures(table.examples, looks, notes)
     note_boxes(table.examples, table.names, recommended["input"], notes)
     note_labels(table, notes)

@@ -38,7 +38,7 @@ def find_twins(examples: Sequence[Example], looks: Sequence[Look]) -> list[Twin]
     twins = [
         Twin(i, first[looks[i].content], True)
         for i in sorted(order, key=lambda i: not len(examples[i].boxes))
-        if looks[i].content and first.setdefault(looks[i].content, i) != i
+        if first.setdefault(looks[i].content, i) != i
     ]
     again = {twin.index for twin in twins}
     others = [i for i in order if i not in again and looks[i].bits is not None]

@@ -110,10 +110,6 @@ class Keeper(Callback):
         self.images_per_second = self._seen / max(1e-9, time.monotonic() - self._started)
         self._pending["images_per_second"] = self.images_per_second
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """What a validation that was broken off has found is of no use."""
-        self._found = []
-
     def on_validation_batch_end(
         self,
         trainer: pl.Trainer,
