@@ -13,7 +13,7 @@ import numpy as np
 from nanogfl.data import splits
 from nanogfl.data.data_yaml import KEYS, class_names, load, points
 from nanogfl.data.findings import Findings
-from nanogfl.data.folders import files_below, files_in, relative, subfolders
+from nanogfl.data.folders import files_below, files_in, relative, spelt, subfolders
 from nanogfl.data.table import SPLITS, Example, Table
 from nanogfl.data.text import read_text
 from nanogfl.data.yolo_labels import TEXT, Labels, Rows, read_labels, row_of
@@ -68,8 +68,8 @@ def find_flat(root: Path) -> list[tuple[Path, str | None]]:
 
 def _is_flat(folder: Path) -> bool:
     """Whether a text file here has a picture's name and a line that is a box; captions and read-mes have none."""
-    stems = {p.stem for p in files_in(folder, SUFFIXES)}
-    files = (p for p in files_in(folder, TEXT) if p.stem in stems)
+    stems = {spelt(p.stem) for p in files_in(folder, SUFFIXES)}
+    files = (p for p in files_in(folder, TEXT) if spelt(p.stem) in stems)
     return any(row_of(line.split()) for file in files for line in read_text(file).splitlines())
 
 
