@@ -1073,6 +1073,18 @@ def test_class_names_beside_the_labels(
     assert (table.names, set(kinds(table))) == (("class_0",), {"annotation-unreadable"})
 
 
+def test_class_names_of_roboflows_darknet(tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        draw(tmp_path / split / f"{split}.jpg")
+        write(tmp_path / split / f"{split}.txt", "1 .5 .5 .5 .5\n")
+        write(tmp_path / split / "_darknet.labels", "cat\r\ndog")
+    table = read_table(tmp_path)
+    assert (table.names, by_split(table)) == (
+        ("cat", "dog"),
+        {"train": ["train/train.jpg"], "val": ["valid/valid.jpg"]},
+    )
+
+
 def test_the_last_folder_called_images_has_a_twin(tmp_path: Path) -> None:
     draw(tmp_path / "images/deep/images/a.jpg")
     write(tmp_path / "images/deep/labels/a.txt", "0 .5 .5 .5 .5")

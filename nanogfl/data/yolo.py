@@ -98,13 +98,14 @@ def _note_unlisted(
 
 
 def _listed_names(root: Path, labels: Sequence[Path]) -> list[str]:
-    """Class names of the set's own list, else of those that LabelImg leaves beside the labels of each split.
+    """Class names of the set's own list, else of those that tools leave beside the labels of each split.
 
     Raises DataError where two of these disagree; one that ends earlier does not.
     """
     own = (root / "classes.txt", root / "labels" / "classes.txt", root / "obj.names")  # the last is CVAT's
     files = [f for f in own if f.is_file()][:1]
-    files = files or [f for folder in dict.fromkeys(labels) if (f := folder / "classes.txt").is_file()]
+    beside = ("classes.txt", "_darknet.labels")  # LabelImg's, Roboflow's
+    files = files or [f for folder in dict.fromkeys(labels) for name in beside if (f := folder / name).is_file()]
     longest: list[str] = []
     for file in files:
         names = [line.strip() for line in read_text(file).rstrip().split("\n")]
