@@ -118,6 +118,8 @@ def test_refusals_are_one_line(
     [
         (["--fix", "full"], 2, "is there already"),
         (["--fix", "set/copy"], 2, "lies inside the set"),
+        (["--fix", "full/mine.txt"], 2, "--fix full/mine.txt is a file; name a folder"),
+        (["--fix", "full/mine.txt/copy"], 2, "full/mine.txt is a file, not a folder; name another place"),
         (["--report", "full"], 2, "full is a folder; name a file"),
         (["--json", "full"], 2, "full is a folder; name a file"),
     ],

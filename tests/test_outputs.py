@@ -66,9 +66,9 @@ def test_what_is_read_through_a_link_is_spared(folder: Path) -> None:
 
 def test_the_folder_of_drawn_pictures_is_no_file(folder: Path) -> None:
     with pytest.raises(UsageError, match=r"--draw file is a file; name a folder"):
-        check_outputs(READ, {}, Path("file"))
+        check_outputs(READ, {}, {"--draw": Path("file")})
     with pytest.raises(UsageError, match=r"--draw file/x: .*/file is a file, not a folder"):
-        check_outputs(READ, {}, Path("file/x"))
+        check_outputs(READ, {}, {"--draw": Path("file/x")})
     with pytest.raises(UsageError, match=r"--draw: in/cat.jpg would be written over in/cat.jpg"):
         spare(READ, [("--draw", Path("in/1.jpg")), ("--draw", Path("in/cat.jpg"))])
 
@@ -82,8 +82,9 @@ def test_what_can_be_written_is_let_pass(folder: Path) -> None:
         "--summary": "/dev/null",
         "--x": "/dev/null",
     }
-    check_outputs(READ, {option: path and Path(path) for option, path in files.items()}, Path("deep/drawn"))
-    check_outputs(READ, {}, Path("in"))
+    drawn = {"--draw": Path("deep/drawn"), "--fix": None}
+    check_outputs(READ, {option: path and Path(path) for option, path in files.items()}, drawn)
+    check_outputs(READ, {}, {"--draw": Path("in")})
     assert sorted(p.name for p in folder.iterdir()) == ["file", "in", "link.jpg", "set"], "nothing is made"
 
 

@@ -358,6 +358,36 @@ def test_an_accent_has_two_codings(tmp_path: Path, file: str, written: str, codi
     assert {f.kind for f in table.findings if f.kind[:2] != "id"} == ({"path-misleading"} if "/" in file else set())
 
 
+@pytest.mark.parametrize(
+    ("picture", "label", "listed"),
+    [
+        ("images/{disk}.jpg", "labels/{tool}.txt", ""),
+        ("{disk}.jpg", "{tool}.txt", ""),
+        ("images/{disk}.jpg", "labels/{tool}.txt", "images/{tool}.jpg"),
+        ("images/{disk}.jpg", "labels/{tool}.txt", "elsewhere/images/{tool}.jpg"),
+        ("JPEGImages/{disk}.jpg", "Annotations/{tool}.xml", "{disk}"),
+        ("{disk}.jpg", "{tool}.xml", ""),
+    ],
+)
+@pytest.mark.parametrize(("disk", "tool"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_labels_and_lists_may_code_an_accent_otherwise(
+    tmp_path: Path, picture: str, label: str, listed: str, disk: str, tool: str
+) -> None:
+    """Pictures from a Mac, labels from a tool: a picture that misses its label file would count as empty."""
+    codings = {"disk": normalize(disk, "caf\u00e9"), "tool": normalize(tool, "caf\u00e9")}
+    picture, label, listed = (name.format(**codings) for name in (picture, label, listed))
+    draw(tmp_path / picture)
+    write(tmp_path / label, voc(("cell", 1, 1, 9, 9)) if label.endswith("xml") else "0 .5 .5 .5 .5")
+    if label.startswith("A"):
+        write(tmp_path / "ImageSets/Main/train.txt", listed)
+    elif listed:
+        write(tmp_path / "data.yaml", "train: train.txt\nnames: [cell]\n")
+        write(tmp_path / "train.txt", listed)
+    table = read_table(tmp_path)
+    assert (only(table).name, len(only(table).boxes)) == (picture, 1)
+    assert kinds(table) == ({"path-corrected": 1} if listed.startswith("else") else {})
+
+
 def test_a_test_json_without_annotations_is_no_split(tmp_path: Path) -> None:
     write(tmp_path / "train.json", coco("a.jpg"))
     write(tmp_path / "image_info_test2017.json", '{"images": [{"id": 1, "file_name": "a.jpg"}], "categories": []}')
@@ -1041,6 +1071,18 @@ def test_class_names_beside_the_labels(
         read_table(tmp_path)
     table = read_table(tmp_path, patient=True)
     assert (table.names, set(kinds(table))) == (("class_0",), {"annotation-unreadable"})
+
+
+def test_class_names_of_roboflows_darknet(tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        draw(tmp_path / split / f"{split}.jpg")
+        write(tmp_path / split / f"{split}.txt", "1 .5 .5 .5 .5\n")
+        write(tmp_path / split / "_darknet.labels", "cat\r\ndog")
+    table = read_table(tmp_path)
+    assert (table.names, by_split(table)) == (
+        ("cat", "dog"),
+        {"train": ["train/train.jpg"], "val": ["valid/valid.jpg"]},
+    )
 
 
 def test_the_last_folder_called_images_has_a_twin(tmp_path: Path) -> None:

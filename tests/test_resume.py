@@ -263,17 +263,19 @@ def test_resume_where_nothing_was_written_starts_from_the_beginning(
     assert left(tmp_path / "run") == sorted(LEFT)
 
 
-def test_a_lost_state_is_not_gone_on_from(whole: Path, tiny_set: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("of_best", [False, True], ids=["cut short", "a copy of best.ckpt"])
+def test_a_lost_state_is_not_gone_on_from(whole: Path, tiny_set: Path, tmp_path: Path, of_best: bool) -> None:
     """It would begin anew, and write over what the run has learnt."""
     out = shutil.copytree(whole, tmp_path / "run")
-    (out / "last.ckpt").write_bytes((out / "last.ckpt").read_bytes()[:5000])
+    last, best = (out / "last.ckpt").read_bytes(), (out / "best.ckpt").read_bytes()
+    (out / "last.ckpt").write_bytes(best if of_best else last[:5000])
     before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
 
     def untouched() -> bool:
         return all(path.read_bytes() == content for path, content in before.items())
 
     with pytest.raises(
-        TrainingError, match=r"cannot read .*last\.ckpt: it is damaged.*--overwrite starts anew; --init"
+        TrainingError, match=r"cannot go on from .*last\.ckpt: it is damaged.*--overwrite starts anew; --init"
     ):
         nanogfl.train(tiny_set, out=out, resume=True, epochs=6)
     assert untouched()

@@ -120,6 +120,23 @@ def test_an_object_that_nothing_shows_whole_is_joined_from_its_pieces(box: tuple
     assert found.side_sigma is not None and found.side_sigma.tolist() == [[1.5] * 4]
 
 
+def test_thousands_of_pieces_are_joined_without_comparing_each_with_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a low score a large map has so many that pairs took minutes."""
+    top = np.arange(8, 1390, 8, dtype=np.float32)
+    bars = np.column_stack([np.full_like(top, 40), top, np.full_like(top, 1300), top + 4])
+    oracle = Oracle(bars, np.zeros(len(bars), np.int64), lambda boxes: np.ones(len(boxes), bool))
+    counted, areas = [], box_math.areas
+
+    def counting(boxes: NDArray[np.float32]) -> Any:
+        counted.append(len(boxes))
+        return areas(boxes)
+
+    monkeypatch.setattr(box_math, "areas", counting)
+    found = Tiled(oracle).predict(world(1400, 1400))
+    np.testing.assert_array_equal(sorted_rows(found)[:, :4], bars[::-1])
+    assert len(oracle.looked) == 226 and len(counted) < 20_000
+
+
 def test_pieces_of_other_classes_are_not_joined() -> None:
     oracle = Oracle(np.array([[60, 50, 190, 70], [62, 51, 188, 70]], np.float32), np.array([0, 1]))
     oracle.hide = lambda boxes: np.ones(len(boxes), bool)

@@ -21,6 +21,7 @@ from runs import (
     block_picture,
     checkpoint,
     left,
+    quick,
     read_rows,
     run_command,
     weights,
@@ -241,6 +242,13 @@ def test_without_averaging_the_kept_weights_are_the_current_ones(
     last, best = checkpoint(tmp_path / "run" / "last.ckpt"), checkpoint(tmp_path / "run" / "best.ckpt")
     assert "current_model_state" not in last
     assert all(torch.equal(last["state_dict"][k], v) for k, v in best["state_dict"].items())
+
+
+def test_python_may_give_a_path_and_a_pair_of_sides(tiny_set: Path, tiny_run: Path, tmp_path: Path) -> None:
+    quick(tiny_set, tmp_path / "run", size=None, init=tiny_run / "best.ckpt", input=(64, 96))
+    made = load_recipe(str(tmp_path / "run" / "config.yaml"))
+    assert (made.init, made.input.size) == (str(tiny_run / "best.ckpt"), "64x96")
+    assert nanogfl.load(tmp_path / "run" / "best.ckpt").input_size == (64, 96)
 
 
 @pytest.mark.parametrize("name", available())

@@ -42,7 +42,7 @@ def check(
     if shards and not fix:
         raise UsageError("--shards is how --fix writes; give --fix FOLDER too")
     written = {"--json": json_file, "--report": report}
-    check_outputs([data], written)
+    check_outputs([data], written, {"--fix": fix})
     spare([], [(option, path) for option, path in {**written, "--fix": fix}.items() if path])
     with ExitStack() as bars:
         found = run(

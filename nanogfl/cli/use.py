@@ -69,7 +69,7 @@ def predict(
 
     chosen, tiled = named("--classes", classes, "class"), _tiled(tiles, tile_scale, tile_overlap)
     detector = tiled(load(model, input=input, config=config))
-    check_outputs([model, *expand(source)], {"--json": json_file}, draw)
+    check_outputs([model, *expand(source)], {"--json": json_file}, {"--draw": draw})
     records = predict_sources(detector, source, score=score, classes=chosen, sigma=sigma, draw=draw, progress=progress)
     if json_file:
         write_json(json_file, records)
@@ -206,7 +206,7 @@ def mine(
     from nanogfl.wholefile import write_json
 
     detector, files = load(model, input=input, config=config), pictures(folder)
-    check_outputs([model, *files], {"--json": json_file}, draw)
+    check_outputs([model, *files], {"--json": json_file}, {"--draw": draw})
     with bar(len(files)) as progress:
         ranked = run(detector, folder, draw=draw, top=top, progress=progress)
     first = ranked[:top]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from nanogfl.data import splits
 from nanogfl.data.coco_files import Source
-from nanogfl.data.folders import ANNOTATION_FOLDERS, PICTURE_FOLDERS, files_below, subfolders
+from nanogfl.data.folders import ANNOTATION_FOLDERS, PICTURE_FOLDERS, files_below, spellings, spelt, subfolders
 from nanogfl.errors import DataError
 from nanogfl.members import is_file
 from nanogfl.pictures import SUFFIXES
@@ -54,8 +53,8 @@ def inside(file: str) -> PurePosixPath | None:
 def misleading(file: str, path: Path) -> bool:
     """Whether a name is that of another place than the one its picture was found in."""
     inner = inside(file)
-    parts = tuple(map(_spelt, path.parts))
-    return inner is None or parts[-len(inner.parts) :] != tuple(map(_spelt, inner.parts))
+    parts = tuple(map(spelt, path.parts))
+    return inner is None or parts[-len(inner.parts) :] != tuple(map(spelt, inner.parts))
 
 
 def _direct(file: str, folders: Sequence[Path], others: Sequence[Path], patient: bool) -> Place:
@@ -71,9 +70,8 @@ def _direct(file: str, folders: Sequence[Path], others: Sequence[Path], patient:
 
 
 def _there(folder: Path, name: str, patient: bool) -> Path | None:
-    """The file of this name in this folder, or of the name's other codings: an accent has two, disks give either."""
-    names = [name] if name.isascii() else [name, _spelt(name), unicodedata.normalize("NFD", name)]
-    return next((path for spelling in names if _is_there(path := folder / spelling, patient)), None)
+    """The file of this name in this folder, in any coding of the name."""
+    return next((path for spelling in spellings(name) if _is_there(path := folder / spelling, patient)), None)
 
 
 def _is_there(path: Path, patient: bool) -> bool:
@@ -87,20 +85,16 @@ def _is_there(path: Path, patient: bool) -> bool:
         return True
 
 
-def _spelt(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
-
-
 def _meant(root: Path, lost: set[Lost], named: set[Path]) -> dict[Lost, Place]:
     """The picture that each lost name means, where only one can be; all of them, where several can."""
     by_name: dict[str, list[Path]] = defaultdict(list)
     by_stem: dict[str, list[Path]] = defaultdict(list)
     for path in files_below(root, SUFFIXES):
-        by_name[_spelt(path.name)].append(path)
-        by_stem[_spelt(path.stem)].append(path)
+        by_name[spelt(path.name)].append(path)
+        by_stem[spelt(path.stem)].append(path)
     meant: dict[Lost, Place] = {}
     for file, split in lost:
-        name = _spelt(PurePosixPath(file.replace("\\", "/")).name)
+        name = spelt(PurePosixPath(file.replace("\\", "/")).name)
         options = by_name.get(name) or by_stem.get(name) or by_stem.get(PurePosixPath(name).stem) or []
         options = [path for path in options if not _of_another(split, path.relative_to(root))]
         if len(options) > 1:

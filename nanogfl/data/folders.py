@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,16 @@ PICTURE_FOLDERS = ("images", "data", "jpegimages")
 def is_hidden(name: str) -> bool:
     """Whether a name is none of the set's: hidden ones, and what macOS adds to archives."""
     return name.startswith(".") or name == "__MACOSX"
+
+
+def spelt(name: str) -> str:
+    """A name as names are compared: an accent has two codings, and disks and archives give either."""
+    return unicodedata.normalize("NFC", name)
+
+
+def spellings(name: str) -> list[str]:
+    """A name as it is written, and in the other codings that its file may have."""
+    return [name] if name.isascii() else [name, spelt(name), unicodedata.normalize("NFD", name)]
 
 
 def relative(file: Path, root: Path) -> str:

@@ -16,7 +16,7 @@ from defusedxml import DefusedXmlException, ElementTree
 
 from nanogfl.data import splits
 from nanogfl.data.findings import Findings
-from nanogfl.data.folders import ANNOTATION_FOLDERS, PICTURE_FOLDERS, files_below, files_in, subfolders
+from nanogfl.data.folders import ANNOTATION_FOLDERS, PICTURE_FOLDERS, files_below, files_in, spelt, subfolders
 from nanogfl.data.table import Example, Table
 from nanogfl.data.text import read_text
 from nanogfl.errors import DataError
@@ -51,8 +51,8 @@ def find(root: Path) -> list[Path]:
 
 def find_flat(root: Path) -> list[Path]:
     """Find xml files beside the pictures, as LabelImg leaves them: none unless one has a picture's name."""
-    stems, files = {p.stem for p in files_in(root, SUFFIXES)}, files_in(root, XML)
-    return files if any(p.stem in stems for p in files) else []
+    stems, files = {spelt(p.stem) for p in files_in(root, SUFFIXES)}, files_in(root, XML)
+    return files if any(spelt(p.stem) in stems for p in files) else []
 
 
 def read(root: Path, files: list[Path], notes: Findings) -> Table:
@@ -134,7 +134,7 @@ def _side(value: float) -> int:
 def _example(shelf: _Shelf, note: _Note, index: dict[str, int], split: str | None, notes: Findings) -> Example:
     path = shelf.picture(note)
     told = note.file.replace("\\", "/").rsplit("/", 1)[-1]
-    if told and told not in (path.name, path.stem):
+    if told and spelt(told) not in map(spelt, (path.name, path.stem)):
         file = note.path.relative_to(shelf.root).as_posix()
         notes.add("path-misleading", file, "filename", f"names {told[:200]}, its picture is {path.name}")
     name, count = path.relative_to(shelf.root).as_posix(), len(note.boxes)
@@ -167,7 +167,7 @@ class _Shelf:
         tag = Path(note.file.replace("\\", "/"))
         stem = note.path.stem
         places = self._of(note.path.parent)
-        for wanted in (f"{stem}{tag.suffix}", stem, tag.name, tag.stem):
+        for wanted in map(spelt, (f"{stem}{tag.suffix}", stem, tag.name, tag.stem)):
             if found := next((files[wanted] for p in places if wanted in (files := self._in(p))), None):
                 return found
         return places[0] / f"{stem}{tag.suffix if tag.suffix.lower() in SUFFIXES else '.jpg'}"
@@ -176,7 +176,7 @@ class _Shelf:
         """Pictures of a folder by name and by stem."""
         if place not in self._files:
             files = files_in(place, SUFFIXES) if place.is_dir() else []
-            self._files[place] = {p.stem: p for p in reversed(files)} | {p.name: p for p in files}
+            self._files[place] = {spelt(p.stem): p for p in reversed(files)} | {spelt(p.name): p for p in files}
         return self._files[place]
 
     def _of(self, folder: Path) -> list[Path]:
@@ -209,7 +209,7 @@ def _listed(root: Path, files: Sequence[Path], notes: Findings) -> dict[Path, st
         name = file.relative_to(root).as_posix()
         for number, line in ((i, line.strip()) for i, line in enumerate(lines, 1) if line.strip()):
             texts = (line, re.sub(r"\s+[+-]?[01]$", "", line))  # without VOC's second column
-            found = next((meant[s] for text in texts for s in _spellings(text) if s in meant), [])
+            found = next((meant[s] for text in texts for s in _spellings(spelt(text)) if s in meant), [])
             if len(found) != 1:
                 several = ", ".join(path.relative_to(root).as_posix() for path in found[:5])
                 detail = f"{line[:200]} may be any of {several}; write its folder too" if found else line[:200]
@@ -229,8 +229,8 @@ def _by_name(root: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
     for file in files:
         parts = file.relative_to(root).parts[:-1]
         inner = next((i + 1 for i, part in enumerate(parts) if part.lower() in ANNOTATION_FOLDERS), 0)
-        paths["/".join((*parts[inner:], file.stem))].append(file)
-        stems[file.stem].append(file)
+        paths[spelt("/".join((*parts[inner:], file.stem)))].append(file)
+        stems[spelt(file.stem)].append(file)
     return {**stems, **paths}
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from nanogfl.data import splits
 from nanogfl.data.data_yaml import KEYS, class_names, load, points
 from nanogfl.data.findings import Findings
-from nanogfl.data.folders import files_below, files_in, relative, subfolders
+from nanogfl.data.folders import files_below, files_in, relative, spelt, subfolders
 from nanogfl.data.table import SPLITS, Example, Table
 from nanogfl.data.text import read_text
 from nanogfl.data.yolo_labels import TEXT, Labels, Rows, read_labels, row_of
@@ -68,8 +68,8 @@ def find_flat(root: Path) -> list[tuple[Path, str | None]]:
 
 def _is_flat(folder: Path) -> bool:
     """Whether a text file here has a picture's name and a line that is a box; captions and read-mes have none."""
-    stems = {p.stem for p in files_in(folder, SUFFIXES)}
-    files = (p for p in files_in(folder, TEXT) if p.stem in stems)
+    stems = {spelt(p.stem) for p in files_in(folder, SUFFIXES)}
+    files = (p for p in files_in(folder, TEXT) if spelt(p.stem) in stems)
     return any(row_of(line.split()) for file in files for line in read_text(file).splitlines())
 
 
@@ -98,13 +98,14 @@ def _note_unlisted(
 
 
 def _listed_names(root: Path, labels: Sequence[Path]) -> list[str]:
-    """Class names of the set's own list, else of those that LabelImg leaves beside the labels of each split.
+    """Class names of the set's own list, else of those that tools leave beside the labels of each split.
 
     Raises DataError where two of these disagree; one that ends earlier does not.
     """
     own = (root / "classes.txt", root / "labels" / "classes.txt", root / "obj.names")  # the last is CVAT's
     files = [f for f in own if f.is_file()][:1]
-    files = files or [f for folder in dict.fromkeys(labels) if (f := folder / "classes.txt").is_file()]
+    beside = ("classes.txt", "_darknet.labels")  # LabelImg's, Roboflow's
+    files = files or [f for folder in dict.fromkeys(labels) for name in beside if (f := folder / name).is_file()]
     longest: list[str] = []
     for file in files:
         names = [line.strip() for line in read_text(file).rstrip().split("\n")]

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from nanogfl.data import splits
 from nanogfl.data.findings import Findings, listed
-from nanogfl.data.folders import relative, subfolders
+from nanogfl.data.folders import relative, spellings, subfolders
 from nanogfl.data.text import read_text
 from nanogfl.errors import DataError
 
@@ -77,10 +77,12 @@ def pictures_of(file: Path, found: Reading) -> Iterator[Path]:
     bases = [file.parent, found.root, *found.bases]
     corrected: dict[int, str] = {}
     for number, line in enumerate(map(str.strip, read_text(file).splitlines()), 1):
-        options = _inside([base / line.replace("\\", "/") for base in bases], found.root) if line else []
+        texts = spellings(line) if line else []
+        options = _inside([base / text.replace("\\", "/") for text in texts for base in bases], found.root)
         path = next((p for p in options if p.is_file()), None)
-        if line and path is None:
-            meant = _inside([base.joinpath(*parts) for parts in _endings(line) for base in bases], found.root)
+        if path is None:
+            ends = [parts for text in texts for parts in _endings(text)]
+            meant = _inside([base.joinpath(*parts) for parts in ends for base in bases], found.root)
             path = next((p for p in meant if p.is_file()), None)
             corrected.update({number: f"{line[:200]} was found at {path}"} if path else {})
         if path:

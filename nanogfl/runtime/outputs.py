@@ -9,13 +9,15 @@ from pathlib import Path
 from nanogfl.errors import UsageError
 
 
-def check_outputs(sources: Iterable[str | Path], files: Mapping[str, Path | None], draw: Path | None = None) -> None:
+def check_outputs(
+    sources: Iterable[str | Path], files: Mapping[str, Path | None], folders: Mapping[str, Path | None] | None = None
+) -> None:
     """Refuse what cannot be written, or would take the place of a source; called before any work is done.
 
     Args:
         sources: all that is read, the model too.
         files: the files to be written, by their options; None for those that nobody asked for.
-        draw: the folder of ``--draw``; the names of what goes there are :func:`spare`'s affair.
+        folders: those to be filled; the names of what goes there are :func:`spare`'s affair.
 
     Raises:
         UsageError: one of them, by its option.
@@ -26,10 +28,12 @@ def check_outputs(sources: Iterable[str | Path], files: Mapping[str, Path | None
         if path.is_dir():
             raise UsageError(f"{option} {path} is a folder; name a file")
         _check_place(option, path)
-    if draw is not None:
-        if draw.exists() and not draw.is_dir():
-            raise UsageError(f"--draw {draw} is a file; name a folder")
-        _check_place("--draw", draw, draw / "any")
+    for option, folder in (folders or {}).items():
+        if folder is None:
+            continue
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"{option} {folder} is a file; name a folder")
+        _check_place(option, folder, folder / "any")
 
 
 def spare(sources: Iterable[str | Path], targets: Iterable[tuple[str, Path]]) -> None:

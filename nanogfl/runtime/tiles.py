@@ -70,7 +70,8 @@ class Tiled:
         parts = [self._look(picture, tile, score, iou, max_boxes) for tile in tiles]
         cut = np.concatenate([_cut(part.boxes, tile, size) for part, tile in zip(parts, tiles, strict=True)])
         tile_of = np.repeat(np.arange(len(tiles)), [len(part) for part in parts])
-        return _merge(_joined(parts, self.names), cut, [tiles[i] for i in tile_of], Thresholds(score, iou, max_boxes))
+        edges = np.array([(tile.x1, tile.y1, tile.x2, tile.y2) for tile in tiles], np.float32)[tile_of]
+        return _merge(_joined(parts, self.names), cut, edges, Thresholds(score, iou, max_boxes))
 
     def tiles(self, size: tuple[int, int]) -> list[Tile]:
         """The tiles of a picture of (H, W), rows first, evenly spread; one where it is no larger than a tile.
@@ -124,37 +125,43 @@ def _joined(parts: Sequence[Detections], names: list[str]) -> Detections:
     )
 
 
-def _merge(found: Detections, cut: NDArray[np.bool_], tiles: Sequence[Tile], limits: Thresholds) -> Detections:
-    """One box an object: whole ones by NMS, then those joined from cut ones that are no piece of a whole one."""
+def _merge(found: Detections, cut: NDArray[np.bool_], edges: NDArray[np.float32], limits: Thresholds) -> Detections:
+    """One box an object: whole ones by NMS, then those joined from cut ones that are no piece of a whole one.
+
+    ``edges``: of the tile of each detection [N, 4].
+    """
     everything = Thresholds(limits.score, limits.iou, len(found))
     whole = np.flatnonzero(~cut)
     whole = whole[nms(found.boxes[whole], found.scores[whole], found.labels[whole], everything)]
-    pieces = np.array([i for i in np.flatnonzero(cut).tolist() if not _is_piece(i, found, whole, tiles[i])], np.intp)
-    parts = [found.select(whole), *(_hull(found.select(group)) for group in _groups(pieces, found, tiles))]
+    pieces = np.array([i for i in np.flatnonzero(cut).tolist() if not _is_piece(i, found, whole, edges)], np.intp)
+    parts = [found.select(whole), *(_hull(found.select(group)) for group in _groups(pieces, found, edges))]
     rest = _joined(parts, found.names)
     return rest.select(nms(rest.boxes, rest.scores, rest.labels, limits))
 
 
-def _is_piece(i: int, found: Detections, whole: NDArray[np.intp], tile: Tile) -> bool:
-    """Whether detection ``i`` is what this tile shows of one of the whole ones of its class."""
+def _is_piece(i: int, found: Detections, whole: NDArray[np.intp], edges: NDArray[np.float32]) -> bool:
+    """Whether detection ``i`` is what its tile shows of one of the whole ones of its class."""
     same = found.boxes[whole[found.labels[whole] == found.labels[i]]]
-    return bool((box_math.iou(found.boxes[i][None], _shown(same, tile)) > PIECE).any())
+    return bool((box_math.iou(found.boxes[[i]], _shown(same, edges[i])) > PIECE).any())
 
 
-def _groups(pieces: NDArray[np.intp], found: Detections, tiles: Sequence[Tile]) -> list[NDArray[np.intp]]:
+def _groups(pieces: NDArray[np.intp], found: Detections, edges: NDArray[np.float32]) -> list[NDArray[np.intp]]:
     """Which of these cut detections are of one object: they agree about what both their tiles show."""
-    groups: list[list[int]] = []
-    for i in pieces.tolist():
-        linked = [group for group in groups if any(_agree(i, k, found, tiles) for k in group)]
-        groups = [group for group in groups if group not in linked]
-        groups.append([i, *(k for group in linked for k in group)])
-    return [np.array(group, np.intp) for group in groups]
+    group_of: dict[int, list[int]] = {}
+    for number, i in enumerate(pieces.tolist()):
+        linked = {id(group_of[k]): group_of[k] for k in _agreeing(i, pieces[:number], found, edges)}
+        group = [i, *(k for other in linked.values() for k in other)]
+        group_of.update(dict.fromkeys(group, group))
+    return [np.array(group, np.intp) for group in {id(group): group for group in group_of.values()}.values()]
 
 
-def _agree(i: int, k: int, found: Detections, tiles: Sequence[Tile]) -> bool:
-    if found.labels[i] != found.labels[k] or tiles[i] == tiles[k]:
-        return False
-    return bool(box_math.iou(_shown(found.boxes[[i]], tiles[k]), _shown(found.boxes[[k]], tiles[i]))[0, 0] > PIECE)
+def _agreeing(i: int, others: NDArray[np.intp], found: Detections, edges: NDArray[np.float32]) -> list[int]:
+    """Those of the others that are of another tile and one object with ``i``; all at once, for there are thousands."""
+    near = others[(found.labels[others] == found.labels[i]) & (edges[others] != edges[i]).any(axis=1)]
+    mine, theirs = _shown(found.boxes[[i]], edges[near]), _shown(found.boxes[near], edges[i])
+    shared = box_math.areas(_shown(mine, theirs))
+    union = box_math.areas(mine) + box_math.areas(theirs) - shared
+    return near[shared > PIECE * union].tolist()
 
 
 def _hull(group: Detections) -> Detections:
@@ -165,7 +172,6 @@ def _hull(group: Detections) -> Detections:
     return Detections(box, group.scores.max(keepdims=True), group.labels[:1], group.names, sigma)
 
 
-def _shown(boxes: NDArray[np.float32], tile: Tile) -> NDArray[np.float32]:
-    """Boxes [N, 4] as this tile shows them; inverted where it shows nothing."""
-    edges = np.array([tile.x1, tile.y1, tile.x2, tile.y2], np.float32)
-    return np.concatenate([np.maximum(boxes[:, :2], edges[:2]), np.minimum(boxes[:, 2:], edges[2:])], axis=1)
+def _shown(boxes: NDArray[np.float32], edges: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Boxes [N, 4] as one tile of these edges [4] shows them, or one each [N, 4]; inverted where it shows nothing."""
+    return np.concatenate([np.maximum(boxes[:, :2], edges[..., :2]), np.minimum(boxes[:, 2:], edges[..., 2:])], axis=1)

@@ -118,11 +118,14 @@ def _loaded(path: Path) -> Former | None:
     if not path.is_file():
         return None
     try:
-        return Former(path, read_tensors_only(path))
+        state = read_tensors_only(path)
+        if "loops" not in state:
+            raise ModelError(f"{path} holds weights alone")
+        return Former(path, state)
     except ModelError as error:
         raise TrainingError(
-            f"cannot read {path}: it is damaged, or no checkpoint; "
-            + ("remove it, and --resume again" if path.name == WITHIN else f"{ANEW}, or put a copy of it there")
+            f"cannot go on from {path}: it is damaged, or holds no state of a run; "
+            + ("remove it, and --resume again" if path.name == WITHIN else f"{ANEW}, or put a sound last.ckpt there")
         ) from error
 
 

@@ -60,7 +60,7 @@ def train(
         resume: go on with the run that lies in ``out``.
         overwrite: start anew where a run lies in ``out``.
         set: ``key.path=value`` assignments.
-        options: size, input, init, epochs, batch, seed, freeze; as on the command line.
+        options: size, input (also (H, W)), init, epochs, batch, seed, freeze; as on the command line.
 
     Returns:
         What summary.json holds.
@@ -167,11 +167,12 @@ def resolve(folder: Folder, source: str | None, assignments: Iterable[str], opti
             every = [*known, "recipe", "set", "resume", "overwrite"]
             raise UsageError(f"train has no option {name!r}{nearest(name, every)}; known: {', '.join(every)}")
     if options.get("input") is not None:
-        parse_input(options["input"])
+        options = options | {"input": "x".join(map(str, parse_input(options["input"])))}
     config = folder / "config.yaml"
     if folder.resume and source is None and config.is_file():
         source = str(config)
-    return load_recipe(source, assignments, {known[name]: value for name, value in options.items()})
+    given = {known[n]: os.fspath(value) if isinstance(value, os.PathLike) else value for n, value in options.items()}
+    return load_recipe(source, assignments, given)
 
 
 def make_loaders(
