@@ -21,8 +21,8 @@ from nanogfl.data.splits import evaluation_split, select
 from nanogfl.data.table import Table
 from nanogfl.detections import Detections
 from nanogfl.evaluation.calibrate import fit_temperature, matched_sides, spearman
-from nanogfl.evaluation.errors import by_picture, total_curve
 from nanogfl.evaluation.matching import pool
+from nanogfl.evaluation.mistakes import by_picture, total_curve
 from nanogfl.evaluation.run import EVALUATION, in_model_order, predict_all
 from nanogfl.runtime.mine import doubt, side_spread
 

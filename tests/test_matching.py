@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from nanogfl.data.table import Example, Table
 from nanogfl.detections import Detections
-from nanogfl.evaluation import errors
+from nanogfl.evaluation import mistakes
 from nanogfl.evaluation.coco import score
 from nanogfl.evaluation.matching import (
     BACKGROUND,
@@ -149,16 +149,16 @@ def test_ap_of_the_pool_is_pycocotools(seed: int) -> None:
         pooled = pool(data, detections, iou)
         counted = pooled.kinds != IGNORED
         hits = pooled.kinds[counted] == CORRECT
-        ap = errors.average_precision(pooled.labels[counted], pooled.scores[counted], hits, pooled.counts())
+        ap = mistakes.average_precision(pooled.labels[counted], pooled.scores[counted], hits, pooled.counts())
         assert ap == pytest.approx(scores.numbers[key], abs=1e-12)
-    curves = errors.class_curves(pool(data, detections))
+    curves = mistakes.class_curves(pool(data, detections))
     for label, curve in curves.items():
         assert curve.at_recalls().mean() == pytest.approx(scores.per_class[NAMES[label]].AP50, abs=1e-12)
 
 
 def test_threshold_is_where_f1_is_best() -> None:
     data = table(example([A, B], [0, 0]))
-    curve = errors.total_curve(pool(data, [found([A, NOWHERE, B, NOWHERE], [0] * 4, [0.9, 0.8, 0.7, 0.6])]))
+    curve = mistakes.total_curve(pool(data, [found([A, NOWHERE, B, NOWHERE], [0] * 4, [0.9, 0.8, 0.7, 0.6])]))
     assert curve.precision == pytest.approx([1, 1 / 2, 2 / 3, 1 / 2])
     assert curve.recall == pytest.approx([0.5, 0.5, 1, 1])
     assert curve.best_score == pytest.approx(0.7)
@@ -166,7 +166,7 @@ def test_threshold_is_where_f1_is_best() -> None:
 
 
 def test_where_nothing_is_right_f1_is_none() -> None:
-    curve = errors.total_curve(pool(table(example([A], [0])), [found([NOWHERE, A], [0, 0])]))
+    curve = mistakes.total_curve(pool(table(example([A], [0])), [found([NOWHERE, A], [0, 0])]))
     assert curve.f1.tolist() == pytest.approx([0, 2 / 3])
     assert curve.best_score == pytest.approx(0.5)
 
@@ -174,7 +174,7 @@ def test_where_nothing_is_right_f1_is_none() -> None:
 def test_what_errors_cost() -> None:
     data = table(example([A, B], [0, 0]), example([A], [1], name="b.jpg"))
     detections = [found([NOWHERE, A], [0, 0], [0.9, 0.8]), found([A, HALF_A], [0, 1], [0.7, 0.6])]
-    kinds = errors.error_kinds(pool(data, detections), 0.5)
+    kinds = mistakes.error_kinds(pool(data, detections), 0.5)
     counts = {name: kind.count for name, kind in kinds.items()}
     assert counts == {
         "duplicate": 0, "class": 1, "localization": 1, "class and localization": 0, "background": 1, "missed": 2,
@@ -196,7 +196,7 @@ def test_gains_are_pycocotools_where_errors_are_put_right(seed: int) -> None:
     pooled = pool(data, detections)
     before = score(data, detections).numbers["AP50"]
     assert before is not None
-    gains = {name: before + kind.gain for name, kind in errors.error_kinds(pooled, 0.5).items()}
+    gains = {name: before + kind.gain for name, kind in mistakes.error_kinds(pooled, 0.5).items()}
     for kind, name in KINDS.items():
         right = [(d.boxes.copy(), d.labels.copy(), np.ones(len(d), bool)) for d in detections]
         mended = set()
@@ -222,7 +222,7 @@ def test_gains_are_pycocotools_where_errors_are_put_right(seed: int) -> None:
 
 def test_what_lies_in_a_crowd_does_not_move_the_threshold() -> None:
     data = table(example([A, B], [0, 0], [False, True]))
-    curve = errors.total_curve(pool(data, [found([B, A], [0, 0])]))
+    curve = mistakes.total_curve(pool(data, [found([B, A], [0, 0])]))
     assert (curve.precision.tolist(), curve.recall.tolist()) == ([1], [1])
 
 
@@ -231,13 +231,13 @@ def test_laws_of_counts(seed: int) -> None:
     data, detections = random_set(10, seed)
     pooled = pool(data, detections)
     for threshold in (0.0, 0.4, 0.95, 2.0, float(pooled.scores[pooled.kinds == CORRECT][3])):
-        matrix = errors.confusion(pooled, threshold)
+        matrix = mistakes.confusion(pooled, threshold)
         labels = matrix[:-1].sum(axis=1)
         assert labels.tolist() == pooled.counts().tolist()  # every label stands once
         shown = (pooled.scores >= threshold) & (pooled.kinds != IGNORED)
         assert matrix[:, :-1].sum() == shown.sum()  # and so does every detection
-        seen = errors.by_picture(pooled, len(data), threshold)
-        kinds = errors.error_kinds(pooled, threshold)
+        seen = mistakes.by_picture(pooled, len(data), threshold)
+        kinds = mistakes.error_kinds(pooled, threshold)
         assert seen.hits.sum() == np.trace(matrix[:-1, :-1])
         assert seen.missed.sum() == kinds["missed"].count == len(pooled.truth_labels) - seen.hits.sum()
         assert seen.wrong.sum() == sum(kind.count for name, kind in kinds.items() if name != "missed")
@@ -278,11 +278,11 @@ def test_a_label_found_as_its_class_is_not_misnamed() -> None:
 def test_nothing_at_all() -> None:
     data, nothing = table(example([], [])), [found(np.zeros((0, 4)), [])]
     pooled = pool(data, nothing)
-    assert errors.total_curve(pooled).best_score == 1.0
-    assert errors.class_curves(pooled) == {}
-    assert errors.confusion(pooled, 0.5).tolist() == np.zeros((3, 3)).tolist()
-    assert errors.by_picture(pooled, 1, 0.5).f1.tolist() == [1.0]
+    assert mistakes.total_curve(pooled).best_score == 1.0
+    assert mistakes.class_curves(pooled) == {}
+    assert mistakes.confusion(pooled, 0.5).tolist() == np.zeros((3, 3)).tolist()
+    assert mistakes.by_picture(pooled, 1, 0.5).f1.tolist() == [1.0]
     assert suspects(data, nothing, pooled, 0.5) == []
     empty = pool(replace(data, examples=()), [])
     assert empty.counts().tolist() == [0, 0]
-    assert all(kind.count == 0 for kind in errors.error_kinds(pooled, 0.5).values())
+    assert all(kind.count == 0 for kind in mistakes.error_kinds(pooled, 0.5).values())

@@ -250,7 +250,7 @@ def test_the_newer_of_the_two_states_is_taken(
     (run / WITHIN).write_bytes(kept)
     assert taken() == run / "last.ckpt"
     (run / WITHIN).write_bytes(kept[:1000])
-    with pytest.raises(TrainingError, match=r"cannot read .*within\.ckpt.*remove it, and --resume again"):
+    with pytest.raises(TrainingError, match=r"cannot go on from .*within\.ckpt.*remove it, and --resume again"):
         taken()
     tiny_train(tiny_set, tmp_path / "run", overwrite=True)
     assert not (run / WITHIN).exists()

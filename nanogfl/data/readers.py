@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from nanogfl.boxes import areas
 from nanogfl.data import coco, coco_files, data_yaml, voc, yolo
+from nanogfl.data.box_frames import believed, framed, in_its_frame
 from nanogfl.data.findings import KINDS, Finding, Findings, listed
 from nanogfl.data.folders import relative, subfolders
-from nanogfl.data.frames import believed, framed, in_its_frame
 from nanogfl.data.headers import Header, read_header
 from nanogfl.data.merge import mergeable, merged
 from nanogfl.data.table import Example, Table

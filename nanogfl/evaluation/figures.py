@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from nanogfl.evaluation.calibrate import WITHIN_ONE, WITHIN_TWO, Reliability
 from nanogfl.evaluation.coco import Scores
-from nanogfl.evaluation.errors import RECALLS, Curve, ErrorKind
+from nanogfl.evaluation.mistakes import RECALLS, Curve, ErrorKind
 from nanogfl.runtime.draw import class_color
 
 INK, SOFT, LINE = "#1b1f24", "#5c6773", "#dde2e8"

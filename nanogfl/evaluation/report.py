@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from nanogfl.data.table import Table
 from nanogfl.detections import Detections
-from nanogfl.evaluation import errors, figures
+from nanogfl.evaluation import figures, mistakes
 from nanogfl.evaluation.coco import MEANINGS
 from nanogfl.evaluation.gallery import draw_cut, draw_whole
 from nanogfl.evaluation.matching import pool
@@ -69,7 +69,7 @@ def _png(figure: Figure) -> bytes:
 
 
 def _figures(study: Study) -> Iterator[tuple[str, Figure]]:
-    curves = {iou: errors.class_curves(pool(study.table, study.detections, iou)) for iou in IOUS}
+    curves = {iou: mistakes.class_curves(pool(study.table, study.detections, iou)) for iou in IOUS}
     if curves[0.5]:
         means = {f"IoU {iou}": np.mean([c.at_recalls() for c in of.values()], axis=0) for iou, of in curves.items()}
         counts = study.pool.counts()
@@ -184,7 +184,7 @@ def _cut(study: Study, suspect: Suspect) -> Html:
 
 def _pictures(study: Study) -> Iterator[Html]:
     yield text(f"Labels are dashed; boxes are shown from the score {study.threshold:.2f} up.")
-    seen = errors.by_picture(study.pool, len(study.table), study.threshold)
+    seen = mistakes.by_picture(study.pool, len(study.table), study.threshold)
     work = seen.hits + seen.wrong + seen.missed
     worst = np.lexsort((-work, seen.f1))[:SHOWN_PICTURES]
     best = [i for i in np.lexsort((-work, -seen.f1)) if i not in worst][:SHOWN_PICTURES]

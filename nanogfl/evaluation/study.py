@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from nanogfl.data.table import Table
 from nanogfl.detections import Detections
-from nanogfl.evaluation import errors
+from nanogfl.evaluation import mistakes
 from nanogfl.evaluation.calibrate import Reliability, matched_sides, reliability
 from nanogfl.evaluation.coco import Scores
 from nanogfl.evaluation.matching import Pool, pool
@@ -41,9 +41,9 @@ class Study:
         return pool(self.table, self.detections)
 
     @cached_property
-    def total(self) -> errors.Curve:
+    def total(self) -> mistakes.Curve:
         """Of all classes together."""
-        return errors.total_curve(self.pool)
+        return mistakes.total_curve(self.pool)
 
     @cached_property
     def threshold(self) -> float:
@@ -51,14 +51,14 @@ class Study:
         return self.total.best_score
 
     @cached_property
-    def kinds(self) -> dict[str, errors.ErrorKind]:
+    def kinds(self) -> dict[str, mistakes.ErrorKind]:
         """What goes wrong."""
-        return errors.error_kinds(self.pool, self.threshold)
+        return mistakes.error_kinds(self.pool, self.threshold)
 
     @cached_property
     def confusion(self) -> NDArray[np.int64]:
         """Labels against detections at the threshold."""
-        return errors.confusion(self.pool, self.threshold)
+        return mistakes.confusion(self.pool, self.threshold)
 
     @cached_property
     def sigma(self) -> Reliability | None:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from nanogfl.boxes import areas, iou
 from nanogfl.data.table import Table
 from nanogfl.detections import Detections
-from nanogfl.evaluation.errors import found_at
 from nanogfl.evaluation.matching import BACKGROUND, CLASS, Pool, crowd_cover
+from nanogfl.evaluation.mistakes import found_at
 
 SAME_IOU = 0.7  # where model and annotation mean the same thing, though they name it differently
 BLIND_IOU = 0.3  # a label that no detection of any class overlaps by more was not seen at all
