@@ -161,6 +161,9 @@ USAGE = [
     (["export", "best.ckpt", "--out", "m.onnx", "--input", "wide"], ["--input wide", "256x416"], "no size"),
     (["predict", "model.onnx", "a.png", "--input", "96"], ["--input 96x96", "64x64"], "a file's size is fixed"),
     (["info", "nanodet-plus-m_415"], ["nanodet-plus-m_415", "did you mean"], "no such file, and no such name"),
+    (["train", "set", "--out", ""], ["after --out", "empty"], "an unset variable is not the current folder"),
+    (["train", "set", "--out="], ["after --out", "empty"], "nor so"),
+    (["predict", "", "a.png"], ["after predict", "empty"], "nor as an argument"),
 ]
 
 

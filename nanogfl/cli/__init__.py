@@ -16,7 +16,7 @@ import typer
 
 from nanogfl.cli import check, learn, ship, use  # the verbs, which add themselves to the app
 from nanogfl.cli.app import app, put_in_order
-from nanogfl.errors import NanogflError
+from nanogfl.errors import NanogflError, UsageError
 from nanogfl.training.folder import is_main
 
 __all__ = ["app", "check", "learn", "main", "ship", "use"]
@@ -79,7 +79,12 @@ def _forget_loaders() -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    """Typer's own ``main`` would make a silent exit code of Ctrl-C."""
+    """Typer's own ``main`` would make a silent exit code of Ctrl-C, and the current folder of an empty path."""
+    for before, argument in zip(["nanogfl", *arguments], arguments, strict=False):
+        option, sign, value = argument.partition("=")
+        if argument == "" or (sign and not value and option.startswith("--")):
+            where = option or before
+            raise UsageError(f"nothing is given after {where}; is a variable in the command empty?")
     command: Any = typer.main.get_command(app)
     former = signal.getsignal(signal.SIGTERM)
     if threading.current_thread() is threading.main_thread():

@@ -1,8 +1,8 @@
 """Depthwise convolutions whose gradients a CPU makes as fast as it can.
 
 Two things that oneDNN does slowly there are done in another way (docs/scale.md has the times): the weight gradient of
-kernels wider than three columns, which is made three columns at a time; and in bf16 both gradients of a strided
-convolution, which are made in float32.
+kernels wider than three columns, which is made three columns at a time; and in bf16 what goes back through a strided
+convolution, which is made in float32.
 """
 
 from __future__ import annotations
@@ -49,14 +49,15 @@ class _Depthwise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         images, weight = ctx.saved_tensors
-        kind = images.dtype if ctx.stride == 1 else weight.dtype
-        seen, gradient = images.to(kind), gradient.to(kind)
         below = above = None
         if ctx.needs_input_grad[0]:
-            half = weight.shape[2] // 2
-            below = gradients(seen, weight.to(kind), gradient, ctx.stride, (half, half), 0).to(images.dtype)
+            kind, half = images.dtype if ctx.stride == 1 else weight.dtype, weight.shape[2] // 2
+            like = images if kind == images.dtype else torch.empty_like(images, dtype=kind)  # its values play no part
+            below = gradients(like, weight.to(kind), gradient.to(kind), ctx.stride, (half, half), 0).to(images.dtype)
         if ctx.needs_input_grad[1]:
-            above = weight_gradient(seen, gradient, weight.shape[2], ctx.stride).to(weight.dtype)
+            if ctx.stride > 1 and 1 in images.shape[2:]:  # in bf16 oneDNN adds memory there that nobody wrote
+                images, gradient = images.to(weight.dtype), gradient.to(weight.dtype)
+            above = weight_gradient(images, gradient, weight.shape[2], ctx.stride).to(weight.dtype)
         return below, above, None
 
 
