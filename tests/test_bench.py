@@ -159,6 +159,23 @@ def test_the_cut_network_finds_the_same(folder: Path, tmp_path: Path) -> None:
             np.testing.assert_allclose(np.sort(found.scores), np.sort(same.scores), atol=1e-5)
 
 
+def test_the_deviation_of_an_older_file_is_cut_off_with_the_mean(folder: Path, tmp_path: Path) -> None:
+    """Today's files have it in the first convolution's weights."""
+    model = onnx.load(folder / "model.onnx")
+    means = {node.output[0] for node in model.graph.node if node.op_type == "Sub"}
+    (at,) = (i for i, node in enumerate(model.graph.node) if node.op_type == "Conv" and node.input[0] in means)
+    stem = model.graph.node[at]
+    divide = onnx.helper.make_node("Div", [stem.input[0], "deviation"], ["divided"])
+    stem.input[0] = "divided"
+    model.graph.node.insert(at, divide)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((1, 3, 1, 1), np.float32), "deviation"))
+    onnx.save(model, tmp_path / "old.onnx")
+    card = OnnxDetector(tmp_path / "old.onnx").card
+    made, expected = (cut_core(file, card).graph for file in (tmp_path / "old.onnx", folder / "model.onnx"))
+    assert [n.op_type for n in made.node][:3] == ["Sub", "Div", "Conv"]
+    assert [n.op_type for n in made.node if n is not made.node[1]] == [n.op_type for n in expected.node]
+
+
 def hide(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         for names in (node.input, node.output):

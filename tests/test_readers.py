@@ -388,6 +388,21 @@ def test_labels_and_lists_may_code_an_accent_otherwise(
     assert kinds(table) == ({"path-corrected": 1} if listed.startswith("else") else {})
 
 
+@pytest.mark.parametrize(("pictures", "labels"), [("images", "labels"), ("JPEGImages", "Annotations")])
+def test_two_names_that_differ_in_their_coding_alone_are_two(tmp_path: Path, pictures: str, labels: str) -> None:
+    for label, coding in enumerate(("NFC", "NFD")):
+        stem = normalize(coding, "caf\u00e9")
+        draw(tmp_path / pictures / f"{stem}.jpg")
+        if labels == "labels":
+            write(tmp_path / labels / f"{stem}.txt", f"{label} .5 .5 .5 .5")
+        else:
+            write(tmp_path / labels / f"{stem}.xml", voc(("cell" if label else "blood", 1, 1, 9, 9)))
+    table = read_table(tmp_path)
+    assert {e.name: e.labels.tolist() for e in table.examples} == {
+        f"{pictures}/{normalize(coding, 'caf' + chr(0xE9))}.jpg": [label] for label, coding in enumerate(("NFC", "NFD"))
+    }
+
+
 def test_a_test_json_without_annotations_is_no_split(tmp_path: Path) -> None:
     write(tmp_path / "train.json", coco("a.jpg"))
     write(tmp_path / "image_info_test2017.json", '{"images": [{"id": 1, "file_name": "a.jpg"}], "categories": []}')
@@ -1083,6 +1098,9 @@ def test_class_names_of_roboflows_darknet(tmp_path: Path) -> None:
         ("cat", "dog"),
         {"train": ["train/train.jpg"], "val": ["valid/valid.jpg"]},
     )
+    write(tmp_path / "train/classes.txt", "Cat\nDog")
+    write(tmp_path / "valid/classes.txt", "Cat\nDog")
+    assert read_table(tmp_path).names == ("Cat", "Dog")  # somebody renamed them
 
 
 def test_the_last_folder_called_images_has_a_twin(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -61,9 +62,7 @@ def read(root: Path, files: list[Path], notes: Findings) -> Table:
     Classes are sorted by name over all splits.
     """
     named = [(path, path.relative_to(root).as_posix()) for path in files]
-    read = [
-        notes.attempt(name, lambda path=path, name=name: _read_note(path, name, notes), None) for path, name in named
-    ]
+    read = [notes.attempt(name, partial(_read_note, path, name, notes), None) for path, name in named]
     said = [note for note in read if note]
     names = sorted({name for note in said for name, *_ in note.boxes})
     if not names and not notes.patient:
@@ -167,7 +166,7 @@ class _Shelf:
         tag = Path(note.file.replace("\\", "/"))
         stem = note.path.stem
         places = self._of(note.path.parent)
-        for wanted in map(spelt, (f"{stem}{tag.suffix}", stem, tag.name, tag.stem)):
+        for wanted in (s for name in (f"{stem}{tag.suffix}", stem, tag.name, tag.stem) for s in (name, spelt(name))):
             if found := next((files[wanted] for p in places if wanted in (files := self._in(p))), None):
                 return found
         return places[0] / f"{stem}{tag.suffix if tag.suffix.lower() in SUFFIXES else '.jpg'}"
@@ -176,7 +175,8 @@ class _Shelf:
         """Pictures of a folder by name and by stem."""
         if place not in self._files:
             files = files_in(place, SUFFIXES) if place.is_dir() else []
-            self._files[place] = {spelt(p.stem): p for p in reversed(files)} | {spelt(p.name): p for p in files}
+            names = {p.stem: p for p in reversed(files)} | {p.name: p for p in files}
+            self._files[place] = {spelt(name): p for name, p in names.items()} | names
         return self._files[place]
 
     def _of(self, folder: Path) -> list[Path]:

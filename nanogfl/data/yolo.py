@@ -104,8 +104,8 @@ def _listed_names(root: Path, labels: Sequence[Path]) -> list[str]:
     """
     own = (root / "classes.txt", root / "labels" / "classes.txt", root / "obj.names")  # the last is CVAT's
     files = [f for f in own if f.is_file()][:1]
-    beside = ("classes.txt", "_darknet.labels")  # LabelImg's, Roboflow's
-    files = files or [f for folder in dict.fromkeys(labels) for name in beside if (f := folder / name).is_file()]
+    for folder in () if files else dict.fromkeys(labels):  # LabelImg's, else Roboflow's
+        files += [f for name in ("classes.txt", "_darknet.labels") if (f := folder / name).is_file()][:1]
     longest: list[str] = []
     for file in files:
         names = [line.strip() for line in read_text(file).rstrip().split("\n")]

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from nanogfl.errors import ModelError
 from nanogfl.runtime.card import FileCard
 
-BEFORE = {"Sub", "Cast", "QuantizeLinear", "DequantizeLinear"}  # what may stand before the first convolution
+BEFORE = {"Sub", "Div", "Cast", "QuantizeLinear", "DequantizeLinear"}  # before the first convolution; Div in old files
 
 
 def cut_core(path: Path, card: FileCard) -> onnx.ModelProto:
