@@ -79,12 +79,8 @@ def _forget_loaders() -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    """Typer's own ``main`` would make a silent exit code of Ctrl-C, and the current folder of an empty path."""
-    for before, argument in zip(["nanogfl", *arguments], arguments, strict=False):
-        option, sign, value = argument.partition("=")
-        if argument == "" or (sign and not value and option.startswith("--")):
-            where = option or before
-            raise UsageError(f"nothing is given after {where}; is a variable in the command empty?")
+    """Typer's own ``main`` would make a silent exit code of Ctrl-C."""
+    _refuse_empty(arguments)
     command: Any = typer.main.get_command(app)
     former = signal.getsignal(signal.SIGTERM)
     if threading.current_thread() is threading.main_thread():
@@ -98,6 +94,14 @@ def _run(arguments: list[str]) -> int:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, former)
     return 0
+
+
+def _refuse_empty(arguments: list[str]) -> None:
+    """A variable that is not set gives an empty path, which Python takes for the current folder."""
+    for before, argument in zip(["nanogfl", *arguments], arguments, strict=False):
+        option, sign, value = argument.partition("=")
+        if argument == "" or (sign and not value and option.startswith("--")):
+            raise UsageError(f"nothing is given after {option or before}; is a variable in the command empty?")
 
 
 def _interrupt(*_: object) -> NoReturn:

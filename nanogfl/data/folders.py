@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 ANNOTATION_FOLDERS = ("annotations", "annotation")
@@ -24,6 +24,11 @@ def spelt(name: str) -> str:
 def spellings(name: str) -> list[str]:
     """A name as it is written, and in the other codings that its file may have."""
     return [name] if name.isascii() else [name, spelt(name), unicodedata.normalize("NFD", name)]
+
+
+def lookup(files: Mapping[str, Path], name: str) -> Path | None:
+    """The file of this name, in any of its codings."""
+    return next((files[spelling] for spelling in spellings(name) if spelling in files), None)
 
 
 def relative(file: Path, root: Path) -> str:

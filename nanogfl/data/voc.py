@@ -17,7 +17,7 @@ from defusedxml import DefusedXmlException, ElementTree
 
 from nanogfl.data import splits
 from nanogfl.data.findings import Findings
-from nanogfl.data.folders import ANNOTATION_FOLDERS, PICTURE_FOLDERS, files_below, files_in, spelt, subfolders
+from nanogfl.data.folders import ANNOTATION_FOLDERS, PICTURE_FOLDERS, files_below, files_in, lookup, spelt, subfolders
 from nanogfl.data.table import Example, Table
 from nanogfl.data.text import read_text
 from nanogfl.errors import DataError
@@ -166,8 +166,8 @@ class _Shelf:
         tag = Path(note.file.replace("\\", "/"))
         stem = note.path.stem
         places = self._of(note.path.parent)
-        for wanted in (s for name in (f"{stem}{tag.suffix}", stem, tag.name, tag.stem) for s in (name, spelt(name))):
-            if found := next((files[wanted] for p in places if wanted in (files := self._in(p))), None):
+        for wanted in (f"{stem}{tag.suffix}", stem, tag.name, tag.stem):
+            if found := next(filter(None, (lookup(self._in(p), wanted) for p in places)), None):
                 return found
         return places[0] / f"{stem}{tag.suffix if tag.suffix.lower() in SUFFIXES else '.jpg'}"
 
@@ -175,8 +175,7 @@ class _Shelf:
         """Pictures of a folder by name and by stem."""
         if place not in self._files:
             files = files_in(place, SUFFIXES) if place.is_dir() else []
-            names = {p.stem: p for p in reversed(files)} | {p.name: p for p in files}
-            self._files[place] = {spelt(name): p for name, p in names.items()} | names
+            self._files[place] = {p.stem: p for p in reversed(files)} | {p.name: p for p in files}
         return self._files[place]
 
     def _of(self, folder: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nanogfl.data.data_yaml import CLASS_LIMIT
 from nanogfl.data.findings import Findings, listed
-from nanogfl.data.folders import files_in, relative, spellings, subfolders
+from nanogfl.data.folders import files_in, lookup, relative, subfolders
 from nanogfl.data.text import read_text
 from nanogfl.errors import DataError
 
@@ -29,8 +29,7 @@ class Labels:
         for folder in self.folders(picture.parent):
             if folder not in self._files:
                 self._files[folder] = {p.stem: p for p in files_in(folder, TEXT)} if folder.is_dir() else {}
-            there = self._files[folder]
-            yield next((there[s] for s in spellings(picture.stem) if s in there), folder / f"{picture.stem}.txt")
+            yield lookup(self._files[folder], picture.stem) or folder / f"{picture.stem}.txt"
 
     def folders(self, pictures: Path) -> list[Path]:
         """For a folder of pictures: labels instead of images in its path, both in any case, then the folder itself."""

@@ -127,16 +127,13 @@ def predict_all(predictor: Predictor, examples: Sequence[Example], limits: Thres
         ThreadPoolExecutor(threads) as pool,
         tqdm(total=len(examples), unit="img", disable=not sys.stderr.isatty()) as bar,
     ):
+        pictures = in_order(pool, Example.picture, examples, AHEAD)  # read only where asked for
         if isinstance(predictor, TorchDetector):
             found = _in_batches(predictor, examples, limits, pool)
+        elif isinstance(predictor, OnnxDetector):
+            found = _by_file(predictor, pictures, limits)
         else:
-            pictures = in_order(pool, Example.picture, examples, AHEAD)
-            if isinstance(predictor, OnnxDetector):
-                found = _by_file(predictor, pictures, limits)
-            else:
-                found = (
-                    predictor.predict(p, limits.score, iou=limits.iou, max_boxes=limits.max_boxes) for p in pictures
-                )
+            found = (predictor.predict(p, limits.score, iou=limits.iou, max_boxes=limits.max_boxes) for p in pictures)
         for one in found:
             yield one
             bar.update()

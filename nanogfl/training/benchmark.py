@@ -30,13 +30,14 @@ GROW = {
 
 
 BASE = Row("as NanoDet-Plus trains", "full", cached=False, batched=False)
+APART, DEFAULT = Row("no guidance, stages apart", "none"), Row("no guidance", "none", spread=True)
 ROWS = (
     BASE,
     Row("full guidance, stages apart", "full"),
     Row("light guidance, stages apart", "light"),
-    Row("no guidance, stages apart", "none"),
+    APART,
     Row("light guidance", "light", spread=True),
-    Row("no guidance", "none", spread=True),
+    DEFAULT,
 )
 
 
@@ -103,8 +104,7 @@ def grow(what: str, values: list[int], work: Work) -> list[dict[str, Any]]:
 
 def explain(work: Work, most: int = 20) -> dict[str, Any]:
     """Where the time of the default way to train goes, and how far that is from what the device could do."""
-    fast, plain = ROWS[-1], ROWS[3]
-    run, found = summary(fast.name, [apart(measure, fast, work)]), apart(operators, plain, work)
+    run, found = summary(DEFAULT.name, [apart(measure, DEFAULT, work)]), apart(operators, APART, work)
     rows = sorted(found["rows"], key=lambda row: -row["ms"])
     busy, moved = sum(row["ms"] for row in rows), sum(row["megabytes"] for row in rows)
     print(f"{'stage':12}{'operator':40}{'calls':>6}{'ms':>9}{'share':>7}{'MB':>9}{'ms of MB':>10}")

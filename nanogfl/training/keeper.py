@@ -184,9 +184,9 @@ def highest_rate(trainer: pl.Trainer) -> float:
 
 def decoded(predictions: list[Predicted], task: DetectionTask) -> list[tuple[int, Detections]]:
     """Raw outputs to detections, each with its picture's index."""
-    card = task.card
+    card, layout = task.card, task.card.layout
     return [
-        (index, decode(raw, card.layout, View(shape, card.input_size, card.resize), card.names))
+        (index, decode(raw, layout, View(shape, card.input_size, card.resize), card.names))
         for index, raw, shape in predictions
     ]
 

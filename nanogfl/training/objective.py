@@ -116,7 +116,8 @@ def head_loss(
     logits, sides = split(raw.float(), reg_max)
     classes, index = logits.shape[-1], assignment.gt_index
     rows = assignment.positives()
-    positive, own = index.gather(1, rows) >= 0, index.gather(1, rows).clamp(min=0)
+    own = index.gather(1, rows)
+    positive, own = own >= 0, own.clamp(min=0)
     label = torch.where(positive, targets.labels.gather(1, own), classes)
     labels = torch.full_like(index, classes).scatter(1, rows, label).flatten()
 

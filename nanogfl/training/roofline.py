@@ -19,16 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from nanogfl.training.stages import Loop, Row, Work
 
 WARM = 3  # steps that are not looked at
-UNREAD = {
-    "copy_",
-    "fill_",
-    "zero_",
-    "new_zeros",
-    "new_full",
-    "zeros_like",
-    "ones_like",
-    "full_like",
-}  # the first argument
+# Operators whose first argument is not read: it is written over, or says only what another is to be like.
+UNREAD = {"copy_", "fill_", "zero_", "new_zeros", "new_full", "zeros_like", "ones_like", "full_like"}
 
 
 class Operators(TorchDispatchMode):

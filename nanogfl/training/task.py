@@ -134,7 +134,7 @@ class DetectionTask(pl.LightningModule):
                 again = head_loss(guide, self.priors, targets, assignment, self.recipe.loss, share, reg_max)
                 parts |= {f"guide_{name}": part for name, part in again.items()}
             if taught is not None:
-                parts |= teaching_loss(*split(raw.float(), reg_max), taught, self.recipe.loss, share)
+                parts |= teaching_loss(*split(raw, reg_max), taught, self.recipe.loss, share)
             tick("loss")
         return parts
 
