@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import warnings
@@ -386,3 +387,50 @@ def test_the_program_and_the_module_are_one() -> None:
     for start in starts:
         done = subprocess.run([*start, "trian"], capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 2 and len(errors(done.stderr)) == 1 and done.stdout == ""
+
+
+# --- where the words go ---
+
+
+def leaves_early(*arguments: object) -> tuple[int, str]:
+    """Exit code and stderr of a program whose reader is gone before it says a word."""
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-m", "nanogfl", *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=buffered) as program:
+        assert program.stdout is not None and program.stderr is not None
+        program.stdout.close()
+        said = program.stderr.read().decode()
+        return program.wait(timeout=120), said
+
+
+def test_a_reader_who_leaves_ends_what_is_only_said(folder: Path) -> None:
+    assert leaves_early("info", folder / "model.onnx") == (1, "")
+
+
+def test_a_reader_who_leaves_does_not_end_what_is_written(folder: Path, tmp_path: Path) -> None:
+    found, drawn = tmp_path / "found.json", tmp_path / "drawn"
+    pictures = folder / "set" / "images"
+    code, said = leaves_early("predict", folder / "model.onnx", pictures, "--json", found, "--draw", drawn)
+    assert (code, said) == (0, "")
+    files = sorted(path.name for path in pictures.iterdir())
+    assert [Path(record["file"]).name for record in json.loads(found.read_text())] == files
+    assert sorted(path.name for path in drawn.iterdir()) == files
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+def test_where_the_words_do_not_fit_one_line_says_so(folder: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "nanogfl", "info", str(folder / "model.onnx")]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    (line,) = errors(done.stderr)
+    assert done.returncode == 1 and "No space left on device" in line and done.stderr.count("\n") == 1
+
+
+def test_letters_that_the_terminal_lacks_are_spelt_out(folder: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    for name, printed in (("größe", b"gr\xf6\xdfe"), ("猫", rb"\u732b")):
+        copy = tmp_path / f"{name}.onnx"
+        copy.write_bytes((folder / "model.onnx").read_bytes())
+        command = [sys.executable, "-m", "nanogfl", "info", str(copy)]
+        done = subprocess.run(command, capture_output=True, env=environment, timeout=60, check=False)
+        assert done.returncode == 0 and done.stderr == b"" and printed in done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
@@ -53,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     debug = "--debug" in given
     _quiet(debug)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names may have letters that a terminal's coding lacks
     try:
         code = _run([a for a in given if a != "--debug"])
     except Exception as error:
@@ -67,9 +70,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = int(is_main())  # the other processes of a run are silent
         if code:
             sys.stderr.write("error: interrupted; nothing half-written was left\n")
-    if sys.stdout is not None:  # it may be closed
-        sys.stdout.flush()
+    _end_output()
     sys.exit(code)
+
+
+def _end_output() -> None:
+    """Flush; a reader that left early (``| head``) or a full disk was told of, if at all, where it was met."""
+    if sys.stdout is None:  # it may be closed
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python's own flush at the end complains
 
 
 def _forget_loaders() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -103,3 +103,9 @@ def named(option: str, text: str | None, one: str) -> list[str] | None:
 def say(text: str) -> None:
     """Print a result."""
     typer.echo(text)
+
+
+def mention(text: str) -> None:
+    """Print what is also in a file, which is made to its end even where the reader leaves (``| head``)."""
+    with suppress(BrokenPipeError):
+        typer.echo(text)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nanogfl.cli.app import Classes, Config, Input, Json, Model, Score, app, bar, named, say
+from nanogfl.cli.app import Classes, Config, Input, Json, Model, Score, app, bar, mention, named, say
 from nanogfl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -58,14 +58,15 @@ def predict(
     from nanogfl.runtime.predict import Found, predict_sources
     from nanogfl.wholefile import write_json
 
-    quiet = json_file is None and draw is None
+    files = [path for path in (draw, json_file) if path]
+    tell = mention if files else say
 
     def progress(found: Found) -> None:
         names = [d["class"] for d in found.record["detections"]]
         counts = ", ".join(f"{names.count(n)} {n}" for n in dict.fromkeys(names)) or "nothing"
         at = "" if found.frame.index is None else f" frame {found.frame.index}"
-        if found.frame.index is None or quiet:
-            say(f"{found.record['file']}{at}: {counts}")
+        if found.frame.index is None or not files:
+            tell(f"{found.record['file']}{at}: {counts}")
 
     chosen, tiled = named("--classes", classes, "class"), _tiled(tiles, tile_scale, tile_overlap)
     detector = tiled(load(model, input=input, config=config))
@@ -76,7 +77,7 @@ def predict(
     total = sum(len(r["detections"]) for r in records)
     frames = sum("frame" in r for r in records)
     seen = [_count(n, one) for n, one in ((len(records) - frames, "picture"), (frames, "frame")) if n]
-    say(f"{_count(total, 'box', 'es')} in {' and '.join(seen)}" + "".join(f" -> {p}" for p in (draw, json_file) if p))
+    tell(f"{_count(total, 'box', 'es')} in {' and '.join(seen)}" + "".join(f" -> {path}" for path in files))
 
 
 def _tiled(tiles: bool, scale: float | None, overlap: float | None) -> Callable[[Predictor], Predicts]:
