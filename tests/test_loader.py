@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -292,6 +293,26 @@ def test_pictures_and_views_are_kept_where_memory_has_room(
     views = view_loader(table.examples, SIZE, "stretch", 2, 3)
     assert len(dataset.pictures) == len(views.dataset.kept) == (0 if short else len(table))  # type: ignore[attr-defined]
     assert views.num_workers == (3 if short else 0), "what is read anew is read ahead"
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize(("short", "workers"), [(0, 2), (1, 1)], ids=["just fits", "a byte short"])
+def test_loader_processes_are_those_that_shared_memory_holds_batches_for(
+    table: Table, short: int, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five batches of two pictures for two processes, and as much again for others: bytes to train, floats to view."""
+    batch = 2 * SIZE[0] * SIZE[1]
+    monkeypatch.setattr("nanogfl.data.loader.VIEW_BYTES", 0)
+    dataset = TrainingSet(table, SIZE, "stretch", STILL, seed=0)
+    batches = EvenBatches(EpochOrder(len(table), 1), 2)
+    with_room = {3: lambda: training_loader(dataset, batches, 2, pin=False).num_workers}
+    with_room[12] = lambda: view_loader(table.examples, SIZE, "stretch", 2, 2).num_workers
+    for pixel_bytes, count in with_room.items():
+        free = 10 * pixel_bytes * batch - short
+        monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        assert count() == workers
+    dataset.sizes = np.zeros((len(table), 2), np.int64)  # the device draws: pictures do not pass
+    assert training_loader(dataset, batches, 2, pin=False).num_workers == 2
 
 
 def test_a_missing_picture_is_a_data_error(table: Table) -> None:

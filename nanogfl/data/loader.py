@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import time
 from collections import deque
@@ -26,6 +25,7 @@ from nanogfl.data.device import Store
 from nanogfl.data.order import EvenBatches, ResumableLoader
 from nanogfl.data.shards import Shards
 from nanogfl.data.table import Example, Table
+from nanogfl.machine import affordable, cores
 from nanogfl.recipe import AugmentRecipe
 from nanogfl.view import View
 
@@ -86,7 +86,7 @@ class TrainingSet(Dataset[Any]):
     def _decoded(self) -> Iterator[NDArray[np.uint8]]:
         """All pictures in order, decoded on all cores, a few ahead."""
         said = time.monotonic()
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(cores()) as pool:
             for count, picture in enumerate(in_order(pool, self._picture, range(len(self)), AHEAD), 1):
                 yield picture
                 if time.monotonic() > said + SILENCE_S:
@@ -175,7 +175,7 @@ class ViewSet(Dataset[Seen]):
         """See these once for all validations, where memory allows."""
         if len(indices) * self.size[0] * self.size[1] * 12 > VIEW_BYTES:
             return False
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(cores()) as pool:
             self.kept = dict(zip(indices, pool.map(self.__getitem__, indices), strict=True))
         return True
 
@@ -187,6 +187,8 @@ def collate_views(items: list[Seen]) -> tuple[list[int], Tensor, list[tuple[int,
 
 def training_loader(dataset: TrainingSet, batches: EvenBatches, workers: int, pin: bool) -> ResumableLoader:
     """Batches of varied samples."""
+    pixels = batches.batch_size * dataset.size[0] * dataset.size[1] if dataset.sizes is None else 0
+    workers = affordable(workers, 3 * pixels, batches.processes)
     return ResumableLoader(
         dataset,
         batch_sampler=batches,
@@ -223,6 +225,6 @@ def view_loader(
         batch_size=batch,
         sampler=list(mine),
         collate_fn=collate_views,
-        num_workers=0 if views.keep(mine) else workers,
+        num_workers=0 if views.keep(mine) else affordable(workers, batch * size[0] * size[1] * 12, processes),
         worker_init_fn=settle,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from nanogfl.data.exif import orientation_of, upright
 from nanogfl.data.headers import HUGE, KNOWN
 from nanogfl.doctor.jpeg import Stream, anatomy
 from nanogfl.errors import DataError
+from nanogfl.machine import cores
 from nanogfl.members import read_bytes
 from nanogfl.pictures import decode_picture
 
@@ -60,7 +60,7 @@ def look_at_all(paths: Sequence[Path], progress: Progress | None = None) -> list
     """Look at all pictures, on all cores; ``progress`` hears how many more are done."""
     chunks = [paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK)]
     looks: list[Look] = []
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(cores()) as pool:
         warnings.simplefilter("ignore")  # Pillow's, of large pictures and crooked EXIF
         for part in pool.map(lambda chunk: [look_at(path) for path in chunk], chunks):
             looks += part

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from nanogfl.decode import Thresholds
 from nanogfl.detections import Detections
 from nanogfl.errors import DataError
 from nanogfl.evaluation.coco import Scores, score
+from nanogfl.machine import cores
 from nanogfl.pictures import Picture
 from nanogfl.predictor import Predictor, TorchDetector, load
 from nanogfl.runtime.outputs import check_outputs
@@ -122,9 +122,8 @@ def in_model_order(table: Table, names: Sequence[str]) -> Table:
 
 def predict_all(predictor: Predictor, examples: Sequence[Example], limits: Thresholds) -> Iterator[Detections]:
     """Detections of each picture, in order; the next pictures are read while the network works."""
-    threads = max(1, (os.cpu_count() or 1) // 2)
     with (
-        ThreadPoolExecutor(threads) as pool,
+        ThreadPoolExecutor(max(1, cores() // 2)) as pool,
         tqdm(total=len(examples), unit="img", disable=not sys.stderr.isatty()) as bar,
     ):
         pictures = in_order(pool, Example.picture, examples, AHEAD)  # read only where asked for

@@ -21,6 +21,7 @@ from nanogfl.data.shards import Shards, shards_of
 from nanogfl.data.splits import for_training
 from nanogfl.data.table import Table
 from nanogfl.errors import DataError, TrainingError, UsageError, nearest
+from nanogfl.machine import cores
 from nanogfl.model.detector import count_parameters
 from nanogfl.model.weights import read_tensors_only
 from nanogfl.recipe import Recipe, load_recipe
@@ -192,7 +193,7 @@ def make_loaders(
     task.store = dataset.prepare(trainer.strategy.root_device)
     workers = recipe.train.workers
     if workers is None:
-        workers = min(8, (os.cpu_count() or 1) // 2) if len(training) > 64 else 0
+        workers = min(8, cores() // 2) if len(training) > 64 else 0
     rank, processes = trainer.global_rank, trainer.world_size
     batches = EvenBatches(order, recipe.train.batch, rank, processes)
     pin = torch.cuda.is_available()
