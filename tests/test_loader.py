@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
+import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -313,6 +317,29 @@ def test_loader_processes_are_those_that_shared_memory_holds_batches_for(
         assert count() == workers
     dataset.sizes = np.zeros((len(table), 2), np.int64)  # the device draws: pictures do not pass
     assert training_loader(dataset, batches, 2, pin=False).num_workers == 2
+
+
+@pytest.fixture
+def spawning() -> Iterator[None]:
+    """Processes are started anew, unless somebody asks for something else."""
+    former = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    yield
+    multiprocessing.set_start_method(former, force=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere forking is not safe, and each process has its own cache")
+def test_loader_processes_share_the_cache(table: Table, spawning: None) -> None:
+    """Python starts processes by forkserver since 3.14, which would send each a copy of all pictures."""
+
+    class Unsent(TrainingSet):
+        def __reduce__(self) -> NoReturn:
+            raise AssertionError("sent to a process")
+
+    dataset = Unsent(table, SIZE, "stretch", STILL, seed=0)
+    dataset.prepare(torch.device("cpu"))
+    batches = list(training_loader(dataset, EvenBatches(EpochOrder(len(table), 1), 2), 1, pin=False))
+    assert sorted(name for batch in batches for name in batch.names) == sorted(e.name for e in table.examples)
 
 
 def test_a_missing_picture_is_a_data_error(table: Table) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -195,6 +196,7 @@ def training_loader(dataset: TrainingSet, batches: EvenBatches, workers: int, pi
         collate_fn=collate if dataset.sizes is None else collate_undrawn,
         num_workers=workers,
         persistent_workers=workers > 0,
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,  # they share the cache
         worker_init_fn=settle,
         pin_memory=pin,
     )
