@@ -538,3 +538,11 @@ def test_the_deviation_of_maps_has_its_temperature(tmp_path: Path) -> None:
 def test_forms_that_make_no_sense(form: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         Form(**form)
+
+
+def test_operators_from_the_first_antialiased_resize_to_onnxs_newest() -> None:
+    newest = onnx.defs.onnx_opset_version()
+    assert [Form(opset=opset).opset for opset in (18, newest)] == [18, newest]
+    for opset in (17, newest + 1):
+        with pytest.raises(UsageError, match=f"^--opset {opset}: give 18 to {newest}$"):
+            Form(opset=opset)

@@ -169,6 +169,20 @@ def test_left_float_is_nearer(model: onnx.ModelProto, seen: Statistics) -> None:
     assert errors[2] < 0.15 * expected.std(), "only weights are in bytes"
 
 
+def test_weights_of_what_is_left_float_use_all_bits(model: onnx.ModelProto, seen: Statistics) -> None:
+    """Nothing is summed in bytes there, so that neighbours leave each other no room; each is within half a step."""
+    network = network_of(model)
+    left = [node for node in network.nodes if node.op_type == "Conv"]
+    made = quantize(model, seen.ranges("minmax"), [node.name for node in left])
+    arrays = {t.name: numpy_helper.to_array(t) for t in made.graph.initializer}
+    for node in left:
+        stored, step = (arrays[f"{node.name}_weight_{part}"] for part in ("bytes", "scale"))
+        weight = network.weights[node.input[1]]
+        alive = np.abs(weight).max(axis=(1, 2, 3)) > 0
+        assert (np.abs(stored.astype(int)).max(axis=(1, 2, 3)) == 127 * alive).all(), node.name
+        assert (np.abs(stored * step - weight) <= 0.501 * step).all(), node.name
+
+
 def test_what_is_left_float_is_counted(model: onnx.ModelProto, seen: Statistics) -> None:
     ranges = seen.ranges("minmax")
     names = [node.name for node in network_of(model).nodes if node.op_type == "Conv"]

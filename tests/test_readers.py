@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import warnings
 from collections import Counter
 from math import inf, nan
 from pathlib import Path
@@ -514,6 +515,13 @@ def test_boxes_over_the_edge_are_cut_and_keep_their_area(tmp_path: Path) -> None
     assert kinds(table) == {"box-clipped": 1}, "half a pixel is rounding"
 
 
+@pytest.mark.parametrize(("over", "told"), [(1, {}), (1.25, {"box-clipped": 1})])
+def test_a_pixel_over_the_edge_is_rounding(tmp_path: Path, over: float, told: dict[str, int]) -> None:
+    draw(tmp_path / "a.jpg")
+    table = read_table(write(tmp_path / "x.json", coco("a.jpg", boxes=([-over, 0, 10, 5],))))
+    assert only(table).boxes.tolist() == [[0, 0, 10 - over, 5]] and kinds(table) == told
+
+
 def test_crowds_negatives_and_unused_classes_stay(tmp_path: Path) -> None:
     for name in "ab":
         draw(tmp_path / f"{name}.jpg")
@@ -584,6 +592,80 @@ def test_a_picture_in_two_splits_stays_in_train(tmp_path: Path) -> None:
     table = read_table(tmp_path)
     assert by_split(table) == {"train": ["images/a.jpg"], "val": ["images/b.jpg"]}
     assert kinds(table) == {"picture-repeated": 1}
+
+
+@pytest.mark.parametrize(
+    ("images", "boxes", "told"),
+    [
+        ([(0, 40), (1, 40)], 2, "a.jpg, ids 0, 1: 2 entries of 1, 1 boxes"),
+        ([(0, 40), (1, 80)], 1, "a.jpg: listed twice as 1"),
+    ],
+)
+def test_entries_of_one_picture_are_told_with_their_ids(
+    tmp_path: Path, images: list[tuple[int, int]], boxes: int, told: str
+) -> None:
+    draw(tmp_path / "a.jpg")
+    entries = [{"id": i, "file_name": "a.jpg", "width": width, "height": width // 2} for i, width in images]
+    annotations = tuple({"bbox": [i, 0, 5, 5], "image_id": i} for i in (0, 1))
+    table = read_table(write(tmp_path / "x.json", coco(images=entries, boxes=annotations)))
+    assert len(only(table).boxes) == boxes
+    finding = next(f for f in table.findings if f.file == "a.jpg")
+    assert f"{', '.join(filter(None, (finding.file, finding.where)))}: {finding.detail}" == told
+
+
+def test_a_set_is_found_from_wherever_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a path from here, which a later change of folder leaves whole, or by ~; whatever case its suffix has."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    picture = draw(tmp_path / "set/a.jpg")
+    for name in ("x.json", "X.JSON"):
+        write(tmp_path / "set" / name, coco("a.jpg"))
+        for given in (f"set/{name}", f"~/set/{name}"):
+            assert only(read_table(given)).path == picture
+        (tmp_path / "set" / name).unlink()
+
+
+def test_a_set_without_pictures_says_so(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no picture that can be used \(none is listed\)$"):
+        read_table(write(tmp_path / "x.json", coco()))
+
+
+def test_half_a_character_in_a_name_can_be_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    draw(tmp_path / "a.jpg")
+    read_table(write(tmp_path / "x.json", coco("a.jpg", "\ud800.jpg")))
+    assert len(caplog.messages) == 1 and "\\ud800.jpg" in caplog.messages[0], "and shows which one it is"
+
+
+def test_pictures_of_any_size_are_measured_in_silence(tmp_path: Path) -> None:
+    """Pillow warns of what could be a bomb; a header is none."""
+    names = ["a.png", "a.tif"]
+    for name in names:
+        Image.new("1", (10_000, 9_000)).save(tmp_path / name)
+    images = [{"id": i, "file_name": name} for i, name in enumerate(names)]
+    path = write(tmp_path / "x.json", coco(images=images))
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        table = read_table(path)
+    assert warned == []
+    assert [(e.width, e.height) for e in table.examples] == [(10_000, 9_000)] * 2
+
+
+def test_what_is_damaged_is_told_before_the_sets_below(tmp_path: Path) -> None:
+    write(tmp_path / "data.yaml", "names: [a")
+    for name in ("x", "y"):
+        write(tmp_path / name / "Annotations/a.xml", voc())
+    with pytest.raises(DataError, match=r"data.yaml is no valid yaml"):
+        read_table(tmp_path, patient=True)
+
+
+def test_the_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "/set/labels/a.txt")
+
+    monkeypatch.setattr("nanogfl.data.readers.coco.read_file", refuse)
+    with pytest.raises(DataError, match=r"^cannot read /set/labels/a\.txt: Permission denied; check"):
+        read_table(write(tmp_path / "x.json", coco("a.jpg")))
 
 
 def test_nothing_usable_says_why(tmp_path: Path) -> None:

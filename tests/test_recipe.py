@@ -56,6 +56,23 @@ def test_without_a_source_the_recipe_is_the_defaults() -> None:
     assert (Recipe().loss.qfl, Recipe().loss.giou, Recipe().loss.dfl, Recipe().loss.beta) == (1, 2, 0.25, 2)
 
 
+def test_the_defaults_train_as_nanodet_plus_does() -> None:
+    """Its published configuration: AdamW, the cosine's end, how pictures vary; then other losses'."""
+    train, augment, loss = Recipe().train, Recipe().augment, Recipe().loss
+    assert (train.weight_decay, train.lr_end, train.clip) == (0.05, 5e-5, 35)
+    assert (augment.scale, augment.stretch, augment.translate, augment.flip) == ((0.6, 1.4), (0.8, 1.2), 0.2, 0.5)
+    assert (augment.brightness, augment.contrast, augment.saturation) == (0.2, (0.6, 1.4), (0.5, 1.2))
+    assert (loss.anchor, loss.teach_classes, loss.teach_sides, loss.temperature) == (5, 1, 0.25, 10)
+
+
+def test_what_costs_or_risks_nothing_is_on_and_the_rest_off() -> None:
+    train, augment = Recipe().train, Recipe().augment
+    assert train.cuda_graphs and not train.compile and not train.sync_batch_norm
+    assert (train.save_every, train.patience, train.freeze, train.teacher) == (1000, 0, "none", "none")
+    geometry = ("flip_vertical", "rotate", "shear", "perspective", "mosaic")
+    assert {getattr(augment, name) for name in geometry} == {0.0}
+
+
 @pytest.mark.parametrize(
     ("assignment", "expected", "reason"),
     [
@@ -213,6 +230,27 @@ def test_only_16_scales_gradients(given: str, fp16: bool) -> None:
     assert load_recipe(None, [f"train.precision={given}"]).train.fp16 is fp16
 
 
+@pytest.mark.parametrize("half", ["\\ud800", "\\udbff", "\\udc00", "\\udfff"])
+@pytest.mark.parametrize("key", ["init", "train.teacher"])
+def test_half_a_character_is_refused(half: str, key: str) -> None:
+    """Either half: YAML can write it, and no file name and no checkpoint can hold it."""
+    assert message(f'{key}="a{half}"') == f"the recipe: {key}: 'a{half}' has half a character; write it as UTF-8"
+
+
+def test_yes_is_no_section_and_no_checkpoint() -> None:
+    for key in ("init", "train"):
+        assert message(f"{key}=true") == f"the recipe: {key}: should be a number or a word, not True"
+
+
+def test_yaml_without_end_is_one_line(tmp_path: Path) -> None:
+    deep = "[" * 5000
+    assert message(f"init={deep}").startswith(f"--set init={deep[:100]}")
+    for text in (f"init: {deep}", "init: 2024-02-31", "train: {seed: " + "1" * 5000 + "}"):
+        with pytest.raises(RecipeError, match="no valid YAML: ") as error:
+            load_recipe(written(tmp_path, text))
+        assert "\n" not in str(error.value)
+
+
 def test_an_empty_teacher_is_refused() -> None:
     assert message("train.teacher=''") == "the recipe: train.teacher must be a checkpoint, a published name, or none"
 
@@ -343,6 +381,12 @@ def test_all_errors_come_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "# only a word\n", "---\n"])
 def test_an_empty_file_is_the_defaults(tmp_path: Path, text: str) -> None:
     assert load_recipe(written(tmp_path, text)) == Recipe()
+
+
+def test_a_file_may_end_in_yml(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yml"
+    path.write_text("train: {epochs: 7}\n")
+    assert load_recipe(str(path)).train.epochs == 7
 
 
 @pytest.mark.parametrize(

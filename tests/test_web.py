@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import http.client
 import io
 import json
 import logging
+import os
 import shutil
 import signal
 import socket
@@ -34,11 +36,11 @@ from models import scene, write_models
 
 import nanogfl
 from nanogfl.deploy.build import Form, build
-from nanogfl.errors import DownloadError, ModelError, NanogflError, UsageError
+from nanogfl.errors import DataError, DownloadError, ModelError, NanogflError, UsageError
 from nanogfl.predictor import TorchDetector
-from nanogfl.runtime import arriving, serve
+from nanogfl.runtime import arriving, serve, web
 from nanogfl.runtime.serve import MAX_BYTES, MAX_CONNECTIONS, MAX_UPLOADS, MAX_WAITING, TYPES, Server
-from nanogfl.runtime.web import Place, open_server, page_folder, runtime_files
+from nanogfl.runtime.web import Place, address_here, open_server, page_folder, runtime_files
 
 PAGE = page_folder()
 PIN = json.loads((PAGE / "runtime.json").read_text())
@@ -128,6 +130,10 @@ def test_every_answer_isolates_the_page(path: str, server: Server) -> None:
     headers = ask(server, "GET", path).headers
     assert headers["Cross-Origin-Opener-Policy"] == "same-origin"
     assert headers["Cross-Origin-Embedder-Policy"] == "require-corp"
+    assert headers["Cross-Origin-Resource-Policy"] == "same-origin", "no other page may use it"
+    assert headers["X-Content-Type-Options"] == "nosniff" and headers["Referrer-Policy"] == "no-referrer"
+    assert headers["Cache-Control"] == "no-cache", "a browser asks whether its copy is the last one"
+    assert headers["Server"].strip() == "nanogfl", "and not which Python it is"
 
 
 def test_the_model_comes_whole_and_with_its_name(folder: Path, tmp_path: Path) -> None:
@@ -144,6 +150,31 @@ def test_what_the_browser_has_is_not_sent_again(server: Server) -> None:
     again = ask(server, "GET", "/app.js", If_None_Match=first.headers["ETag"])
     assert (again.status, again.body) == (304, b"")
     assert ask(server, "GET", "/app.js", If_None_Match='"old"').status == 200
+
+
+def test_a_file_that_changed_is_sent_again(folder: Path, tmp_path: Path) -> None:
+    """Also where only its time tells, or only its size."""
+    model = tmp_path / "model.onnx"
+    shutil.copy(folder / "model.onnx", model)
+    content, time_ns = model.read_bytes(), model.stat().st_mtime_ns
+    with running(open_server(model, Place(port=0), folder)) as server:
+        for changed, when in ((content, time_ns + 10**9), (content + b"x", time_ns)):
+            os.utime(model, ns=(time_ns, time_ns))
+            tag = ask(server, "GET", "/model.onnx").headers["ETag"]
+            same = ask(server, "GET", "/model.onnx", If_None_Match=tag)
+            assert same.status == 304 and same.headers["ETag"] == tag
+            model.write_bytes(changed)
+            os.utime(model, ns=(when, when))
+            answer = ask(server, "GET", "/model.onnx", If_None_Match=tag)
+            assert answer.status == 200 and answer.body == changed and answer.headers["ETag"] != tag
+            model.write_bytes(content)
+        model.unlink()
+        gone = ask(server, "GET", "/model.onnx")
+        assert gone.status == 404 and gone.json == {"error": "model.onnx: No such file or directory"}
+
+
+def test_an_address_may_be_written_in_percent(server: Server) -> None:
+    assert ask(server, "GET", "/%61pp%2Ejs").body == (PAGE / "app.js").read_bytes()
 
 
 def test_head_has_no_body_and_the_connection_goes_on(server: Server) -> None:
@@ -200,6 +231,38 @@ def test_the_score_is_a_third_where_none_is_given(server: Server) -> None:
     body = png(scene(seed=3))
     plain, asked = (ask(server, "POST", f"/predict{q}", body, Content_Type=PNG) for q in ("", "?score=0.3"))
     assert plain.json["detections"] == asked.json["detections"]
+
+
+def test_what_the_detector_chokes_on_is_said_and_does_not_end_the_server(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def choke(*_: object) -> None:
+        raise RuntimeError("what only the terminal is to see")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server.site.detector, "predict", choke)
+        answer = ask(server, "POST", "/predict", png(scene()), Content_Type=PNG)
+    assert answer.status == 500
+    assert answer.json == {"error": "the detector failed (RuntimeError); try another picture"}
+    assert caplog.messages == ["RuntimeError: what only the terminal is to see"]
+    assert ask(server, "POST", "/predict", png(scene()), Content_Type=PNG).status == 200
+
+
+def test_a_visitor_who_is_gone_is_no_line_on_the_terminal(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def gone(_: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    with monkeypatch.context() as patch, caplog.at_level(logging.INFO, "nanogfl"):
+        patch.setattr(serve.Handler, "_get", gone)
+        assert until_it_is_closed(server, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n") == b"", "to whom?"
+        while server.connections._value < MAX_CONNECTIONS:  # until its thread has ended
+            time.sleep(0.01)
+    with caplog.at_level(logging.INFO, "nanogfl"):
+        assert ask(server, "GET", "/health").status == 200, "nor is one who stays"
+        assert ask(server, "GET", "/nothing").status == 404
+    assert caplog.messages == [] and capfd.readouterr() == ("", "")
 
 
 def test_many_at_once_each_get_their_own_boxes(server: Server, folder: Path) -> None:
@@ -279,6 +342,7 @@ REFUSED = [
     ("POST", "/predict", png(scene()), {"Content_Type": "multipart/form-data; boundary=x"}, 415, "own bytes", "a form"),
     ("POST", "/predict", None, {"Content_Length": str(MAX_BYTES + 1)}, 413, str(MAX_BYTES), "too long, not read"),
     ("POST", "/predict", None, {"Content_Length": "-5"}, 411, "Content-Length", "no length"),
+    ("POST", "/predict", None, {"Content_Length": "\u00b2"}, 411, "Content-Length", "a digit that is no number"),
     ("POST", "/predict", None, {"Content_Length": "9" * 5000}, 413, "send up to", "a number without end"),
     ("POST", "/predict", None, {"Transfer_Encoding": "chunked"}, 411, "Content-Length", "pieces of unknown length"),
     (
@@ -320,6 +384,27 @@ def test_what_is_refused_says_why(
     assert (answer.status, answer.headers["Content-Type"]) == (status, "application/json"), why
     assert words in answer.json["error"] and "\n" not in answer.json["error"]
     assert ask(server, "POST", "/predict", png(scene()), Content_Type=PNG).status == 200, "and goes on"
+
+
+def test_the_other_method_is_named(server: Server) -> None:
+    assert ask(server, "GET", "/predict").headers["Allow"] == "POST"
+
+
+def test_a_picture_may_have_twenty_megabytes_and_fifty_megapixels(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As docs/web.md says; what is too large is said as width x height."""
+    length = b"Content-Length: %d\r\n\r\n"
+    assert talk(server, EXPECTS + length % (20 * 2**20)).startswith(CONTINUE + b"HTTP/1.1 408 ")
+    assert talk(server, EXPECTS + length % (20 * 2**20 + 1)).startswith(b"HTTP/1.1 413 ")
+
+    def decoded(*_: object) -> None:
+        raise DataError("decoded")
+
+    monkeypatch.setattr(serve, "decode_picture", decoded)
+    for width, said in ((10_000, "decoded"), (10_001, "the picture has 10001x5000 px; send up to 50 million")):
+        answer = ask(server, "POST", "/predict", png_header(width, 5000), Content_Type=PNG)
+        assert answer.json["error"] == said
 
 
 def test_pages_of_its_own_and_programs_may_ask(server: Server) -> None:
@@ -368,6 +453,12 @@ def test_the_body_of_what_is_refused_is_no_request(server: Server, head: bytes) 
     inner = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
     answer = until_it_is_closed(server, head + b"\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(inner) + inner)
     assert answer.count(b"HTTP/1.1 ") == 1 and answer.startswith(b"HTTP/1.1 4") and b"Connection: close" in answer
+
+
+def test_the_body_of_an_unknown_method_is_no_request(server: Server) -> None:
+    inner = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+    answer = until_it_is_closed(server, b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(inner) + inner)
+    assert answer.count(b"HTTP/1.1 ") == 1 and answer.startswith(b"HTTP/1.1 501") and b"Connection: close" in answer
 
 
 def test_a_bomb_is_never_decoded(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -450,6 +541,8 @@ def test_a_picture_is_asked_for_once_and_never_before_a_refusal(server: Server) 
     picture = png(scene())
     taken = talk(server, EXPECTS + b"Content-Length: %d\r\n\r\n" % len(picture) + picture)
     assert taken.startswith(CONTINUE + b"HTTP/1.1 200 ") and taken.count(CONTINUE) == 1
+    loud = talk(server, EXPECTS.replace(b"100-c", b"100-C") + b"Content-Length: %d\r\n\r\n" % len(picture) + picture)
+    assert loud.startswith(CONTINUE + b"HTTP/1.1 200 ")
     assert talk(server, EXPECTS + b"Content-Length: 99999999\r\n\r\n").startswith(b"HTTP/1.1 413 ")
     assert talk(server, EXPECTS.replace(b"/predict", b"/other") + b"\r\n").startswith(b"HTTP/1.1 404 ")
 
@@ -482,7 +575,13 @@ def test_whoever_lets_others_in_is_told_of_https(
 
 @pytest.mark.parametrize(
     ("host", "reason"),
-    [("192.0.2.1", "a documentation address"), ("no.such.invalid", "no such name"), ("a..b", "no name at all")],
+    [
+        ("192.0.2.1", "a documentation address"),
+        ("no.such.invalid", "no such name"),
+        ("a..b", "no name at all"),
+        ("ä..b", "a name that Python cannot code"),
+        ("ä" * 80, "a name that Python cannot code"),
+    ],
 )
 def test_a_host_that_is_not_here(host: str, reason: str, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(UsageError, match=rf"--host {host}: this machine has no such address .*use 127\.0\.0\.1"):
@@ -490,11 +589,98 @@ def test_a_host_that_is_not_here(host: str, reason: str, folder: Path, caplog: p
     assert caplog.records == [], reason
 
 
+@pytest.mark.parametrize("code", [errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT])
+def test_a_machine_without_such_addresses(code: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where IPv6 is switched off, ::1 is an address of an unknown kind."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(code, "no such thing")
+
+    monkeypatch.setattr("nanogfl.runtime.web.Server", refuse)
+    with pytest.raises(UsageError, match=r"--host ::1: this machine has no such address \(no such thing\)"):
+        open_server(folder / "model.onnx", Place("::1", 0), folder)
+
+
+def test_a_port_that_no_machine_has(folder: Path) -> None:
+    with pytest.raises(NanogflError, match=r"cannot listen on 127\.0\.0\.1 port 70000: .*choose another --port"):
+        open_server(folder / "model.onnx", Place(port=70000), folder)
+
+
+REACHED = "http://{}:{}/  from other devices"
+
+
+@pytest.mark.parametrize(
+    ("host", "here", "shown", "more"),
+    [
+        ("127.0.0.1", "192.0.2.7", "127.0.0.1", []),
+        ("0.0.0.0", "192.0.2.7", "127.0.0.1", [REACHED]),
+        ("0.0.0.0", "", "127.0.0.1", []),
+        ("::1", "192.0.2.7", "[::1]", []),
+        ("::", "192.0.2.7", "127.0.0.1", [REACHED]),
+    ],
+)
+def test_the_addresses_that_are_said_can_be_typed(
+    host: str, here: str, shown: str, more: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if ":" in host and not ipv6():
+        pytest.skip("this machine has no IPv6")
+    said, ports = served(Place(host, 0), folder, here, monkeypatch)
+    first = f"http://{shown}:{ports[0]}/  (model.onnx; Ctrl-C ends it)"
+    assert said == [first, *(line.format(here, ports[0]) for line in more), "ended"]
+
+
+def ipv6() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+def served(place: Place, folder: Path, here: str, monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], list[int]]:
+    """What is said by a server on a machine of this address that is interrupted at once, and its port."""
+    said: list[str] = []
+    ports: list[int] = []
+
+    def interrupted(server: Server) -> None:
+        ports.append(server.server_address[1])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Server, "serve_forever", interrupted)
+    monkeypatch.setattr(web, "address_here", lambda: here)
+    web.serve(folder / "model.onnx", place, folder, said.append)
+    return said, ports
+
+
+def test_the_address_here_is_this_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    if here := address_here():
+        with socket.create_server((here, 0)) as listening:
+            assert listening.getsockname()[0] == here, "nobody can listen at another's"
+
+    class Unconnected(socket.socket):
+        def connect(self, address: Any) -> None:
+            raise OSError(errno.ENETUNREACH, "Network is unreachable")
+
+    monkeypatch.setattr(socket, "socket", Unconnected)
+    assert address_here() == ""
+
+
+def test_the_command_listens_where_the_docs_say(
+    folder: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places: list[Place] = []
+    monkeypatch.setattr(web, "serve", lambda _model, place, _cache, _say: places.append(place))
+    assert command("web", folder / "model.onnx").code == 0
+    assert places == [Place()] == [Place("127.0.0.1", 8000, None, None)]
+
+
 def test_the_missing_one_of_certificate_and_key_is_named(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "cert.pem").touch()
+    (tmp_path / "folder.pem").mkdir()
     for cert, key, said in (
         ("cert", "key", "--key .*key.pem: no such file"),
         ("no", "cert", "--cert .*no.pem: no"),
+        ("folder", "cert", "--cert .*folder.pem: no such file"),
     ):
         place = Place(port=0, cert=tmp_path / f"{cert}.pem", key=tmp_path / f"{key}.pem")
         with pytest.raises(UsageError, match=said):
@@ -514,6 +700,9 @@ def test_a_suffix_in_capitals_is_the_same(folder: Path, tmp_path: Path) -> None:
 def test_models_that_a_browser_cannot_run(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"nanogfl export .*best\.ckpt --out model\.onnx"):
         open_server(folder / "best.ckpt", Place(port=0), folder)
+    for suffix in (".pth", ".pt"):
+        with pytest.raises(UsageError, match=rf"first: nanogfl export .*best\{suffix} --out model\.onnx"):
+            open_server(tmp_path / f"best{suffix}", Place(port=0), folder)
     with pytest.raises(ModelError, match="there is no file"):
         open_server(tmp_path / "none.onnx", Place(port=0), folder)
     detector = nanogfl.load(folder / "best.ckpt")
@@ -557,7 +746,7 @@ def test_the_command_serves_until_it_is_interrupted(folder: Path, tmp_path: Path
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate")
-def test_https(folder: Path, tmp_path: Path) -> None:
+def test_https(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, "-subj", "/CN=x"]
     subprocess.run(made, check=True, capture_output=True)
@@ -573,6 +762,8 @@ def test_https(folder: Path, tmp_path: Path) -> None:
         silent.close()
     with pytest.raises(UsageError, match=r"--cert .*PEM"):
         open_server(folder / "model.onnx", Place(port=0, cert=folder / "model.onnx"), folder)
+    said, ports = served(place, folder, "", monkeypatch)
+    assert said == [f"https://127.0.0.1:{ports[0]}/  (model.onnx; Ctrl-C ends it)", "ended"]
 
 
 # --- the runtime's files ---
@@ -626,6 +817,33 @@ def test_missing_runtime_files_are_fetched_once_and_checked(page: Path, registry
     }
     shutil.rmtree(registry)
     assert runtime_files(page, tmp_path / "cache") == expected
+
+
+def test_the_pages_own_runtime_files_come_first(page: Path, registry: Path, tmp_path: Path) -> None:
+    shutil.rmtree(registry)
+    for folder in (tmp_path / "cache", page):
+        (folder / "ort/1.2.3").mkdir(parents=True)
+        for name in ("run.mjs", "run.wasm"):
+            (folder / "ort/1.2.3" / name).touch()
+        expected = {f"/ort/1.2.3/{name}": folder / "ort/1.2.3" / name for name in ("run.mjs", "run.wasm")}
+        assert runtime_files(page, tmp_path / "cache") == expected
+
+
+def test_half_of_the_runtime_files_is_none(page: Path, tmp_path: Path) -> None:
+    """As an interrupt may leave it."""
+    runtime_files(page, tmp_path / "cache")
+    (tmp_path / "cache/ort/1.2.3/run.wasm").unlink()
+    made = runtime_files(page, tmp_path / "cache")
+    assert made["/ort/1.2.3/run.wasm"].read_text() == "run.wasm"
+
+
+@pytest.mark.parametrize(
+    ("said", "why"), [("Traceback ...\n\n  of no use\nthe disk is full\n", "the disk is full"), ("", "no reason given")]
+)
+def test_the_last_word_of_what_fetches_is_the_reason(said: str, why: str, page: Path, tmp_path: Path) -> None:
+    (page / "fetch_runtime.py").write_text(f"import sys\nsys.stderr.write({said!r})\nsys.exit(3)\n")
+    with pytest.raises(DownloadError, match=f"onnxruntime-web 1.2.3 is missing, and fetching it failed: {why}$"):
+        runtime_files(page, tmp_path / "cache")
 
 
 def test_another_package_under_that_name_is_refused(page: Path, registry: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from nanogfl.errors import ModelError, NanogflError, RecipeError
 from nanogfl.model.checkpoint import Card, read_card
 from nanogfl.model.coco_names import COCO_NAMES
 from nanogfl.model.detector import WIDTHS, Architecture, Detector, make_guidance
-from nanogfl.model.weights import Weights, load_state, read_weights, recognise, transplant
+from nanogfl.model.weights import Weights, backbone_size, load_state, read_weights, recognise, transplant
 
 Size = Literal["s", "m", "l"]
 NAMES = ("cat", "dog", "owl")
@@ -124,6 +124,17 @@ def test_size_classes_and_branches_are_read_from_the_tensors(
     weights = read_weights(nanodet_file(tmp_path, detector))
     assert recognise(weights.state, weights.source) == detector.architecture
     assert same(load(weights).state_dict(), detector.state_dict())
+
+
+@pytest.mark.parametrize("family", ["plus", "first", "resnet"])
+def test_the_size_of_a_backbone_is_read_from_its_tensors(family: Literal["plus", "first", "resnet"]) -> None:
+    """ResNet-34 and -50 have as many blocks, of other kinds; a stage more or less is none that is known."""
+    for size in ("s", "m", "l"):
+        state = dict(Detector(Architecture(size, 3, family=family)).backbone.state_dict())
+        state = {f"backbone.{key}": value for key, value in state.items()}
+        assert backbone_size(state) == (family == "resnet", size)
+        cut = {k: v for k, v in state.items() if not k.startswith(("backbone.stage4", "backbone.layer4"))}
+        assert backbone_size(cut) == (family == "resnet", None)
 
 
 def test_half_precision_is_read_as_float32_and_old_files_without_counters(tmp_path: Path, small: Detector) -> None:
@@ -675,6 +686,13 @@ def test_a_tensor_without_values_is_refused(tmp_path: Path) -> None:
     refused(lambda: read_weights(saved(tmp_path / "x.ckpt", {"state_dict": state})), "no plain tensor")
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch's, of its own storages
+def test_a_tensor_in_bytes_is_refused(tmp_path: Path) -> None:
+    """Of torch's own quantization: it has a scale beside its values."""
+    state = {"model.head.gfl_cls.0.weight": torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)}
+    refused(lambda: read_weights(saved(tmp_path / "x.ckpt", {"state_dict": state})), "no plain tensor")
+
+
 @pytest.mark.parametrize("part", [0.0001, 0.3, 0.9, 0.9999])
 def test_a_cut_checkpoint_is_refused(tmp_path: Path, small: Detector, part: float) -> None:
     path = own_file(tmp_path, small)
@@ -768,6 +786,11 @@ def test_load_state_is_strict_and_leaves_the_module_alone(small: Detector) -> No
     refused(
         lambda: load_state(detector, small.state_dict(), Path("x.ckpt")),
         r"x\.ckpt has another shape of head\.predict\.0\.weight \(and 7 more\)",
+    )
+    without = {k: v for k, v in small.state_dict().items() if not k.startswith("neck.extra_in.0.")}
+    refused(
+        lambda: load_state(detector, without, Path("x.ckpt")),
+        r"x\.ckpt lacks neck\.extra_in\.0\.weight \(and 8 more\); is it this size\?",
     )
     assert same(dict(detector.state_dict()), before)
 
