@@ -1,10 +1,12 @@
 """nanogfl: small object detectors for phones, from your pictures to one ONNX file.
 
-Importing it brings nothing else; each name fetches what it needs when it is first used.
+Importing it brings nothing else; each name fetches what it needs when it is first used. onnxruntime, which from 1.29 on
+reports each session and its model's name to Microsoft, is told not to before it is imported.
 """
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["Detections", "NanogflError", "Predictor", "Tiled", "evaluate", "export", "load", "train"]
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
     "Detections": "nanogfl.detections",

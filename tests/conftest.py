@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Networks this small gain nothing from a second thread, and where another program keeps the cores busy, threads
 # that wait for each other make them a hundred times slower. Programs that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some tests import onnxruntime before nanogfl
 
 LIGHTNING_ADVICE = (
     "ignore:Checkpoint directory:UserWarning",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +18,13 @@ from onnx import TensorProto, helper
 
 import nanogfl
 from nanogfl.decode import Thresholds
+from nanogfl.deploy import device_runner
 from nanogfl.deploy.build import Form, build
 from nanogfl.errors import DataError, ModelError, UsageError
 from nanogfl.predictor import TorchDetector
 from nanogfl.runtime.session import OnnxDetector, open_session
+
+RUNNER = Path(device_runner.__file__)  # copied to devices, which have no nanogfl
 
 
 @pytest.fixture(scope="module")
@@ -223,3 +229,26 @@ def test_a_session_of_bytes_names_the_model() -> None:
     assert open_session(foreign()).get_inputs()[0].name == "a"
     with pytest.raises(ModelError, match="the model is no ONNX model"):
         open_session(b"no model")
+
+
+@pytest.mark.parametrize("first", ["nanogfl", "device_runner"])
+def test_onnxruntime_reports_nothing_to_its_makers(model: Path, tmp_path: Path, first: str) -> None:
+    """Since 1.29 it keeps an identity and a queue of reports below the home folder, unless it is told not to."""
+    told = ("ORT_DISABLE_TELEMETRY", "CI", "XDG_CACHE_HOME", "ORT_RUNNING_UNIT_TESTS")
+    environment = {name: value for name, value in os.environ.items() if name not in told}
+    session = f"import onnxruntime; onnxruntime.InferenceSession({str(model)!r})"
+    alone = f"import sys; sys.path.insert(0, {str(RUNNER.parent)!r}); import device_runner; {session}"
+    opened = {"nanogfl": f"import nanogfl; nanogfl.load({str(model)!r})", "device_runner": alone}
+    code = f"import os; {opened[first]}; assert os.environ['ORT_DISABLE_TELEMETRY'] == '1'"
+    run = [sys.executable, "-c", code]
+    subprocess.run(run, env=environment | {"HOME": str(tmp_path)}, capture_output=True, timeout=60, check=True)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_whoever_wants_to_report_may() -> None:
+    code = "import os, nanogfl; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    asked = os.environ | {"ORT_DISABLE_TELEMETRY": "0"}
+    said = subprocess.run(
+        [sys.executable, "-c", code], env=asked, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert said.stdout == "0\n"

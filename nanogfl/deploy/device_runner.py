@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before onnxruntime is imported, else it reports sessions
 MARK = "@nanogfl "  # before each answer, so that whatever else a library or adb prints is passed over
 LIMITS = {"iou_threshold": np.array(0.6, np.float32), "max_boxes": np.array(100, np.int64)}
 FEATURES = (

@@ -21,6 +21,7 @@ from nanogfl.view import View
 
 log = logging.getLogger(__name__)
 ort.set_default_logger_severity(3)  # errors only: they come as exceptions
+ort.disable_telemetry_events()  # where somebody imported it before us, too late for the variable
 Arrays = dict[str, NDArray[Any]]
 ELSEWHERE = b"\x0a\x08location\x12"  # ONNX: the first bytes of where a weight's own file lies
 
