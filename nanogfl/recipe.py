@@ -231,8 +231,9 @@ class LossRecipe:
 
     Attributes:
         qfl, giou, dfl: weights; qfl that of the class loss, whichever it is.
-        beta: exponent of the modulating factor of the class loss: 0, or at least 1 (else its slope at 0 is infinite).
-        classes: qfl, or focal (the score learns 1 where there is a box, not the IoU).
+        beta: exponent of the modulating factor of the class loss: 0, or at least 1 (else its slope at 0 is infinite);
+            the cost of dynamic soft labels keeps 2.
+        classes: qfl, or focal (the score learns 1 at all priors that a box was given, not the IoU).
         assign: dsl (dynamic soft labels) or atss.
         topk: candidates a box (dsl 13), or a level (atss 9).
         anchor: side of ATSS' anchors in strides; 8 in the paper's heavy detectors.
