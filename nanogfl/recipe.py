@@ -75,7 +75,9 @@ class ModelRecipe:
         if self.reg_max is not None and not 3 <= self.reg_max <= 64:
             raise ValueError(f"model.reg_max must be from 3 to 64, not {self.reg_max}")
         if self.sides == "dirac" and (self.quality not in (None, "none") or self.reg_max is not None):
-            raise ValueError("model.sides=dirac has no distribution; leave model.quality at none and model.reg_max out")
+            raise ValueError(
+                "model.sides=dirac has no distribution; leave model.quality at none and model.reg_max out (null)"
+            )
         if self.family == "resnet" and (self.share_levels or self.separate_sides):
             raise ValueError("model.family=resnet always shares its towers and keeps sides apart; leave both keys out")
 
