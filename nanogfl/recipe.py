@@ -75,7 +75,9 @@ class ModelRecipe:
         if self.reg_max is not None and not 3 <= self.reg_max <= 64:
             raise ValueError(f"model.reg_max must be from 3 to 64, not {self.reg_max}")
         if self.sides == "dirac" and (self.quality not in (None, "none") or self.reg_max is not None):
-            raise ValueError("model.sides=dirac has no distribution; leave model.quality at none and model.reg_max out")
+            raise ValueError(
+                "model.sides=dirac has no distribution; leave model.quality at none and model.reg_max out (null)"
+            )
         if self.family == "resnet" and (self.share_levels or self.separate_sides):
             raise ValueError("model.family=resnet always shares its towers and keeps sides apart; leave both keys out")
 
@@ -231,8 +233,9 @@ class LossRecipe:
 
     Attributes:
         qfl, giou, dfl: weights; qfl that of the class loss, whichever it is.
-        beta: exponent of the modulating factor of the class loss: 0, or at least 1 (else its slope at 0 is infinite).
-        classes: qfl, or focal (the score learns 1 where there is a box, not the IoU).
+        beta: exponent of the modulating factor of the class loss: 0, or at least 1 (else its slope at 0 is infinite);
+            the cost of dynamic soft labels keeps 2.
+        classes: qfl, or focal (the score learns 1 at all priors that a box was given, not the IoU).
         assign: dsl (dynamic soft labels) or atss.
         topk: candidates a box (dsl 13), or a level (atss 9).
         anchor: side of ATSS' anchors in strides; 8 in the paper's heavy detectors.

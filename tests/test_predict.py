@@ -11,10 +11,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from models import NAMES, scene, write_models, write_scene
+from models import NAMES, scene, write_checkpoint, write_models, write_scene
 
 import nanogfl
 from nanogfl.errors import DataError, UsageError
+from nanogfl.model.detector import Architecture
 from nanogfl.pictures import read_picture, write_picture
 from nanogfl.predictor import Predictor
 from nanogfl.runtime.predict import Found, predict_sources
@@ -104,6 +105,13 @@ def test_a_file_without_sigma_says_so(models: Path, folder: Path, command: Calla
     said = command("predict", models / "model.onnx", "in", "--sigma", "--json", "found.json")
     assert said.code == 2 and said.out == "" and not Path("found.json").exists()
     assert said.err.startswith("error: --sigma: ") and said.err.count("\n") == 1
+
+
+def test_a_checkpoint_without_distributions_has_no_sigma(folder: Path, command: Callable[..., Any]) -> None:
+    dirac = write_checkpoint(folder / "dirac.ckpt", Architecture("s", len(NAMES), reg_max=0))
+    said = command("predict", dirac, "in", "--sigma", "--score", "0")
+    assert (said.code, said.out) == (2, "") and "(a detector of model.sides=dirac has none)" in said.err
+    assert command("predict", dirac, "in", "--score", "0").code == 0
 
 
 @pytest.mark.parametrize("score", ["7", "-0.1", "nan", "inf"])

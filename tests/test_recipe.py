@@ -198,6 +198,15 @@ def test_a_factor_lies_between_a_hundredth_and_a_hundred(key: str) -> None:
             replace(AugmentRecipe(), **{key: pair})
 
 
+def test_null_gives_back_what_a_runs_recipe_has_fixed(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("model: {sides: distribution, reg_max: 7}\ntrain: {epochs: 9, warmup: 3}\n")
+    written, dirac = str(tmp_path / "config.yaml"), "model.sides=dirac"
+    with pytest.raises(RecipeError, match=r"leave model\.quality at none and model\.reg_max out \(null\)$"):
+        load_recipe(written, [dirac])
+    made = load_recipe(written, [dirac, "model.reg_max=null", "train.epochs=null"])
+    assert (made.model.reg_max, made.train.epochs, made.train.warmup) == (None, None, 3)
+
+
 @pytest.mark.parametrize(
     ("model", "said"),
     [

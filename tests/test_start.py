@@ -167,6 +167,30 @@ def test_what_is_asked_for_is_more_than_what_a_checkpoint_has(tmp_path: Path) ->
     assert begin.card.architecture == Architecture("s", 3, 7, True)
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["model.reg_max=16"], "17 values a side, there 8"),
+        (["model.sides=dirac"], "1 values a side, there 8"),
+        (["model.separate_sides=true"], "8 values a side, there 8"),
+        (["model.quality=top4"], None),
+        (["model.reg_max=7"], None),
+    ],
+)
+def test_sides_that_a_checkpoint_cannot_bring_are_told(
+    asked: list[str], said: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_checkpoint(tmp_path / "c.ckpt", Architecture("s", 3))
+    with caplog.at_level(logging.INFO, logger="nanogfl"):
+        begin = start(recipe(*asked, init=path), ("red", "green", "blue"))
+    told = [m for m in caplog.messages if "sides made anew" in m]
+    assert told == ([f"c.ckpt: what predicts the sides made anew: {said}"] if said else [])
+    old, new = weights(path)["detector.head.predict.0.bias"], begin.detector.state_dict()
+    assert torch.equal(new["head.predict.0.bias"][:3], old[:3])  # the classes come along all the same
+    sides = new["head.measure.0.bias"] if "head.measure.0.bias" in new else new["head.predict.0.bias"][3:]
+    assert torch.equal(sides, old[3:]) == (said is None)
+
+
 def test_a_frozen_random_backbone_is_warned_of(learnt: Path, caplog: pytest.LogCaptureFixture) -> None:
     freeze, warned = "train.freeze=backbone", "--freeze backbone keeps random weights"
     for init, resumed, said in [("none", False, True), ("none", True, False), (learnt / "best.ckpt", False, False)]:

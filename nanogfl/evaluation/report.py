@@ -137,7 +137,8 @@ def _sigma(study: Study, plots: dict[str, Html]) -> list[Html]:
     found = study.sigma
     if found is None:
         given = any(one.side_sigma is not None for one in study.detections)
-        why = "too few boxes were found" if given else "the model does not give it (files do by nanogfl export --sigma)"
+        none = "the model does not give it (files do by nanogfl export --sigma; model.sides=dirac has none)"
+        why = "too few boxes were found" if given else none
         return [text(f"Not known: {why}.")]
     whole = found.whole
     said = text(

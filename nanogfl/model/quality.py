@@ -17,7 +17,7 @@ class QualityPredictor(nn.Module):
 
     Args:
         reg_max: R of the distributions.
-        statistics: ``top4``: the four largest probabilities and the mean of all, as in the paper (20 values);
+        statistics: ``top4``: the four largest probabilities and the mean of all (20 values; docs/paper.md);
             ``moments``: maximum, second moment and variance, which need no TopK operator (12 values).
         hidden: width of the hidden layer.
     """

@@ -19,7 +19,10 @@ from nanogfl.runtime.outputs import spare
 from nanogfl.runtime.video import VideoSink, write_video
 
 log = logging.getLogger(__name__)
-NO_SIGMA = "--sigma: this file does not give it; export it again with --sigma, or give the checkpoint"
+NO_SIGMA = (
+    "--sigma: this file does not give it; export it again with --sigma, or give the checkpoint "
+    "(a detector of model.sides=dirac has none)"
+)
 
 
 class Predicts(Protocol):

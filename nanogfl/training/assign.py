@@ -29,7 +29,9 @@ def dynamic_soft_label(
 ) -> tuple[Tensor, Tensor]:
     """Give each box the priors that predict it best, as many as the sum of its best IoUs says.
 
-    Candidates are priors inside any box. The cost of a pair is ``QFL(logits, IoU) + iou_factor * -ln(IoU)``.
+    Candidates are priors inside any box, not only inside their own, as in NanoDet-Plus: a box so small that no prior
+    lies in it gets one of another box, if there is any, even of IoU 0. The cost of a pair is
+    ``QFL(logits, IoU) + iou_factor * -ln(IoU)``.
 
     Args:
         logits: [B, P, C] class logits.

@@ -160,6 +160,10 @@ def _load(
             _listed(kept),
             _listed(made),
         )
+        was, now = former.architecture, detector.architecture
+        if (was.reg_max, was.separate_sides) != (now.reg_max, now.separate_sides):
+            values = now.reg_max + 1, was.reg_max + 1
+            log.info("%s: what predicts the sides made anew: %d values a side, there %d", weights.source.name, *values)
 
 
 def _listed(names: list[str]) -> str:
