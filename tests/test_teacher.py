@@ -44,6 +44,17 @@ def test_equal_predictions_teach_nothing() -> None:
         assert x.grad is not None and x.grad.abs().max() < 1e-12
 
 
+def test_with_a_beta_of_zero_equal_scores_leave_their_entropy_and_no_gradient() -> None:
+    logits, sides = numbers(2, 5, 3).requires_grad_(), numbers(2, 5, 32, seed=1)
+    parts = teaching_loss(logits, sides, (logits.detach(), sides), LossRecipe(beta=0.0))
+    score = logits.detach().sigmoid()
+    entropy = -(score * score.log() + (1 - score) * (1 - score).log())
+    expected = entropy.sum() / score.amax(dim=-1).sum().clamp(min=1)
+    assert parts["teach_classes"].item() == pytest.approx(float(expected), rel=1e-5)
+    (gradient,) = torch.autograd.grad(parts["teach_classes"], logits)
+    assert gradient.abs().max() < 1e-6
+
+
 def test_every_step_goes_towards_the_teacher() -> None:
     taught = (numbers(2, 5, 3), numbers(2, 5, 32, seed=1))
     logits, sides = numbers(2, 5, 3, seed=2).requires_grad_(), numbers(2, 5, 32, seed=3).requires_grad_()

@@ -99,7 +99,9 @@ def teaching_loss(
     recipe: LossRecipe,
     share: Share = WHOLE,
 ) -> Parts:
-    """How far a student is from its teacher: both parts are zero, and so are their gradients, where they are equal.
+    """How far a student is from its teacher: where they are equal both parts are zero, and so are their gradients.
+
+    With a beta of 0 the part of the classes keeps the entropy of the teacher's scores there, without a gradient.
 
     Classes: QFL with the teacher's scores as soft labels, divided by the sum of its best scores. Sides: the
     divergence of the softened distributions (localization distillation, Zheng et al., CVPR 2022), where the teacher
