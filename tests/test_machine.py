@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -41,7 +42,7 @@ def test_the_quota_is_what_the_control_group_grants(files: dict[str, str], expec
 
 
 @pytest.fixture
-def granted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def granted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[None]:
     """A process bound to eight cores whose quota is the parameter."""
     (tmp_path / "cpu.max").write_text(f"{int(request.param * 100000)} 100000")
     monkeypatch.setattr(machine, "GROUPS", tmp_path)

@@ -108,4 +108,4 @@ def say(text: str) -> None:
 def mention(text: str) -> None:
     """Print what is also in a file, which is made to its end even where the reader leaves (``| head``)."""
     with suppress(BrokenPipeError):
-        typer.echo(text)
+        say(text)

@@ -22,7 +22,6 @@ from nanogfl.runtime.session import OnnxDetector
 log = logging.getLogger(__name__)
 EVERYWHERE = ("0.0.0.0", "::")  # all of a machine's addresses, none of which can be typed like this
 NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
-NO_NAME = (gaierror, UnicodeError, TypeError)  # what is raised for a name that no host can have; TypeError: for "ä..b"
 CHECKPOINTS = (".ckpt", ".pth", ".pt")
 
 
@@ -78,8 +77,9 @@ def open_server(model: Path, place: Place, cache: Path) -> Server:
     files = {f"/{p.relative_to(page).as_posix()}": p for p in page.iterdir() if p.suffix in TYPES}
     files |= {"/model.onnx": model, **runtime_files(page, cache)}
     try:
+        place.host.encode("idna")  # a name that no host can have is a UnicodeError; sockets make a TypeError of some
         server = Server((place.host, place.port), Site(files, detector))
-    except (OSError, OverflowError, *NO_NAME) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise _cannot_listen(place, error) from error
     if place.cert:
         _encrypt(server, place)
@@ -105,7 +105,7 @@ def _check_files(place: Place) -> None:
 def _cannot_listen(place: Place, error: Exception) -> NanogflError:
     """What to choose instead: another host where this machine has no such address, else another port."""
     why = getattr(error, "strerror", None) or error
-    if isinstance(error, NO_NAME) or getattr(error, "errno", None) in NO_SUCH_ADDRESS:
+    if isinstance(error, gaierror | UnicodeError) or getattr(error, "errno", None) in NO_SUCH_ADDRESS:
         return UsageError(
             f"--host {place.host}: this machine has no such address ({why}); use 127.0.0.1, or 0.0.0.0 to let others in"
         )
