@@ -1,1 +1,1 @@
-"""Assignment, losses, and the run around them."""
+"""Training: label assignment, losses, and the training run."""

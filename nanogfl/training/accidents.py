@@ -1,4 +1,4 @@
-"""What ends a training against everybody's will, and what to do about it."""
+"""Common causes of a failed training run, each with its advice."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nanogfl.errors import TrainingError
 
 
 def explain(error: BaseException, folder: Path) -> TrainingError:
-    """The usual accidents of a training, each with its advice."""
+    """Return a one-line error for an exception that ended a training run: its cause, and what to do about it."""
     text = str(error)
     lacking = any(words in text.lower() for words in ("out of memory", "can't allocate memory"))
     if lacking or isinstance(error, MemoryError):

@@ -1,9 +1,9 @@
-"""Which prior learns which box: dynamic soft labels (NanoDet-Plus) and ATSS, for a whole batch at once.
+"""Label assignment (which prior learns which box): dynamic soft labels (NanoDet-Plus) and ATSS, for a batch at once.
 
-Shapes: B pictures, P priors, M boxes (the fullest picture's; the others are padded), C classes. Pairs are [B, M, P],
-a row a box: rows are long, and what is looked for lies along them. Along dim 1, over the boxes of a prior, the best is
-found by ``max``, which a CPU does many times as fast as ``argmax``.
-Boxes of padding are marked by ``gt_valid``; nothing loops over pictures or boxes and nothing waits for the device.
+Shapes: B pictures, P priors, M boxes (those of the fullest picture; the others are padded), C classes. Pairs are [B, M,
+P], one row per box: rows are long, and searches run along them. The best box of a prior (along dim 1) is found with
+``max``, which is many times as fast as ``argmax`` on a CPU. Padding is marked by ``gt_valid``. There is no loop over
+pictures or boxes and no synchronisation with the device.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def dynamic_soft_label(
     topk: int = 13,
     iou_factor: float = 3.0,
 ) -> tuple[Tensor, Tensor]:
-    """Give each box the priors that predict it best, as many as the sum of its best IoUs says.
+    """Assign to each box the priors with the lowest cost, as many as the sum of its highest IoUs.
 
-    Candidates are priors inside any box, not only inside their own, as in NanoDet-Plus: a box so small that no prior
-    lies in it gets one of another box, if there is any, even of IoU 0. The cost of a pair is
-    ``QFL(logits, IoU) + iou_factor * -ln(IoU)``.
+    A prior is a candidate if it lies inside any box, not only inside the one in question, as in NanoDet-Plus. A box too
+    small to contain a prior therefore gets a prior of another box, if there is one, even with an IoU of 0. The cost of
+    a pair is ``QFL(logits, IoU) + iou_factor * -ln(IoU)``.
 
     Args:
         logits: [B, P, C] class logits.
@@ -40,7 +40,7 @@ def dynamic_soft_label(
         gt_boxes: [B, M, 4] in px.
         gt_labels: [B, M].
         gt_valid: [B, M] bool.
-        topk: how many of the best IoUs decide a box's number of priors.
+        topk: number of highest IoUs of a box; their sum, rounded down and at least 1, is its number of priors.
         iou_factor: weight of the IoU in the cost.
 
     Returns:
@@ -64,11 +64,11 @@ def dynamic_soft_label(
 
 
 def class_cost(logits: Tensor, gt_labels: Tensor, iou: Tensor) -> Tensor:
-    """QFL of every prior against every box's soft label: [B, P, C], [B, M], [B, M, P] -> [B, M, P].
+    """Return the QFL of every prior for every box's soft label: [B, P, C], [B, M], [B, M, P] -> [B, M, P].
 
-    All classes as background, and what the box's class adds to that.
+    It is the loss of all classes as background, plus what the class of the box adds to it.
     """
-    own = gt_labels.clamp(0, logits.shape[2] - 1)  # padding may have any label
+    own = gt_labels.clamp(0, logits.shape[2] - 1)  # padding may hold any label
     logit = logits.transpose(1, 2).gather(1, own[..., None].expand(iou.shape))
     return background(logits, 2.0)[:, None] + own_class(logit, iou, 2.0)
 
@@ -83,12 +83,13 @@ def atss(
     topk: int = 9,
     side: float = 5.0,
 ) -> Tensor:
-    """Adaptive training sample selection (Zhang et al., CVPR 2020) with square anchors of this side in strides.
+    """Assign by adaptive training sample selection (Zhang et al., CVPR 2020) with square anchors of ``side`` strides.
 
-    The ``topk`` nearest anchors a level are candidates; those whose IoU reaches mean + deviation of the candidates'
-    and whose centre lies in the box are positive. Arguments and result as in :func:`dynamic_soft_label`.
+    The ``topk`` nearest anchors of each level are candidates. A candidate is positive if its centre lies in the box and
+    its IoU is at least the mean plus the standard deviation of the candidates' IoUs. Arguments as in
+    :func:`dynamic_soft_label`; returns gt_index only.
     """
-    del gt_labels  # the same for every class
+    del gt_labels  # the assignment does not depend on the class
     if gt_boxes.shape[1] == 0:
         return _nothing(gt_boxes.new_zeros(gt_boxes.shape[0], priors.shape[0], 1))[0]
     centre, half = priors[:, :2], side / 2 * priors[:, 2:]
@@ -109,20 +110,20 @@ def atss(
 
 
 def inside(priors: Tensor, gt_boxes: Tensor, margin: float = 0.0) -> Tensor:
-    """Whether each prior [P, 3] lies in each box [B, M, 4] by more than a margin in px: [B, M, P] bool."""
+    """Return whether each prior [P, 3] lies in each box [B, M, 4] by more than ``margin`` px: [B, M, P] bool."""
     x, y, _ = priors.unbind(dim=1)
     left, top, right, bottom = gt_boxes[..., None].unbind(dim=2)
     return (x - left > margin) & (y - top > margin) & (right - x > margin) & (bottom - y > margin)
 
 
 def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU of boxes [B, M, 4] with boxes [B, P, 4]: [B, M, P]."""
-    b = b.movedim(2, 0).contiguous().movedim(0, 2)  # the same, each coordinate dense in memory
+    """Return the IoU of boxes [B, M, 4] with boxes [B, P, 4]: [B, M, P]."""
+    b = b.movedim(2, 0).contiguous().movedim(0, 2)  # same values, each coordinate contiguous in memory
     return box_iou(a[:, :, None], b[:, None])
 
 
 def box_iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU of boxes [..., 4] with boxes [..., 4], broadcast against each other: [...]."""
+    """Return the IoU of boxes [..., 4] with boxes [..., 4], broadcast against each other: [...]."""
     width, height = (
         (torch.min(a[..., axis + 2], b[..., axis + 2]) - torch.max(a[..., axis], b[..., axis])).clamp(min=0)
         for axis in (0, 1)
@@ -132,13 +133,13 @@ def box_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _resolve(match: Tensor, best: Tensor, iou: Tensor) -> tuple[Tensor, Tensor]:
-    """A prior matched by several boxes goes to its best one [B, P]; by none, to the background."""
+    """Assign a prior matched by several boxes to its ``best`` box [B, P], and an unmatched prior to the background."""
     matched, only = match.byte().max(dim=1)
     index = torch.where(match.sum(dim=1) > 1, best, only)
     return torch.where(matched > 0, index, -1), iou.gather(1, index[:, None]).squeeze(1) * matched
 
 
 def _nothing(like: Tensor) -> tuple[Tensor, Tensor]:
-    """All background for [B, P, ...]."""
+    """Return an assignment of all priors to the background, for a tensor [B, P, ...]."""
     shape = like.shape[:2]
     return torch.full(shape, -1, dtype=torch.int64, device=like.device), like.new_zeros(shape)

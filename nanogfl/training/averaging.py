@@ -1,4 +1,4 @@
-"""Exponentially averaged weights with a warm-up; they are validated, kept and exported."""
+"""Exponential moving average (EMA) of the weights, with a warm-up; the averages are validated, saved and exported."""
 
 from __future__ import annotations
 
@@ -14,23 +14,26 @@ Pairs = tuple[list[Tensor], list[Tensor]]
 
 
 class Averages(AveragedModel):
-    """An averaged copy of a model, whose update is two operators: torch's own walks through all modules every time.
+    """An EMA copy of a model, updated with two operators; torch's own update walks through all modules every time.
 
     Args:
-        model: of which the averages are; its tensors must stay where they are from the first update on.
-        device: where the averages lie.
+        model: the model to average; its tensors must not be reallocated after the first update.
+        device: device of the averages.
         decay: see nanogfl.training.schedule.averaging_decay.
     """
 
     def __init__(self, model: nn.Module, device: torch.device, decay: float) -> None:
         super().__init__(model, device, use_buffers=True)
-        self.n_averaged = self.n_averaged.cpu()  # asking a GPU would be waiting for it
+        self.n_averaged = self.n_averaged.cpu()  # reading it from a GPU would synchronise
         self.decay = decay
         self.moving: Pairs | None = None
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """One step further: equal values stay to the bit, the first step copies, whole numbers are always copied."""
+        """Update the averages in place; the first update copies.
+
+        Values that are equal already stay bit-identical. Integer tensors are always copied.
+        """
         if self.moving is None:
             self.moving, self.counters = in_pairs(self.module, model)
         if self.n_averaged:
@@ -44,7 +47,7 @@ class Averages(AveragedModel):
 
 
 def in_pairs(averaged: nn.Module, model: nn.Module) -> tuple[Pairs, Pairs]:
-    """Tensors of both models side by side: those that move, and whole numbers."""
+    """Return the tensors of both models side by side: first the floating-point ones, then the integer ones."""
     both = [[t.detach() for t in (*m.parameters(), *m.buffers())] for m in (averaged, model)]
     moves = [t.is_floating_point() for t in both[0]]
     moving = ([t for t, move in zip(side, moves, strict=True) if move] for side in both)
@@ -53,13 +56,13 @@ def in_pairs(averaged: nn.Module, model: nn.Module) -> tuple[Pairs, Pairs]:
 
 
 class Averaging(WeightAveraging):
-    """Lightning's callback, with our averages: it trains on the weights, and validates and saves the averages."""
+    """Lightning's callback with our averages: trains the weights, but validates and saves the averages."""
 
     def __init__(self, decay: float) -> None:
         super().__init__()
         self.decay = decay
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """The averages lie where the weights will be moved."""
+        """Create the averages on the device that the weights will be moved to."""
         if stage == "fit":
             self._average_model = Averages(pl_module, trainer.strategy.root_device, self.decay)

@@ -1,7 +1,7 @@
-"""How fast training is and where its time goes: ``python -m nanogfl.training.benchmark DATA``.
+"""Measure training speed and where the time goes: ``python -m nanogfl.training.benchmark DATA``.
 
-The base row trains as NanoDet-Plus does (full guidance, every picture decoded anew in every epoch, one picture
-assigned at a time) with everything else equal; all rows run in turns, each turn in a process of its own.
+The base row trains as NanoDet-Plus does (full guidance, every picture decoded again in every epoch, one picture
+assigned at a time) with everything else equal. The rows are run in turns, each turn in a process of its own.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ ROWS = (
 
 
 def apart(job: Callable[[Row, Work], dict[str, Any]], row: Row, work: Work) -> dict[str, Any]:
-    """Do it in a fresh process, so that its peak of memory is its own."""
+    """Run ``job`` in a fresh process, so that its peak memory is measured separately."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(job, (row, work))
 
 
 def summary(name: str, turns: list[dict[str, Any]]) -> dict[str, Any]:
-    """One row of the table from all turns of a row."""
+    """Return one row of the table, computed from all turns of that row."""
     seconds = sorted(s for turn in turns for s in turn["seconds"])
     stages = {
         stage: statistics.median(s for turn in turns for s in turn["stages"][stage]) * 1000
@@ -65,7 +65,7 @@ def summary(name: str, turns: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def compare(work: Work, rounds: int) -> list[dict[str, Any]]:
-    """All rows in turns, the base first; each gets its ratio to the base."""
+    """Run all rows in turns, the base row first; print and return the table, with each row's ratio to the base."""
     turns: dict[str, list[dict[str, Any]]] = {}
     print(f"{'':30}{'pictures/s':>11}{'ratio':>7}{'p50 ms':>8}{'p90 ms':>8}{'MB':>7}")
     for turn in range(rounds):
@@ -85,7 +85,7 @@ def compare(work: Work, rounds: int) -> list[dict[str, Any]]:
 
 
 def grow(what: str, values: list[int], work: Work) -> list[dict[str, Any]]:
-    """How time and memory of a step grow with one number, on noise."""
+    """Print and return how the time and memory of a step grow with one parameter, on pictures of noise."""
     made, recipe = [], work.recipe
     print(f"{what:>8}{'ms a step':>12}{'ms a picture':>14}{'MB':>8}")
     for value in values:
@@ -103,7 +103,7 @@ def grow(what: str, values: list[int], work: Work) -> list[dict[str, Any]]:
 
 
 def explain(work: Work, most: int = 20) -> dict[str, Any]:
-    """Where the time of the default way to train goes, and how far that is from what the device could do."""
+    """Print and return where the time of the default row goes, and how far that is from the device's limits."""
     run, found = summary(DEFAULT.name, [apart(measure, DEFAULT, work)]), apart(operators, APART, work)
     rows = sorted(found["rows"], key=lambda row: -row["ms"])
     busy, moved = sum(row["ms"] for row in rows), sum(row["megabytes"] for row in rows)
@@ -122,13 +122,13 @@ def explain(work: Work, most: int = 20) -> dict[str, Any]:
 
 
 def line(stage: str, operator: str, rows: list[dict[str, Any]], busy: float, bandwidth: float) -> None:
-    """One line of the table: some operators together."""
+    """Print one line of the table, the sum over some operators."""
     calls, spent, moved = (sum(row[key] for row in rows) for key in ("calls", "ms", "megabytes"))
     print(f"{stage:12}{operator:40}{calls:6}{spent:9.2f}{spent / busy:7.1%}{moved:9.1f}{moved / bandwidth:10.2f}")
 
 
 def main() -> None:
-    """The command."""
+    """Run the benchmark command."""
     parser = argparse.ArgumentParser(prog="python -m nanogfl.training.benchmark", description=__doc__)
     parser.add_argument("data", nargs="?", help="a COCO, VOC or YOLO set (not needed with --grow or --profile)")
     parser.add_argument("--recipe", help="a name or a YAML file")

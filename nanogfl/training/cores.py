@@ -1,8 +1,9 @@
-"""A training step on the cores of a CPU: each takes its part of the batch, as processes do in data-parallel training.
+"""A training step on the cores of a CPU: each thread takes a part of the batch, as in data-parallel training.
 
-Small convolutions gain little from being cut over threads; whole parts of a batch do. The parts share the weights,
-the loss' normalisers are means over all parts, and the gradients are averaged, so that a step is that of the whole
-batch but for batch norm, which sees its own part (and keeps the first one's statistics, as Lightning's DDP does).
+Small convolutions gain little from being split over threads; processing whole parts of a batch in parallel does. The
+parts share the weights, the loss normalisers are means over all parts, and the gradients are averaged. A step therefore
+equals that of the whole batch, except for batch normalisation: each part uses the statistics of its own pictures, and
+the running statistics of the first part are kept, as in Lightning's DDP.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ from nanogfl.model.detector import Detector
 from nanogfl.training.gradients import Gradients, given, gradients_of
 from nanogfl.training.objective import Parts, Share
 
-LEAST = 8  # pictures a part of a full batch: batch norm wants company
+LEAST = 8  # minimum number of pictures in a part of a full batch, for batch normalisation
 Modules = TypeVar("Modules", bound=nn.Module)
 
 
 def parts_for(batch: int, threads: int) -> int:
-    """How many parts a batch is cut into on so many threads."""
+    """Return how many parts a batch is split into, for a number of threads."""
     return max(1, min(threads, batch // LEAST))
 
 
 class Networks(nn.Module):
-    """Detector and guidance, to be copied together."""
+    """Detector and guidance as one module, so that they are copied together."""
 
     def __init__(self, detector: Detector, guidance: nn.Module | None) -> None:
         super().__init__()
@@ -39,12 +40,12 @@ class Networks(nn.Module):
 
 
 class Cores:
-    """The threads, and a replica of the modules for each: own batch statistics, shared weights.
+    """A pool of threads with a replica of the modules for each; replicas share the weights, not the batch statistics.
 
     Args:
-        modules: what trains.
+        modules: the modules to train.
         parts: number of threads.
-        threads: for the operators inside each part.
+        threads: number of threads for the operators inside each part.
     """
 
     def __init__(self, modules: nn.Module, parts: int, threads: int = 1) -> None:
@@ -53,23 +54,23 @@ class Cores:
         self.pool = ThreadPoolExecutor(parts, "part", torch.set_num_threads, (threads,))
 
     def losses(self, pieces: Sequence[Any], loss: Callable[[Any, Any, Share], Parts], share: Share) -> Parts:
-        """The parts of the loss over all pieces of a batch; their sum carries the gradients of all.
+        """Return the loss parts of a whole batch; backward through their sum gives the gradients of all pieces.
 
         Args:
-            pieces: at most one for each replica.
-            loss: of a replica, a piece and the share that the piece is.
-            share: of this process.
+            pieces: pieces of the batch, at most one per replica.
+            loss: called with a replica, a piece, and the share of the step that the piece makes up.
+            share: share of this process.
 
         Returns:
-            The loss' parts; gradients flow through all of them.
+            The loss parts. Only their sum is differentiable.
 
         Raises:
-            Exception: what ``loss`` raised, in any piece.
+            Exception: whatever ``loss`` raised for any piece.
         """
         for one in self.replicas[1:]:
             for ours, theirs in zip(self.replicas[0].modules(), one.modules(), strict=True):
                 theirs.training = ours.training
-        parts = len(self.replicas)  # of every step and process: what a small batch leaves out counts as nothing
+        parts = len(self.replicas)  # the same in every step and process: parts that a small batch lacks count as zero
         meeting, count = Meeting(len(pieces), parts, share.mean), share.count * parts
         autocast = torch.get_autocast_dtype("cpu"), torch.is_autocast_enabled("cpu")
 
@@ -85,12 +86,12 @@ class Cores:
 
 
 class Meeting:
-    """Where the parts of a batch exchange a number; one that fails sends the others home.
+    """A barrier at which the parts of a batch average a number; if one part fails, the others stop waiting.
 
     Args:
-        count: of those that come.
-        parts: of those that the mean is over; who does not come has nothing.
-        mean: over the processes.
+        count: number of parts that take part.
+        parts: number of parts that the mean is over; those that do not take part count as zero.
+        mean: averages a number over the processes.
     """
 
     def __init__(self, count: int, parts: int, mean: Callable[[Tensor], Tensor]) -> None:
@@ -105,7 +106,7 @@ class Meeting:
             self.barrier.abort()
 
     def mean(self, index: int, value: Tensor) -> Tensor:
-        """The mean of all parts' values."""
+        """Wait for all parts and return the mean of their values."""
         self.values[index] = value.detach()
         self.barrier.wait()
         return self.result
@@ -116,18 +117,18 @@ class Meeting:
 
 
 def replica(modules: Modules) -> Modules:
-    """A copy with buffers of its own on the same parameters."""
+    """Return a copy that shares the parameters and has buffers of its own."""
     return copy.deepcopy(modules, {id(p): p for p in modules.parameters()})
 
 
 def average(gradients: Sequence[Sequence[Tensor | None]], parts: int) -> Gradients:
-    """The mean over so many parts of the gradient of each parameter; a part that gave none counts as zero."""
+    """Return the mean of each parameter's gradients over ``parts`` parts; a missing gradient counts as zero."""
     same = ([g for g in column if g is not None] for column in zip(*gradients, strict=True))
     return [torch.stack(known).sum(dim=0) / parts if known else None for known in same]
 
 
 def results(futures: Sequence[Any]) -> list[Any]:
-    """All results in order; of several errors the one that came first, not those of who waited for it."""
+    """Return all results in order; raise the error of a part that failed, not those of the parts waiting for it."""
     errors = [error for error in (future.exception() for future in futures) if error is not None]
     for error in errors:
         if not isinstance(error, BrokenBarrierError):

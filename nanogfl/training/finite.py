@@ -1,4 +1,7 @@
-"""A run stops where a number is NaN or infinite, with its batch's names; on a GPU without waiting for every step."""
+"""Checks for losses and gradients that are NaN or infinite, without synchronising a GPU in every step.
+
+A failed check stops the run and names the pictures of the batch.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,13 @@ from torch import Tensor
 from nanogfl.errors import TrainingError
 
 log = logging.getLogger(__name__)
-NAMED = 16  # files in an error's line
-LAG = 8  # numbers that a GPU may be behind: asking it for the newest would make it idle
+NAMED = 16  # maximum number of files in an error message
+LAG = 8  # how many numbers a check may lag behind on a GPU: reading the newest would leave the GPU idle
 
 
 @dataclass(frozen=True)
 class _Number:
-    """A mean over all processes on its way to the CPU, and what is said if it is not finite."""
+    """A mean over all processes on its way to the CPU, and what the error says if it is not finite."""
 
     own: Tensor
     mean: Tensor
@@ -31,31 +34,31 @@ class _Number:
 
 
 class Watch:
-    """Numbers of the last steps, in the order in which they were made.
+    """A queue of the numbers of the last steps, in the order in which they were computed.
 
-    On a CPU each is judged at once, before the weights are touched; on a GPU at most ``LAG`` numbers later, and always
-    before anything is validated or written.
+    On a CPU each number is checked at once, before the weights are updated. On a GPU it is checked at most ``LAG``
+    numbers later, and always before anything is validated or written.
     """
 
     def __init__(self) -> None:
         self.waiting: deque[_Number] = deque()
 
     def __deepcopy__(self, _: dict[int, Any]) -> Watch:
-        """Averaging copies the task; its copy takes no steps."""
+        """Return an empty queue: weight averaging copies the task, and the copy takes no steps."""
         return Watch()
 
     def see(self, own: Tensor, mean: Tensor, what: str, epoch: int, names: list[str]) -> None:
-        """Judge a number, or the one that has waited long enough.
+        """Append a number, then check those that are due.
 
         Args:
-            own: this process' number.
-            mean: over all processes: it is not finite where one of them is not, so that all stop together.
-            what: it is.
-            epoch: of the step.
-            names: of the batch's pictures.
+            own: number of this process.
+            mean: mean over all processes; it is not finite if any process's number is not, so that all stop together.
+            what: name of the number in the message.
+            epoch: epoch of the step.
+            names: names of the batch's pictures.
 
         Raises:
-            TrainingError: it is not finite.
+            TrainingError: a checked number is not finite.
         """
         arrived = None
         if mean.is_cuda:
@@ -67,7 +70,7 @@ class Watch:
         self.settle(LAG if arrived is not None else 0)
 
     def settle(self, left: int = 0) -> None:
-        """Judge all but the newest few. Raises TrainingError as ``see`` does."""
+        """Check all numbers but the newest ``left``; raise TrainingError as ``see`` does."""
         while len(self.waiting) > left:
             number = self.waiting.popleft()
             if number.arrived is not None:
@@ -79,7 +82,7 @@ class Watch:
 def _stop(number: _Number) -> None:
     names = gather([] if torch.isfinite(number.own) else number.names)
     if dist.is_available() and dist.is_initialized() and dist.get_rank():
-        raise SystemExit(0)  # the first process says it for all, and is killed by Lightning where another fails
+        raise SystemExit(0)  # rank 0 reports for all; Lightning would kill it if another process failed
     if len(names) > NAMED:
         log.warning("the batch: %s", ", ".join(names))
     files = ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
@@ -90,7 +93,7 @@ def _stop(number: _Number) -> None:
 
 
 def gather(mine: list[Any]) -> list[Any]:
-    """The lists of all processes in one."""
+    """Return the lists of all processes, joined into one."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return mine
     everyone: list[Any] = [None] * dist.get_world_size()

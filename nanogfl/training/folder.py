@@ -1,4 +1,4 @@
-"""A run's folder: what it holds, whether it may be used, and what a run that starts writes into it."""
+"""The folder of a run: what it contains, whether it may be used, and what a starting run writes into it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from nanogfl.errors import UsageError
 from nanogfl.recipe import Recipe, load_recipe, to_dict
 from nanogfl.wholefile import whole_file
 
-LEAVING_S = 10.0  # longer than a loader process takes to see that its run is gone
-TENSORBOARD = "tensorboard"  # the folder beside them, where TensorBoard is installed
-WITHIN = "within.ckpt"  # the state within a long epoch; gone at its end
+LEAVING_S = 10.0  # longer than a loader process takes to notice that its run has died
+TENSORBOARD = "tensorboard"  # subfolder, present if TensorBoard is installed
+WITHIN = "within.ckpt"  # the state within a long epoch; deleted at its end
 LEFT = ("best.ckpt", "last.ckpt", "config.yaml", "metrics.csv", "summary.json")
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A run's folder, and whether this run goes on with what lies there."""
+    """The folder of a run, and whether the run resumes or overwrites the one that is there."""
 
     path: Path
     resume: bool
@@ -29,9 +29,9 @@ class Folder:
     opened: float = field(default_factory=time.time, compare=False)
 
     def begin(self, recipe: Recipe) -> None:
-        """Called when the first step is about to be trained, and not before: a run that was refused changes nothing.
+        """Prepare the folder; called just before the first training step, so that a refused run changes nothing.
 
-        A run that is to be overwritten goes; summary.json is there only once a run has ended.
+        A run that is to be overwritten is deleted. summary.json is always deleted: it exists only once a run has ended.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -41,13 +41,13 @@ class Folder:
         for name in (*LEFT, WITHIN) if self.overwrite else ("summary.json",):
             (self.path / name).unlink(missing_ok=True)
         for events in (self.path / TENSORBOARD).glob("events.*"):
-            if self.overwrite and events.stat().st_mtime < self.opened:  # this run's own file is open already
+            if self.overwrite and events.stat().st_mtime < self.opened:  # this run's own file is already open
                 events.unlink()
         write_config(self.path / "config.yaml", recipe)
 
     def _hold(self) -> None:
-        """Keep every other run out until :meth:`leave`; one that was killed may still be on its way out."""
-        if os.name == "nt":  # has no locks for folders
+        """Lock out other runs until :meth:`leave`, waiting for a killed run that may still be exiting."""
+        if os.name == "nt":  # cannot lock folders
             return
         self.held.append(os.open(self.path, os.O_RDONLY))
         end = time.monotonic() + LEAVING_S
@@ -58,7 +58,7 @@ class Folder:
             time.sleep(0.1)
 
     def leave(self) -> None:
-        """Let others in."""
+        """Release the lock."""
         while self.held:
             os.close(self.held.pop())
 
@@ -67,8 +67,8 @@ class Folder:
 
 
 def lock(descriptor: int) -> bool:
-    """Whether the folder is ours alone now; where files cannot be locked, everyone is let in."""
-    import fcntl  # not on Windows
+    """Try to lock the folder and return whether it succeeded; return True if the file system has no locks."""
+    import fcntl  # not available on Windows
 
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -80,7 +80,7 @@ def lock(descriptor: int) -> bool:
 
 
 def open_folder(path: Path, resume: bool, overwrite: bool) -> Folder:
-    """Refuse a folder that holds a run, unless told what to do with it."""
+    """Return the folder; refuse one that holds a run, unless ``resume`` or ``overwrite`` is given."""
     if resume and overwrite:
         raise UsageError("--resume and --overwrite contradict each other; give one")
     if not is_main():
@@ -98,7 +98,7 @@ def open_folder(path: Path, resume: bool, overwrite: bool) -> Folder:
 
 
 def finished(folder: Folder, recipe: Recipe) -> bool:
-    """Whether the run in this folder has ended, and the recipe asks for no more epochs and no other patience."""
+    """Return whether the run here has ended and the recipe asks for no more epochs and no other patience."""
     summary, config = folder / "summary.json", folder / "config.yaml"
     if not all(path.is_file() for path in (summary, config, folder / "best.ckpt")):
         return False
@@ -112,7 +112,7 @@ def finished(folder: Folder, recipe: Recipe) -> bool:
 
 
 def write_config(path: Path, recipe: Recipe) -> None:
-    """The resolved recipe, as YAML."""
+    """Write the resolved recipe as YAML."""
     import yaml
 
     with whole_file(path) as partial:
@@ -120,6 +120,6 @@ def write_config(path: Path, recipe: Recipe) -> None:
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes."""
-    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")  # torchrun's, Lightning's own, srun's
+    """Return whether this is the process that writes files (rank 0)."""
+    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")  # set by torchrun, Lightning, srun
     return all(int(os.environ.get(name, "0") or 0) == 0 for name in ranks)

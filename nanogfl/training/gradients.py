@@ -1,4 +1,4 @@
-"""Losses whose gradients are known before backward is called: by threads that have made them, or by a replay."""
+"""Losses whose gradients are known before backward is called, from threads or from a replayed CUDA graph."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Gradients = list[Tensor | None]
 
 
 def gradients_of(parts: Parts, parameters: list[nn.Parameter]) -> Gradients:
-    """Of the parts' sum; None for what takes no part in it."""
+    """Return the gradients of the sum of the parts; None for parameters that it does not depend on."""
     total = torch.stack(list(parts.values())).sum()
     return list(torch.autograd.grad(total, parameters, allow_unused=True))
 
 
 def given(parts: Parts, gradients: Gradients, parameters: list[nn.Parameter]) -> Parts:
-    """Parts of a loss whose gradients are known already: backward through their sum hands these out, in copies."""
+    """Return loss parts with known gradients: backward through their sum passes on copies of these."""
     name = next(iter(parts))
     return parts | {name: _Given.apply(parts[name], gradients, *parameters)}
 

@@ -1,8 +1,8 @@
 """A training step on a GPU, recorded once as a CUDA graph and replayed.
 
-A small network's kernels are done sooner than Python can start them. A graph starts a thousand of them at once:
-forward, guidance, assignment, losses and gradients of a batch. Shapes are fixed in it, so that there is one for each
-size that batches have; boxes are padded to powers of two, which changes no loss.
+The kernels of a small network finish sooner than Python can launch them. A graph launches a thousand of them at once:
+forward, guidance, assignment, losses and gradients of a batch. Its shapes are fixed, so there is one graph for each
+batch shape. The number of boxes is padded to a power of two, which does not change the loss.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from nanogfl.data.batch import Batch
 from nanogfl.training.gradients import Gradients, given, gradients_of
 from nanogfl.training.objective import Parts
 
-WARM = 2  # passes before recording, in which libraries choose their kernels
-LEAST_ROOM = 8  # boxes a picture
+WARM = 2  # passes before recording, in which libraries select their kernels
+LEAST_ROOM = 8  # minimum number of box rows per picture
 
 Losses = Callable[[Batch], Parts]
 
 
 class Graphs:
-    """The graphs of a run, recorded as they are needed.
+    """The CUDA graphs of a run, recorded on demand.
 
     Args:
-        modules: what trains; its tensors must stay where they are.
-        losses: the parts of the loss of a batch; it may wait for nothing.
+        modules: the modules to train; their tensors must not be reallocated.
+        losses: computes the loss parts of a batch; must not synchronise the device.
     """
 
     def __init__(self, modules: nn.Module, losses: Losses) -> None:
@@ -39,16 +39,16 @@ class Graphs:
         self._begin(None)
 
     def _begin(self, state: Hashable) -> None:
-        """What another state recorded will not be asked for again; a pool without graphs cannot be used again."""
+        """Drop the graphs of the former state, which will not recur; a pool without graphs cannot be used again."""
         self.state, self.recorded = state, dict[Hashable, Recording]()
-        self.pool = torch.cuda.graph_pool_handle()  # one graph at a time runs, so that all work in the same memory
+        self.pool = torch.cuda.graph_pool_handle()  # graphs run one at a time, so all can use the same memory
 
     def losses(self, batch: Batch, state: Hashable) -> Parts:
-        """The parts of the loss, whose sum carries the gradients.
+        """Return the loss parts; backward through their sum gives the gradients.
 
         Args:
             batch: on the GPU.
-            state: whatever else ``losses`` depends on.
+            state: everything else that ``losses`` depends on.
         """
         if state != self.state:
             self._begin(state)
@@ -60,13 +60,13 @@ class Graphs:
 
     def _step(self, batch: Batch) -> tuple[Parts, Gradients]:
         kind, enabled = torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda")
-        with torch.autocast("cuda", kind, enabled, cache_enabled=False):  # a cast must not outlive its graph
+        with torch.autocast("cuda", kind, enabled, cache_enabled=False):  # a cached cast must not outlive its graph
             parts = self.make(batch)
         return {name: part.detach() for name, part in parts.items()}, gradients_of(parts, self.parameters)
 
 
 class Recording:
-    """One graph, the tensors it reads, and those it leaves."""
+    """A CUDA graph, the tensors that it reads, and those that it writes."""
 
     def __init__(
         self, step: Callable[[Batch], tuple[Parts, Gradients]], batch: Batch, modules: nn.Module, pool: Any
@@ -81,7 +81,7 @@ class Recording:
                 step(batch)
         now.wait_stream(aside)
         self.graph = torch.cuda.CUDAGraph()
-        # What other threads do meanwhile, such as pinning the next batches, is not their mistake.
+        # CUDA calls of other threads during the recording, such as pinning the next batches, are no errors.
         with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
             self.made = step(batch)
         with torch.no_grad():
@@ -89,7 +89,7 @@ class Recording:
                 buffer.copy_(before)
 
     def replay(self, batch: Batch) -> tuple[Parts, Gradients]:
-        """Parts and gradients of a batch; the next replay writes over them."""
+        """Return loss parts and gradients of a batch; the next replay overwrites them."""
         for name, value in self.inputs.items():
             value.copy_(getattr(batch, name))
         self.graph.replay()
@@ -97,7 +97,7 @@ class Recording:
 
 
 def compiled(networks: Any, backend: str = "inductor") -> Any:
-    """Detector and guidance whose detector's parts are fused by torch.compile; the weights are the same tensors."""
+    """Return detector and guidance, the detector's modules compiled by torch.compile; the weights are shared."""
     parts = {
         name: torch.compile(getattr(networks.detector, name), dynamic=False, backend=backend)
         for name in ("backbone", "neck", "head")
@@ -106,5 +106,5 @@ def compiled(networks: Any, backend: str = "inductor") -> Any:
 
 
 def room(boxes: int) -> int:
-    """So many rows are kept for these boxes."""
+    """Return the number of rows to allocate for these boxes: a power of two, at least ``LEAST_ROOM``."""
     return max(LEAST_ROOM, 1 << (boxes - 1).bit_length())

@@ -1,4 +1,4 @@
-"""What a run computes on, and in which precision."""
+"""The devices and the precision of a run, and how a CPU run keeps its memory."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import torch
 from nanogfl.errors import UsageError
 from nanogfl.recipe import TrainRecipe
 
-TRIM_THRESHOLD, TOP_PAD, MMAP_MAX, ARENA_MAX = -1, -2, -4, -8  # of mallopt(3)
-MANY_PIXELS = 8_000_000  # a batch of more has maps that a thread's own arena of 64 MB does not hold
-COMPILES = "2.6"  # torch 2.4 and 2.5 trace our autograd functions, but give other gradients
-BF16 = ("avx512_bf16", "amx_bf16")  # x86 that multiplies bf16 itself: AMD since Zen 4, Intel's newer servers
+TRIM_THRESHOLD, TOP_PAD, MMAP_MAX, ARENA_MAX = -1, -2, -4, -8  # parameters of mallopt(3)
+MANY_PIXELS = 8_000_000  # in a larger batch, feature maps exceed a thread's own arena of 64 MB
+COMPILES = "2.6"  # torch 2.4 and 2.5 trace our autograd functions but compute different gradients
+BF16 = ("avx512_bf16", "amx_bf16")  # x86 with native bf16 multiplication: AMD since Zen 4, newer Intel servers
 
 
 def devices(train: TrainRecipe) -> tuple[dict[str, Any], int]:
-    """Lightning's options for the hardware, and how many processes that makes."""
+    """Return Lightning's options for the hardware, and the resulting number of processes."""
     cuda = torch.cuda.is_available()
     count = train.devices or (torch.cuda.device_count() if cuda else 1)
     if cuda and count > torch.cuda.device_count():
@@ -28,7 +28,7 @@ def devices(train: TrainRecipe) -> tuple[dict[str, Any], int]:
     for option, wanted in (("sync_batch_norm", train.sync_batch_norm), ("compile", train.compile)):
         if wanted and not cuda:
             raise UsageError(f"train.{option}=true needs GPUs; leave it out on a CPU")
-    if train.compile and torch.__version__ < COMPILES:  # a TorchVersion, which compares numbers
+    if train.compile and torch.__version__ < COMPILES:  # a TorchVersion, which compares numerically
         raise UsageError(
             f"train.compile=true needs torch {COMPILES} or newer, here is {torch.__version__}; leave it out"
         )
@@ -46,23 +46,24 @@ def devices(train: TrainRecipe) -> tuple[dict[str, Any], int]:
 
 
 def in_bf16(train: TrainRecipe, cuda: bool) -> bool:
-    """Whether a recipe trains in bf16: where it says so, or leaves it open and the hardware multiplies bf16 itself."""
+    """Return whether to train in bf16: the recipe asks for it, or leaves it open and the hardware has bf16."""
     if str(train.precision) != "auto":
         return str(train.precision) == "bf16"
     if cuda:
-        return torch.cuda.get_device_capability() >= (8, 0)  # older ones emulate it
-    known = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not tell
+        return torch.cuda.get_device_capability() >= (8, 0)  # older GPUs emulate it
+    known = getattr(torch.cpu, "get_capabilities", dict)()  # missing in older torch
     return any(known.get(feature) for feature in BF16)
 
 
 def keep_memory(batch: int, size: tuple[int, int]) -> None:
-    """Let glibc keep the memory of one step for the next; else it gives it back and takes it anew, page by page.
+    """Let glibc keep the memory of a step for the next, instead of releasing it and faulting it in again page by page.
 
-    Where there is no GPU, for as long as the process lives, and not where somebody has told glibc what to do. Threads
-    have arenas of their own, which small batches are faster with; all share one where a batch has many pixels.
+    The setting lasts as long as the process. No-op with a GPU, with another libc, or if the environment configures
+    malloc. Threads have malloc arenas of their own, which are faster for small batches; if a batch has many pixels, all
+    threads share one arena.
 
     Args:
-        batch: pictures a step.
+        batch: pictures per step.
         size: height and width of the network's input.
     """
     told = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
