@@ -1,4 +1,4 @@
-"""What a run leaves: scores of every validation, best.ckpt, last.ckpt, metrics.csv; written whole or not at all."""
+"""What a run writes: scores of every validation, best.ckpt, last.ckpt and metrics.csv, each file atomically."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ log = logging.getLogger(__name__)
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Lightning's own way leads through the folder for temporary files, from where nothing can be renamed."""
+    """An atomic writer of checkpoints; Lightning's may copy, not rename, the file from the temporary folder."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write beside the target, then rename."""
+        """Write next to the target, then rename."""
         with whole_file(Path(path)) as partial:
             torch.save(checkpoint, partial)
 
 
 @dataclass
 class Best:
-    """The best validation so far; no AP where there is nothing to find."""
+    """The best validation so far; its AP is None if there are no boxes to find."""
 
     epoch: int = -1
     AP: float | None = None
@@ -50,12 +50,12 @@ class Best:
 
 @dataclass
 class Keeper(Callback):
-    """Scores validations, keeps the best weights and the last state, writes one line an epoch.
+    """A callback that scores validations, saves the best weights and the last state, and writes one line per epoch.
 
     Attributes:
         out: the run's folder.
         table: the validation set in the model's class order.
-        images_per_second: of this epoch so far, over all processes.
+        images_per_second: throughput of this epoch so far, over all processes.
     """
 
     out: Folder
@@ -70,33 +70,33 @@ class Keeper(Callback):
     _found: list[tuple[int, Detections]] = field(default_factory=list)
 
     def state_dict(self) -> dict[str, Any]:
-        """Goes into last.ckpt, so that a resumed run knows its best."""
+        """Return the state that last.ckpt stores, so that a resumed run starts with its best validation."""
         return {"best": dict(vars(self.best)), "since_best": self.since_best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """From last.ckpt."""
+        """Restore the state from last.ckpt."""
         self.best, self.since_best = Best(**state_dict["best"]), state_dict["since_best"]
 
     @property
     def seconds(self) -> float:
-        """What the run has taken, whole epochs before an interruption included."""
+        """Duration of the run in seconds, including the whole epochs before an interruption."""
         return time.monotonic() - self._began
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Everything fits and was restored; only now the folder is touched."""
+        """Write to the output folder only now that model and optimizer have been restored."""
         assert isinstance(pl_module, DetectionTask)
         if trainer.is_global_zero:
             self.out.begin(pl_module.recipe)
             if trainer.global_step:
                 self._began -= seconds_before(self.out / "metrics.csv", trainer.current_epoch)
                 log.info("going on after step %d, in epoch %d", trainer.global_step, trainer.current_epoch + 1)
-        self.on_train_epoch_start(trainer, pl_module)  # Lightning does not call it where a run goes on within an epoch
+        self.on_train_epoch_start(trainer, pl_module)  # Lightning does not call it when a run resumes within an epoch
         patience = pl_module.recipe.train.patience
-        if patience and self.since_best >= patience:  # it had stopped early, and was asked to go on
+        if patience and self.since_best >= patience:  # the run had stopped early and is to go on
             self.since_best = 0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the epoch's clock; the last epoch is always validated."""
+        """Reset the epoch's clock and counters; make sure that the last epoch is validated."""
         self._started, self._seen, self._pending = time.monotonic(), 0, {}
         assert isinstance(pl_module, DetectionTask)
         last = trainer.current_epoch + 1 == trainer.max_epochs
@@ -105,7 +105,7 @@ class Keeper(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count pictures."""
+        """Count pictures and update the throughput."""
         self._seen += len(batch.names) * trainer.world_size
         self.images_per_second = self._seen / max(1e-9, time.monotonic() - self._started)
         self._pending["images_per_second"] = self.images_per_second
@@ -119,12 +119,12 @@ class Keeper(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Decode at once: raw outputs of 5,000 pictures are gigabytes."""
+        """Decode at once, because the raw outputs of 5,000 pictures take gigabytes."""
         assert isinstance(pl_module, DetectionTask)
         self._found += decoded(outputs, pl_module)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Score; the averaged weights are still in place here, so the best ones are kept from here."""
+        """Score and save the best weights; done here, while the averaged weights are still in place."""
         assert isinstance(pl_module, DetectionTask)
         detections, self._found = dict(gather(self._found)), []
         if not trainer.is_global_zero:
@@ -134,13 +134,13 @@ class Keeper(Callback):
         ap, before = scores.numbers["AP"], self.best.AP
         self._pending |= {name: scores.numbers[name] for name in ("AP", "AP50") if ap is not None}
         self.since_best = 0 if ap is None or before is None or ap > before else self.since_best + 1
-        if ap is None or before is None or ap >= before:  # of equal ones, such as 0, the last have learnt most
+        if ap is None or before is None or ap >= before:  # on equal AP, e.g. 0, keep the weights trained longest
             self.best = Best(trainer.current_epoch, ap, scores.numbers["AP50"])
             temperature = fit_temperature(matched_sides(self.table, found))
             save_detector(pl_module, self.out / "best.ckpt", trainer.current_epoch, scores, temperature)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Early stop, where the recipe asks for it."""
+        """Stop early if the recipe asks for it."""
         assert isinstance(pl_module, DetectionTask)
         patience = pl_module.recipe.train.patience
         stop = bool(patience) and self.since_best >= patience
@@ -151,7 +151,7 @@ class Keeper(Callback):
             trainer.should_stop = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """One line to metrics.csv and to the log, then the state to go on from."""
+        """Write one line to metrics.csv and to the log, then save the state to resume from."""
         assert isinstance(pl_module, DetectionTask)
         pl_module.watch.settle()
         if trainer.is_global_zero:
@@ -178,12 +178,12 @@ class Keeper(Callback):
 
 
 def highest_rate(trainer: pl.Trainer) -> float:
-    """The learning rate of all but a backbone that has a lower one of its own."""
+    """Return the highest learning rate of all parameter groups; a backbone may have a lower one."""
     return max(group["lr"] for group in trainer.optimizers[0].param_groups)
 
 
 def decoded(predictions: list[Predicted], task: DetectionTask) -> list[tuple[int, Detections]]:
-    """Raw outputs to detections, each with its picture's index."""
+    """Decode raw outputs; return the detections, each with the index of its picture."""
     card, layout = task.card, task.card.layout
     return [
         (index, decode(raw, layout, View(shape, card.input_size, card.resize), card.names))
@@ -192,7 +192,7 @@ def decoded(predictions: list[Predicted], task: DetectionTask) -> list[tuple[int
 
 
 def save_detector(task: DetectionTask, path: Path, epoch: int, scores: Scores | None, temperature: float = 1.0) -> None:
-    """Only what use needs: the detector's tensors, its card with the factor on sigma, and how it scored."""
+    """Save only what inference needs: the detector's tensors, its card with the factor on sigma, and its scores."""
     content: dict[str, Any] = {}
     task.on_save_checkpoint(content)
     content["nanogfl"]["temperature"] = temperature
@@ -201,13 +201,13 @@ def save_detector(task: DetectionTask, path: Path, epoch: int, scores: Scores | 
 
 
 def validated(path: Path) -> Scores | None:
-    """How a best.ckpt scored on the validation set; None where there was none."""
+    """Return the validation scores stored in a best.ckpt; None if there was no validation."""
     said = read_weights(path).card.get("validation")
     return None if said is None else Scores.from_json(said)
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Add a row; an older row of the same or a later epoch (before a resume) is replaced, a cut one left out."""
+    """Add a row; drop rows of the same or a later epoch (from before a resume) and truncated rows."""
     rows = rows_before(path, row["epoch"])
     columns = list(dict.fromkeys(key for r in [*rows, row] for key in r))
     with whole_file(path) as partial, partial.open("w", newline="") as file:
@@ -217,7 +217,7 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
 
 
 def rows_before(path: Path, epoch: int) -> list[dict[str, Any]]:
-    """Whole rows of earlier epochs."""
+    """Return the complete rows of earlier epochs."""
     if not path.is_file():
         return []
     text = path.read_text(encoding="utf-8", errors="replace").replace("\0", "")
@@ -226,7 +226,7 @@ def rows_before(path: Path, epoch: int) -> list[dict[str, Any]]:
 
 
 def seconds_before(path: Path, epoch: int) -> float:
-    """What the epochs before this one took; nothing where metrics.csv was edited into something else."""
+    """Return the total duration of the epochs before this one; 0 if metrics.csv cannot be interpreted."""
     try:
         return sum(float(row["seconds"]) for row in rows_before(path, epoch))
     except (KeyError, ValueError):

@@ -1,4 +1,4 @@
-"""From logits and boxes to the training loss: pure functions, for a whole batch at once."""
+"""The training loss from logits and boxes: pure functions, for a whole batch at once."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Parts = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Targets:
-    """The boxes of a batch, padded to the fullest picture.
+    """The ground-truth boxes of a batch, padded to the picture with the most boxes.
 
     Attributes:
         boxes: [B, M, 4] in px of the network's input.
         labels: [B, M] int64.
         valid: [B, M] bool, real boxes.
-        crowd: [B, M] bool, regions that neither train nor punish (never valid).
+        crowd: [B, M] bool, crowd regions: never assigned (never valid), and background inside them is not penalised.
     """
 
     boxes: Tensor
@@ -35,18 +35,18 @@ class Targets:
 
 @dataclass(frozen=True)
 class Share:
-    """Which part of a step a loss is made of: one of several processes or cores, whose gradients are averaged.
+    """The part of a step that a loss is computed for: one of several processes or cores whose gradients are averaged.
 
     Attributes:
         mean: averages a number over all shares of the step.
-        count: how many there are.
+        count: number of shares.
     """
 
     mean: Callable[[Tensor], Tensor] = lambda total: total
     count: int = 1
 
     def normaliser(self, total: Tensor) -> Tensor:
-        """What to divide by, so that the mean over the shares is what the whole step divided by its total gives."""
+        """Return a divisor such that the mean over the shares is the whole step's sum divided by its total."""
         return self.mean(total).clamp(min=1 / self.count)
 
 
@@ -55,13 +55,13 @@ WHOLE = Share()
 
 @dataclass(frozen=True)
 class Assignment:
-    """What each prior learns.
+    """The box that each prior is assigned to.
 
     Attributes:
-        gt_index: [B, P] int64, its box; -1 is background.
-        quality: [B, P], IoU with that box; 0 of background.
-        ignored: [B, P] bool, background that is not judged, in a crowd.
-        most: priors that any picture can have with a box, whatever its boxes are.
+        gt_index: [B, P] int64, index of the box; -1 for background.
+        quality: [B, P], IoU with that box; 0 for background.
+        ignored: [B, P] bool, background in a crowd region, which is left out of the class loss.
+        most: upper bound on the number of positive priors of a picture, independent of the boxes' values.
     """
 
     gt_index: Tensor
@@ -70,10 +70,11 @@ class Assignment:
     most: int
 
     def positives(self) -> Tensor:
-        """Where the priors with a box are, [B, K] int64, K at least ``most`` or P; the rest of a row are other priors.
+        """Return the indices of the positive priors, [B, K] int64, filled up with other priors.
 
-        How many there can be is known without asking the device, and few beside all priors: losses of boxes are made of
-        these. They are filled up to whole vectors of a CPU, so that a row's numbers do not depend on where it stands.
+        K is ``most``, rounded up to whole CPU vectors so that a row's result does not depend on its position, but at
+        most P. It is known without synchronising the device and much smaller than P; box losses are computed on these
+        rows only.
         """
         count = min(-(-self.most // 16) * 16, self.gt_index.shape[1])
         return (self.gt_index >= 0).byte().topk(count, dim=1, sorted=False).indices
@@ -107,11 +108,11 @@ def head_loss(
     share: Share = WHOLE,
     reg_max: int = REG_MAX,
 ) -> Parts:
-    """QFL (or focal loss), GIoU and DFL of one head against an assignment, each already weighted.
+    """Return QFL (or focal loss), GIoU and DFL of one head for an assignment, already weighted by the recipe.
 
-    QFL is divided by the number of positives; boxes are weighted by the detached best class score of their prior
-    and divided by the sum of these weights (both over all shares of the step, and at least 1 there). Dirac sides
-    (R = 0) have no DFL.
+    QFL is divided by the number of positives. Box losses are weighted by the detached highest class score of their
+    prior and divided by the sum of these weights. Both divisors are taken over all shares of the step and are at least
+    1. Dirac sides (R = 0) have no DFL.
     """
     logits, sides = split(raw.float(), reg_max)
     classes, index = logits.shape[-1], assignment.gt_index
@@ -129,7 +130,7 @@ def head_loss(
     positives = share.normaliser(positive.sum().float())
     weight = _at(rows, logits.detach()).amax(dim=-1).sigmoid() * positive
 
-    def summed(values: Tensor) -> Tensor:  # in the order of all priors, so that padding changes no digit
+    def summed(values: Tensor) -> Tensor:  # in the order of all priors, so that padding does not affect rounding
         return values.new_zeros(index.shape).scatter(1, rows, values).sum()
 
     total = share.normaliser(summed(weight))
@@ -148,23 +149,23 @@ def head_loss(
 
 
 def _at(rows: Tensor, values: Tensor) -> Tensor:
-    """Some rows of each picture: [B, K] of [B, P, N] -> [B, K, N]."""
+    """Select rows of each picture: indices [B, K] into [B, P, N] -> [B, K, N]."""
     return values.gather(1, rows[..., None].expand(-1, -1, values.shape[-1]))
 
 
 def predicted_boxes(sides: Tensor, priors: Tensor) -> Tensor:
-    """Side logits [B, P, 4 * (R + 1)] -> boxes [B, P, 4] in px; priors [P, 3], or those of each picture [B, P, 3]."""
+    """Decode side logits [B, P, 4 * (R + 1)] to boxes [B, P, 4] in px; priors are [P, 3], or [B, P, 3] per picture."""
     return distances_to_boxes(integral(sides), priors)
 
 
 def split(raw: Tensor, reg_max: int) -> tuple[Tensor, Tensor]:
-    """Raw logits [B, P, C + 4 * (R + 1)] -> class logits [B, P, C] and side logits [B, P, 4 * (R + 1)]."""
+    """Split raw logits [B, P, C + 4 * (R + 1)] into class logits [B, P, C] and side logits [B, P, 4 * (R + 1)]."""
     sides = 4 * (reg_max + 1)
     return raw.split([raw.shape[-1] - sides, sides], dim=-1)  # type: ignore[return-value]
 
 
 def side_targets(boxes: Tensor, priors: Tensor, reg_max: int) -> Tensor:
-    """Distances of the four sides from the prior in strides, clamped to [0, R - 0.1]: [B, P, 4]."""
+    """Return the distances of the four sides from the prior in strides, clamped to [0, R - 0.1]: [B, P, 4]."""
     xy, stride = priors[..., :2], priors[..., 2:]
     sides = torch.cat([xy - boxes[..., :2], boxes[..., 2:] - xy], dim=-1) / stride
     return sides.clamp(0, reg_max - 0.1)

@@ -1,4 +1,4 @@
-"""The progress bar of a run: loss parts, learning rate, pictures a second, and when it will be done."""
+"""The progress bar of a run: loss parts, learning rate, pictures per second, and remaining time."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from nanogfl.training.keeper import Keeper, highest_rate
 from nanogfl.training.task import DetectionTask
 
 log = logging.getLogger(__name__)
-REFRESH_S = 0.5  # between two looks at the losses
-SILENCE_S = 30  # longer than this, a log says that the run lives
-# What is left out where the terminal is narrow stands last: the guidance's losses. 80 columns hold the rest.
+REFRESH_S = 0.5  # between two readings of the losses
+SILENCE_S = 30  # after which a line shows in the log that the run is alive
+# A narrow terminal cuts off the end, which is the guidance losses; everything else fits into 80 columns.
 FORM = "{desc}{bar} {elapsed}<{remaining}{postfix}"
 
 
 class Progress(Callback):
-    """One bar over all epochs on a terminal; elsewhere a line now and then, beside the log's line an epoch."""
+    """A callback that shows one bar over all epochs on a terminal, else logs a line now and then within an epoch."""
 
     def __init__(self, keeper: Keeper) -> None:
         self.keeper = keeper
@@ -41,12 +41,12 @@ class Progress(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move the bar; its end time is tqdm's. Without a terminal, a line where an epoch takes long."""
+        """Advance the bar, with tqdm's remaining time; without a terminal, log a line if the epoch takes long."""
         epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
         if self.bar is not None:
             self.bar.update(trainer.global_step - self.bar.n)
             self.bar.set_description(epoch, refresh=False)
-            if time.monotonic() > self.shown + REFRESH_S:  # not more often: a GPU is waited for
+            if time.monotonic() > self.shown + REFRESH_S:  # rarely, because reading the losses synchronises a GPU
                 self.shown = time.monotonic()
                 self.bar.set_postfix_str(self._numbers(trainer), refresh=False)
         elif trainer.is_global_zero and time.monotonic() > self.silent_since + SILENCE_S:
@@ -54,7 +54,7 @@ class Progress(Callback):
             log.info("%s, batch %d/%s: %s", epoch, batch_idx + 1, trainer.num_training_batches, self._numbers(trainer))
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """An epoch's end had its line."""
+        """Restart the interval of SILENCE_S, because the end of the previous epoch has been logged."""
         self.silent_since = time.monotonic()
 
     def _numbers(self, trainer: pl.Trainer) -> str:

@@ -1,4 +1,4 @@
-"""Stopping and going on: what a resumed run takes from last.ckpt, what it refuses, and what an interrupted one says."""
+"""Interrupting and resuming a run: what is taken from last.ckpt, what is refused, and the message after Ctrl-C."""
 
 from __future__ import annotations
 
@@ -26,31 +26,34 @@ ANEW = "--overwrite starts anew; --init with its best.ckpt, into another folder,
 
 
 class Signals(Callback):
-    """Keeps the SIGTERM handler of the program: Lightning's speaks to the other processes while they are at work."""
+    """A callback that keeps the program's SIGTERM handler.
+
+    Lightning's handler communicates with the other processes while they are in the middle of their work.
+    """
 
     def __init__(self) -> None:
         self.before = signal.getsignal(signal.SIGTERM)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Called after Lightning has put its own in place."""
+        """Restore the handler; Lightning has installed its own by now."""
         if callable(self.before) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self.before)
 
 
 class LongEpochs(Callback):
-    """Writes the state within an epoch. Stands behind the averaging, which belongs to the step."""
+    """A callback that saves the state within an epoch; it must come after the averaging, which is part of the step."""
 
     def __init__(self, folder: Folder, every: int) -> None:
         self.folder, self.every, self.step = folder, every, 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The step that a resumed run begins behind is written already."""
+        """Note the step that a resumed run starts after, whose state is already saved."""
         self.step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Once a step, not after every batch whose gradients it adds up; an epoch's end has its own."""
+        """Save once per step, not after every accumulated batch; the end of an epoch has a checkpoint of its own."""
         stepped, self.step = trainer.global_step != self.step, trainer.global_step
         if stepped and self.step % self.every == 0 and not trainer.is_last_batch:
             trainer.save_checkpoint(self.folder / WITHIN, weights_only=False)
@@ -58,31 +61,31 @@ class LongEpochs(Callback):
 
 @dataclass(frozen=True)
 class Former:
-    """The checkpoint that a run goes on from, and what it holds."""
+    """The checkpoint that a run resumes from, with its contents."""
 
     path: Path
     state: dict[str, Any]
 
     @property
     def batches(self) -> dict[str, int]:
-        """How the epoch was cut into batches, and how many of them were taken."""
+        """How the epoch was split into batches, and how many of these were taken."""
         return self.state["loops"]["fit_loop"]["state_dict"]["combined_loader"][0]
 
     @property
     def accumulate(self) -> int:
-        """Batches a step, as the run was."""
+        """Batches per step in the saved run."""
         return self.state["nanogfl"]["recipe"]["train"]["accumulate"]
 
 
 def former_state(folder: Folder, cut: Mapping[str, int]) -> Former | None:
-    """The checkpoint that this run goes on from, if any.
+    """Return the checkpoint that this run resumes from, or None to start from the beginning.
 
-    The state within an epoch, where it is the newer one; but what was changed since then may have changed which
-    pictures are still to come (less memory, a smaller batch): then that of the last epoch's end, or the beginning.
+    This is the state within an epoch if it is newer than last.ckpt. If settings have changed that decide which pictures
+    are still to come (e.g. a smaller batch, to save memory), it is last.ckpt, or None if there is none.
 
     Args:
-        folder: of the run.
-        cut: of this run's batches.
+        folder: folder of the run.
+        cut: how this run splits an epoch into batches.
     """
     ended, within = (_loaded(folder / name) if folder.resume else None for name in ("last.ckpt", WITHIN))
     if within is None:
@@ -91,7 +94,7 @@ def former_state(folder: Folder, cut: Mapping[str, int]) -> Former | None:
         return ended
     state = within.state
     if ended is not None and ended.state["global_step"] >= state["global_step"]:
-        return ended  # it was killed between the two
+        return ended  # the run was killed between writing the one and deleting the other
     changed = [name for name, now in cut.items() if within.batches.get(name) != now]
     if not changed:
         return within
@@ -106,7 +109,7 @@ def former_state(folder: Folder, cut: Mapping[str, int]) -> Former | None:
 
 
 def _refuse_lost(folder: Folder) -> None:
-    """A run that has ended an epoch has left a state: where it is gone, going on would write over what is left."""
+    """Refuse to resume a run that has finished an epoch but whose state is lost: its results would be overwritten."""
     rows = folder / "metrics.csv"
     epochs = len(rows.read_text(encoding="utf-8", errors="replace").splitlines()) - 1 if rows.is_file() else 0
     if epochs > 1 or (folder / "summary.json").is_file():
@@ -130,10 +133,10 @@ def _loaded(path: Path) -> Former | None:
 
 
 def going_on(recipe: Recipe, last: Former, names: tuple[str, ...]) -> Recipe:
-    """The recipe of a resumed run; what it leaves open is as it was.
+    """Return the recipe of a resumed run; settings that it leaves open stay as they were.
 
     Raises:
-        UsageError: what cannot change in a run has changed.
+        UsageError: a setting has changed that cannot change within a run.
     """
     weights = weights_of(last.state, last.path)
     card, was = read_card(weights), from_dict(weights.card.get("recipe", {}), str(last.path))
@@ -154,7 +157,7 @@ def going_on(recipe: Recipe, last: Former, names: tuple[str, ...]) -> Recipe:
 
 
 def shifted(made: Plan, last: Former) -> Plan:
-    """The plan of a resumed run, whose rate goes on from where it was, also where epochs have more steps now, or fewer.
+    """Return the plan of a resumed run, shifted so that the learning rate continues if epochs now differ in length.
 
     Raises:
         UsageError: more epochs are done than the plan has.
@@ -180,14 +183,14 @@ def _refuse_change(last: Path, what: str, asked: Any, former: Any) -> None:
 
 
 def was_interrupted(error: BaseException | None) -> bool:
-    """Whether it all began with Ctrl-C: loaders and other processes that end with it complain too."""
+    """Return whether an error goes back to Ctrl-C; loaders and other processes that end with it raise errors too."""
     while error is not None and not isinstance(error, KeyboardInterrupt | SystemExit):
         error = error.__context__
     return error is not None
 
 
 def interrupted(folder: Folder, epoch: int) -> str:
-    """The line that says how to go on after Ctrl-C."""
+    """Return the message after Ctrl-C, which says how to resume."""
     config = folder / "config.yaml"
     if not (config.is_file() and (folder.resume or config.stat().st_mtime >= folder.opened)):
         return "interrupted; nothing was trained or written yet: give the command again"

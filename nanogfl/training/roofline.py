@@ -1,4 +1,4 @@
-"""Where a step's time goes, operator by operator, beside what memory and arithmetic alone would ask for."""
+"""The time of a step by operator, compared with the limits of memory bandwidth and arithmetic."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nanogfl.training.stages import Loop, Row, Work
 
-WARM = 3  # steps that are not looked at
-# Operators whose first argument is not read: it is written over, or says only what another is to be like.
+WARM = 3  # steps that are not profiled
+# Operators that do not read their first argument: they overwrite it, or use only its shape and type.
 UNREAD = {"copy_", "fill_", "zero_", "new_zeros", "new_full", "zeros_like", "ones_like", "full_like"}
 
 
 class Operators(TorchDispatchMode):
-    """Names each operator that runs, in the order of stages, and adds up the bytes that it reads and writes.
+    """A dispatch mode that names each operator by stage, and counts the bytes that it reads and writes.
 
-    What moves nothing is passed over: views of other tensors, and memory that is only asked for.
+    Operators that move no data are skipped: views of other tensors, and allocations.
     """
 
     def __init__(self) -> None:
@@ -35,17 +35,17 @@ class Operators(TorchDispatchMode):
         self.bytes, self.calls = Counter[str](), Counter[str]()
 
     def tick(self, stage: str) -> None:
-        """The stage that ends now."""
+        """Record the end of a stage."""
         self.stages.append(stage)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run one operator under its name."""
+        """Run one operator under its name and count its bytes."""
         kwargs = kwargs or {}
         name, results = func._schema.name.removeprefix("aten::"), func._schema.returns
         view = any(made.alias_info is not None and not made.alias_info.is_write for made in results)
         if view or "empty" in name or name.startswith("profiler::"):
             return func(*args, **kwargs)
-        key = f"stage {len(self.stages)} {name}"  # "3 mm" alone the profiler takes for a mangled name of C++
+        key = f"stage {len(self.stages)} {name}"  # the profiler would demangle "3 mm" as a C++ name
         with record_function(key):
             made = func(*args, **kwargs)
         read = (args[1:], kwargs) if name in UNREAD else (args, kwargs)
@@ -55,7 +55,7 @@ class Operators(TorchDispatchMode):
 
 
 def size(value: Any) -> int:
-    """Bytes of memory that hold a tensor; what is expanded lies there once."""
+    """Return the bytes of memory behind a tensor; expanded dimensions count once."""
     if not isinstance(value, Tensor):
         return 0
     count = 1
@@ -66,11 +66,11 @@ def size(value: Any) -> int:
 
 @dataclass(frozen=True)
 class Roof:
-    """What a device does at best, measured on it.
+    """The peak performance of a device, measured on it.
 
     Attributes:
-        bandwidth: bytes a second, read and written, of a copy that no cache holds.
-        multiply: FLOP a second of a square matrix product in the precision of training.
+        bandwidth: bytes per second, read and written, of a copy too large for the caches.
+        multiply: FLOP per second of a square matrix product in the precision of training.
     """
 
     bandwidth: float
@@ -78,7 +78,7 @@ class Roof:
 
 
 def roof(device: torch.device, precision: torch.dtype) -> Roof:
-    """Measure it: the best of five copies of 256 MB, and of five matrix products."""
+    """Measure the peak performance: the best of five copies of 256 MB, and of five matrix products."""
     side = 8192 if device.type == "cuda" else 2048
     source = torch.ones(1 << 28, dtype=torch.uint8, device=device)
     target, square = torch.empty_like(source), torch.randn(side, side, device=device).to(precision)
@@ -86,7 +86,7 @@ def roof(device: torch.device, precision: torch.dtype) -> Roof:
 
 
 def best(work: Callable[[], object]) -> float:
-    """Seconds of the fastest of five, after one that is not timed."""
+    """Return the seconds of the fastest of five calls, after an untimed first one."""
     seconds = list[float]()
     for _ in range(6):
         wait()
@@ -98,7 +98,7 @@ def best(work: Callable[[], object]) -> float:
 
 
 def wait() -> None:
-    """Until a GPU, where there is one, has done all it was told."""
+    """Synchronise the GPU, if there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -107,8 +107,8 @@ def operators(row: Row, work: Work) -> dict[str, Any]:
     """Profile the steps of a row in this process.
 
     Returns:
-        ``pictures``, ``gflop`` of a step, ``bandwidth`` and ``multiply`` of the device (GB/s, TFLOP/s), and ``rows``,
-        one for each operator of each stage: ``stage``, ``operator``, ``calls`` a step, ``ms``, ``megabytes``.
+        ``pictures``, ``gflop`` per step, ``bandwidth`` and ``multiply`` of the device (GB/s, TFLOP/s), and ``rows``,
+        one for each operator of each stage: ``stage``, ``operator``, ``calls`` per step, ``ms``, ``megabytes``.
     """
     loop = Loop(row, work)
     for _ in range(WARM):
@@ -124,7 +124,7 @@ def operators(row: Row, work: Work) -> dict[str, Any]:
         wait()
     spent = Counter[str]()
     for event in profiled.key_averages():
-        if event.key in seen.calls and event.device_type == DeviceType.CPU:  # a GPU repeats the names of its ranges
+        if event.key in seen.calls and event.device_type == DeviceType.CPU:  # a GPU lists its ranges again
             spent[event.key] += event.device_time_total if loop.device.type == "cuda" else event.cpu_time_total
     made = list[dict[str, Any]]()
     for key, calls in seen.calls.items():
@@ -133,6 +133,6 @@ def operators(row: Row, work: Work) -> dict[str, Any]:
         entry = {"stage": seen.stages[int(stage)], "operator": name, "calls": calls}
         made.append(entry | {"ms": milliseconds, "megabytes": megabytes})
     limits = roof(loop.device, loop.precision)
-    # A step multiplies three times as often as a look: once forwards, for gradients of maps and of weights backwards.
     device = {"bandwidth": limits.bandwidth / 1e9, "multiply": limits.multiply / 1e12}
+    # A step has three times the FLOP of a forward pass: forward, gradients of feature maps, gradients of weights.
     return {"pictures": len(batch.names), "gflop": 3 * counter.get_total_flops() / 1e9} | device | {"rows": made}

@@ -1,4 +1,4 @@
-"""From data and recipe to a finished run: the one place that knows the order of things."""
+"""A training run from data and recipe to summary.json; the only place that defines the order of its steps."""
 
 from __future__ import annotations
 
@@ -52,22 +52,22 @@ def train(
     set: Iterable[str] = (),  # noqa: A002  (the option's name)
     **options: Any,
 ) -> dict[str, Any]:
-    """Train a detector. On a CPU with glibc the process keeps the memory that a step has taken, until it ends.
+    """Train a detector. On a CPU with glibc, the process keeps the memory of a training step until it exits.
 
     Args:
-        data: a COCO, VOC or YOLO set; its form is found out.
+        data: a COCO, VOC or YOLO set; the format is detected.
         out: folder for best.ckpt, last.ckpt, config.yaml, metrics.csv, summary.json.
         recipe: a name that ships with nanogfl, or a YAML file.
-        resume: go on with the run that lies in ``out``.
-        overwrite: start anew where a run lies in ``out``.
+        resume: continue the run in ``out``.
+        overwrite: replace the run in ``out``.
         set: ``key.path=value`` assignments.
         options: size, input (also (H, W)), init, epochs, batch, seed, freeze; as on the command line.
 
     Returns:
-        What summary.json holds.
+        The contents of summary.json.
 
     Raises:
-        NanogflError: one line that says what is wrong, where, and what to do.
+        NanogflError: a one-line message of what is wrong, where, and what to do.
     """
     folder = open_folder(Path(out), resume, overwrite)
     made = resolve(folder, recipe, set, options)
@@ -91,7 +91,7 @@ def train(
 
 
 def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> dict[str, Any]:
-    """Run a recipe on two tables; returns what summary.json holds."""
+    """Train a recipe on two tables and return the contents of summary.json."""
     pl.seed_everything(recipe.train.seed, workers=True, verbose=False)
     hardware, processes = devices(recipe.train)
     shards = shards_of(training)
@@ -105,7 +105,7 @@ def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> d
     if last is not None:
         made = shifted(made, last)
     resumed_from = None if last is None else last.path
-    del last  # as large as the run itself
+    del last  # frees as much memory as the run itself takes
     recipe = written_out(recipe, begin, made)
     log.info("%d training and %d validation pictures", len(training), len(validation))
     log.info("%d epochs, %d steps, input %dx%d", made.epochs, made.steps, *begin.card.input_size)
@@ -118,25 +118,25 @@ def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> d
         loaders = make_loaders(recipe, made, order, shards, training, validation, task, trainer)
         trainer.fit(task, *loaders, ckpt_path=resumed_from, weights_only=True)
         return write_summary(folder, trainer, task, keeper)
-    except (SystemExit, RuntimeError, OSError, ValueError, MemoryError) as error:  # Lightning makes Ctrl-C an exit
+    except (SystemExit, RuntimeError, OSError, ValueError, MemoryError) as error:  # Lightning turns Ctrl-C into an exit
         if not was_interrupted(error):
             raise explain(error, folder.path) from error
         if trainer.global_rank:
-            raise SystemExit(0) from error  # the first process speaks
+            raise SystemExit(0) from error  # rank 0 reports it
         raise TrainingError(interrupted(folder, trainer.current_epoch)) from error
     finally:
         folder.leave()
 
 
 def written_out(recipe: Recipe, begin: Start, made: Plan) -> Recipe:
-    """The recipe with everything that followed from data and weights written out."""
+    """Return the recipe with everything filled in that follows from data and initial weights."""
     size = "x".join(map(str, begin.card.input_size))
     seen = replace(recipe.input, size=size, resize=begin.card.resize)
     return with_plan(replace(recipe, input=seen, model=filled(recipe.model, begin.card.architecture)), made)
 
 
 def make_trainer(recipe: Recipe, made: Plan, keeper: Keeper, hardware: dict[str, Any]) -> pl.Trainer:
-    """Lightning's trainer; the keeper stands before the averaging, so that it sees the averaged weights."""
+    """Return Lightning's trainer; the keeper precedes the averaging, so that it sees the averaged weights."""
     averaging = [Averaging(made.average)] if made.average else []
     logger = tensorboard(keeper.out.path)
     return pl.Trainer(
@@ -149,7 +149,7 @@ def make_trainer(recipe: Recipe, made: Plan, keeper: Keeper, hardware: dict[str,
         limit_val_batches=None if len(keeper.table) else 0,
         accumulate_grad_batches=recipe.train.accumulate,
         num_sanity_val_steps=0,
-        log_every_n_steps=min(10, made.steps_per_epoch) if logger else sys.maxsize,  # Lightning asks a GPU for numbers
+        log_every_n_steps=min(10, made.steps_per_epoch) if logger else sys.maxsize,  # logging synchronises a GPU
         enable_model_summary=False,
         enable_progress_bar=False,
         use_distributed_sampler=False,
@@ -158,7 +158,7 @@ def make_trainer(recipe: Recipe, made: Plan, keeper: Keeper, hardware: dict[str,
 
 
 def resolve(folder: Folder, source: str | None, assignments: Iterable[str], options: dict[str, Any]) -> Recipe:
-    """The recipe of this run: on resume what the folder says, changed by what is given now."""
+    """Return the recipe of this run; on resume, that of the folder, changed by the options given now."""
     known = {
         "size": "model.size", "input": "input.size", "init": "init", "epochs": "train.epochs",
         "batch": "train.batch", "seed": "train.seed", "freeze": "train.freeze",
@@ -186,7 +186,7 @@ def make_loaders(
     task: DetectionTask,
     trainer: pl.Trainer,
 ) -> tuple[Any, Any]:
-    """Training and validation loaders of this process."""
+    """Return the training and validation loaders of this process."""
     size, rule, seed = task.card.input_size, task.card.resize, recipe.train.seed
     dataset = TrainingSet(training, size, rule, recipe.augment, seed, recipe.train.cache, shards)
     dataset.plain_from = made.plain_from
@@ -202,7 +202,7 @@ def make_loaders(
 
 
 def tensorboard(path: Path) -> Any:
-    """Lightning's TensorBoard logger where TensorBoard is installed; metrics.csv is always written."""
+    """Return Lightning's TensorBoard logger, or False without TensorBoard; metrics.csv is written in any case."""
     from importlib.util import find_spec
 
     if find_spec("tensorboard") is None:
@@ -213,7 +213,7 @@ def tensorboard(path: Path) -> Any:
 
 
 def write_summary(folder: Folder, trainer: pl.Trainer, task: DetectionTask, keeper: Keeper) -> dict[str, Any]:
-    """summary.json: what was done and how well."""
+    """Write summary.json and return its contents; without a validation, save the last weights as best.ckpt."""
     summary = {
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
@@ -224,10 +224,10 @@ def write_summary(folder: Folder, trainer: pl.Trainer, task: DetectionTask, keep
         "best": dict(vars(keeper.best)),
     }
     if trainer.is_global_zero:
-        if keeper.best.epoch < 0:  # nothing to validate on: the last weights are the best
+        if keeper.best.epoch < 0:  # no validation pictures: the last weights are the best
             last = trainer.current_epoch - 1
             summary["best"] = dict(vars(Best(last)))
-            task.load_state_dict(read_tensors_only(folder / "last.ckpt")["state_dict"])  # the averages
+            task.load_state_dict(read_tensors_only(folder / "last.ckpt")["state_dict"])  # the averaged weights
             save_detector(task, folder / "best.ckpt", last, None)
         write_json(folder / "summary.json", summary)
     return summary
