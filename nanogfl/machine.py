@@ -1,4 +1,4 @@
-"""What of the machine this process may use, which in a container is less than the system says it has."""
+"""The cores and the shared memory that this process may use; in a container, less than the system reports."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 GROUPS = Path("/sys/fs/cgroup")
-SHARED = Path("/dev/shm")  # where Linux keeps what processes share
+SHARED = Path("/dev/shm")  # shared memory on Linux
 
 
 @functools.cache
 def cores() -> int:
-    """Cores that this process is bound to, and no more than its container's quota of CPU time pays for."""
+    """Return how many cores this process may use: those it is bound to, limited by its container's CPU quota."""
     return max(1, math.ceil(min(_bound(), quota(GROUPS))))
 
 
 def rationed() -> bool:
-    """Whether libraries that count cores by themselves take more of them than a quota pays for."""
+    """Return whether libraries that count cores themselves would use more than the quota grants."""
     return cores() < _bound()
 
 
@@ -31,27 +31,28 @@ def _bound() -> int:
 
 
 def quota(groups: Path) -> float:
-    """Cores' worth of time that Linux grants the process' control group (v2, else v1); infinite where none is set."""
+    """Return the CPU quota of the process's control group (v2, else v1), in cores; infinite if none is set."""
     for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
         try:
             words = " ".join((groups / name).read_text() for name in names).split()
             granted, period = (float(word) for word in words)
         except (OSError, ValueError):  # no such file; or "max 100000"
             continue
-        if granted > 0 and period > 0:  # v1 says -1 for none
+        if granted > 0 and period > 0:  # v1 has -1 for none
             return granted / period
     return math.inf
 
 
 def affordable(workers: int, batch_bytes: int, processes: int = 1) -> int:
-    """As many loader processes as shared memory holds batches for; one that finds none left would say no more.
+    """Limit loader processes to what shared memory has room for; without room, a process would hang without an error.
 
-    Each has two batches ready, and one is in use. Half of the memory is left to other loaders and programs.
+    Each process has two batches ready, and one more batch is in use. Half of the memory is left to other loaders and
+    programs.
 
     Args:
-        workers: asked for.
-        batch_bytes: of the pictures of a batch.
-        processes: that train on this machine.
+        workers: requested number of loader processes.
+        batch_bytes: size of the pictures of a batch.
+        processes: training processes on this machine.
     """
     free = _shared_bytes()
     if not workers or not batch_bytes or free is None:
@@ -67,7 +68,7 @@ def affordable(workers: int, batch_bytes: int, processes: int = 1) -> int:
 
 
 def _shared_bytes() -> int | None:
-    """Free bytes of the memory that processes hand each other pictures in; None where nothing bounds it."""
+    """Return the free bytes of the memory that processes share pictures in; None if there is no such limit."""
     try:
         return shutil.disk_usage(SHARED).free
     except OSError:

@@ -1,4 +1,4 @@
-"""The whole way once, in some minutes and without any data: draw, train, evaluate, export, predict."""
+"""A complete run in a few minutes without any data: draw, train, export, evaluate, predict."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ MARKED = "Made by nanogfl quickstart; the next one into this folder replaces dat
 
 
 def run(out: Path, seed: int, say: Callable[[str], None]) -> None:
-    """Leave a folder with checkpoint, ONNX, metrics.json and a picture of what was found.
+    """Create a folder with checkpoint, ONNX file, metrics.json and a picture of detections.
 
     Args:
         out: the folder; an earlier quickstart in it is replaced.
-        seed: of the drawn pictures and of the training.
-        say: called with each line of the story.
+        seed: seed of the drawn pictures and of the training.
+        say: called with each line of progress.
 
     Raises:
-        UsageError: something lies in the folder, and no quickstart put it there.
+        UsageError: the folder contains something that is not from a quickstart.
     """
     began = time.monotonic()
     claim(out)
@@ -62,7 +62,7 @@ def run(out: Path, seed: int, say: Callable[[str], None]) -> None:
 
 
 def claim(out: Path) -> None:
-    """Make the folder and mark it, before anything else is written: only what bears the mark is ever replaced."""
+    """Create and mark the folder before anything else is written; only a folder with the mark is ever overwritten."""
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is no folder; name another")
     there = sorted(p.name for p in out.iterdir()) if out.exists() else []
@@ -79,7 +79,7 @@ def claim(out: Path) -> None:
 
 
 def draw_found(model: Path, table: Table) -> Picture:
-    """A sheet of test pictures with the boxes that the file finds."""
+    """Return a sheet of test pictures with the boxes that the model finds."""
     predictor = load(model)
     pictures = []
     for example in table.examples[:SHOWN]:

@@ -1,4 +1,4 @@
-"""What a run is: frozen records with defaults, read from YAML and ``key=value``, checked once at the door."""
+"""The configuration of a run: frozen dataclasses with defaults, read from YAML and ``key=value``, validated once."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any, Literal
 from nanogfl.errors import RecipeError, nearest
 
 Pair = tuple[float, float]
-MANY, PROCESSES = 1_000_000, 256  # beyond these a number is a slip, and no machine would ever be done
-RATES = (1e-12, 100.0)  # of learning; beyond them nothing learns
+MANY, PROCESSES = 1_000_000, 256  # upper limits: larger numbers are typing errors; no machine would ever finish
+RATES = (1e-12, 100.0)  # limits of learning rates, outside of which nothing is learnt
 YES_OR_NO = frozenset({"share_levels", "separate_sides", "sync_batch_norm", "cuda_graphs", "compile"})
-CLOSED = {"extra": "forbid"}  # pydantic: a key that nobody reads is an error
+CLOSED = {"extra": "forbid"}  # pydantic: an unknown key is an error
 
 
 def _refuse_outside(section: str, record: Any, limits: Mapping[str, float]) -> None:
-    """Refuse what is not a number from 0 to its limit."""
+    """Raise ValueError for a field that is not a number from 0 to its limit."""
     for name, limit in limits.items():
         value = getattr(record, name)
         if not (0 <= value <= limit and math.isfinite(value)):
@@ -27,19 +27,19 @@ def _refuse_outside(section: str, record: Any, limits: Mapping[str, float]) -> N
 
 
 def _refuse_not_positive(name: str, value: float) -> None:
-    """Refuse what is not a number above 0."""
+    """Raise ValueError for a value that is not a finite number above 0."""
     if not 0 < value < math.inf:
         raise ValueError(f"{name} must be above 0, not {value}")
 
 
 def _refuse_rate(name: str, value: float | None) -> None:
-    """Refuse what no learning rate is; None follows from what a run starts from."""
+    """Raise ValueError for an invalid learning rate; None is valid and follows from the initial weights."""
     if value is not None and not RATES[0] <= value <= RATES[1]:
         raise ValueError(f"{name} must lie within {RATES[0]:g} to {RATES[1]:g}, not {value}")
 
 
 def _refuse_count(name: str, value: int | None, least: int, most: int) -> None:
-    """Refuse a whole number outside its limits; None follows from the data."""
+    """Raise ValueError for a whole number outside its limits; None is valid and follows from the data."""
     if value is not None and not least <= value <= most:
         bound = f"at least {least}" if value < least else f"at most {most}"
         raise ValueError(f"{name} must be {bound}, not {value}")
@@ -47,18 +47,18 @@ def _refuse_count(name: str, value: int | None, least: int, most: int) -> None:
 
 @dataclass(frozen=True)
 class ModelRecipe:
-    """The network. None: the init checkpoint's, else the default.
+    """The network. None: as in the init checkpoint, else the default.
 
     Attributes:
         size: s | m | l; m (the default) is NanoDet-Plus-m, l is NanoDet-Plus-m-1.5x.
         family: plus (NanoDet-Plus, the default), first (the first NanoDet), resnet (the paper's heavy detector:
             ResNet-18, -34 or -50 for s, m, l, FPN, towers).
-        share_levels: one head branch for all levels instead of one each (the default).
-        separate_sides: a head branch of their own for the sides; by default they share that of the classes.
-        sides: distribution (the default), or dirac (one value a side).
+        share_levels: all levels share one head branch; by default, each level has its own.
+        separate_sides: the sides have a head branch of their own; by default, they share that of the classes.
+        sides: distribution (the default), or dirac (one value per side).
         reg_max: R of the distribution, by default 7, and 16 for resnet.
         quality: distribution-guided quality predictor: none (the default), top4 (the paper's), moments (no TopK).
-        guidance: which module assigns in training: full (NanoDet-Plus' own), light, none (the head itself).
+        guidance: module that assigns in training: full (as in NanoDet-Plus), light, none (the head itself).
     """
 
     __pydantic_config__ = CLOSED
@@ -84,11 +84,11 @@ class ModelRecipe:
 
 @dataclass(frozen=True)
 class InputRecipe:
-    """What the network sees.
+    """The input of the network.
 
     Attributes:
         size: ``320`` or ``HEIGHTxWIDTH``, multiples of 32, at least 64; None: the checkpoint's, else 320.
-        resize: a rule of nanogfl.view; None: stretch.
+        resize: a resize rule of nanogfl.view; None: stretch.
     """
 
     __pydantic_config__ = CLOSED
@@ -98,21 +98,21 @@ class InputRecipe:
 
 @dataclass(frozen=True)
 class AugmentRecipe:
-    """How pictures vary in training; geometry is one warp.
+    """Random augmentation of training pictures; all geometric changes are combined into one warp.
 
     Attributes:
-        scale: zoom, from - to.
-        stretch: each axis by a factor of its own, from - to.
-        translate: shift, at most this part of the input.
-        flip: probability of a mirrored picture.
-        flip_vertical: probability of a picture upside down (microscopes, drones).
-        rotate: degrees, at most, either way.
-        shear: degrees, at most, either way.
-        perspective: at most this much over the width.
-        brightness: added, at most this part of the range.
-        contrast: factor, from - to.
-        saturation: factor, from - to.
-        mosaic: probability that four pictures share one input.
+        scale: range of the zoom.
+        stretch: range of a separate factor for each axis.
+        translate: maximum shift, as a fraction of the input.
+        flip: probability of a horizontal flip.
+        flip_vertical: probability of a vertical flip (microscopes, drones).
+        rotate: maximum rotation in degrees, in both directions.
+        shear: maximum shear in degrees, in both directions.
+        perspective: maximum change of the homogeneous coordinate over the width, and over the height.
+        brightness: maximum offset, as a fraction of the value range.
+        contrast: range of the factor.
+        saturation: range of the factor.
+        mosaic: probability that four pictures are combined into one input.
     """
 
     __pydantic_config__ = CLOSED
@@ -145,35 +145,35 @@ class AugmentRecipe:
 
 @dataclass(frozen=True)
 class TrainRecipe:
-    """How long and how fast. None: follows from the size of the data (nanogfl.training.schedule).
+    """Duration, optimizer and hardware. None: follows from the size of the data (nanogfl.training.schedule).
 
     Attributes:
         epochs: passes over the training pictures.
-        batch: pictures a step and process.
-        accumulate: batches whose gradients are averaged to one step.
-        lr: highest learning rate, of AdamW; None: .001 from a trained detector, .002 from other weights or none.
+        batch: pictures per batch in each process.
+        accumulate: batches whose gradients are averaged for one step.
+        lr: highest learning rate of AdamW; None: .001 from a trained detector, .002 from other weights or none.
         lr_end: learning rate at the end of the cosine.
         backbone_lr: factor on lr for the backbone.
-        weight_decay: of AdamW; not for norms and biases.
+        weight_decay: weight decay of AdamW; not for norms and biases.
         warmup: steps until lr is reached.
-        clip: largest gradient norm.
-        average: decay of the averaged weights that are evaluated and exported; 0 switches averaging off.
-        plain_epochs: last epochs without mosaic and with half the zoom, stretch and shift.
-        detach_guidance: part of the run after which guidance no longer trains the detector.
+        clip: maximum gradient norm.
+        average: decay of the averaged weights (EMA) that are evaluated and exported; 0 switches averaging off.
+        plain_epochs: number of last epochs without mosaic and with half the zoom, stretch and shift.
+        detach_guidance: fraction of the run after which guidance no longer trains the detector.
         freeze: ``backbone`` keeps the backbone as it was loaded.
         teacher: a checkpoint or published name of a detector whose predictions are learnt as well; none.
-        precision: auto (bf16 where a GPU or an x86 CPU multiplies it itself, else 32) | 32 | bf16 | 16.
+        precision: auto (bf16 if a GPU or an x86 CPU multiplies it natively, else 32) | 32 | bf16 | 16.
         patience: validations without a better AP after which to stop; 0: never.
-        validate_every: epochs between validations; the last epoch always has one.
-        save_every: steps after which the state is written within an epoch.
-        seed: of everything random.
+        validate_every: epochs between validations; the last epoch is always validated.
+        save_every: steps between saves of the state within an epoch.
+        seed: seed of everything random.
         workers: loader processes.
-        cache: where decoded pictures are kept: auto (a GPU's memory or RAM, while they fit), device, ram, none.
+        cache: where decoded pictures are kept: auto (GPU memory or RAM, if they fit), device, ram, none.
         devices: GPUs or processes on this machine; 0: all GPUs, or one CPU process.
-        nodes: machines.
-        sync_batch_norm: batch statistics over all processes.
-        cuda_graphs: a GPU's steps are recorded once and replayed.
-        compile: a GPU's network is fused by torch.compile first, a minute for each size of batch.
+        nodes: number of machines.
+        sync_batch_norm: compute batch statistics over all processes.
+        cuda_graphs: record the steps of a GPU once and replay them.
+        compile: first compile the network of a GPU with torch.compile, a minute for each batch size.
     """
 
     __pydantic_config__ = CLOSED
@@ -206,7 +206,7 @@ class TrainRecipe:
 
     @property
     def fp16(self) -> bool:
-        """Whether gradients are scaled; YAML gives 16 as a number."""
+        """Whether to train in fp16 with scaled gradients; YAML gives 16 as a number."""
         return str(self.precision) == "16"
 
     def __post_init__(self) -> None:
@@ -229,19 +229,19 @@ class TrainRecipe:
 
 @dataclass(frozen=True)
 class LossRecipe:
-    """Weights of the parts, the exponent of QFL, the assignment, and what a teacher counts.
+    """Weights of the loss parts, exponent of QFL, assignment, and weights of distillation.
 
     Attributes:
-        qfl, giou, dfl: weights; qfl that of the class loss, whichever it is.
+        qfl, giou, dfl: weights; qfl is that of the class loss, also for focal.
         beta: exponent of the modulating factor of the class loss: 0, or at least 1 (else its slope at 0 is infinite);
             the cost of dynamic soft labels keeps 2.
-        classes: qfl, or focal (the score learns 1 at all priors that a box was given, not the IoU).
+        classes: qfl, or focal (all priors of a box learn a score of 1 instead of the IoU).
         assign: dsl (dynamic soft labels) or atss.
-        topk: candidates a box (dsl 13), or a level (atss 9).
-        anchor: side of ATSS' anchors in strides; 8 in the paper's heavy detectors.
+        topk: candidates per box (dsl, 13), or per level (atss, 9).
+        anchor: side of the ATSS anchors in strides; 8 in the paper's heavy detectors.
         teach_classes: weight of the teacher's scores as soft labels.
         teach_sides: weight of the divergence from the teacher's side distributions.
-        temperature: of both distributions in that divergence.
+        temperature: temperature of both distributions in that divergence.
     """
 
     __pydantic_config__ = CLOSED
@@ -269,7 +269,7 @@ class LossRecipe:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole run; ``init`` is a published name, a checkpoint, or none."""
+    """The configuration of a whole run; ``init`` is a published name, a checkpoint, or none."""
 
     __pydantic_config__ = CLOSED
     model: ModelRecipe = field(default_factory=ModelRecipe)
@@ -281,32 +281,32 @@ class Recipe:
 
 
 def folder() -> Path:
-    """Where the recipes that come with nanogfl lie: inside the wheel, or in the checkout's ``config``."""
+    """Return the folder of the recipes that come with nanogfl: in the wheel, or ``config`` in the checkout."""
     packed = Path(__file__).parent / "config"
     return packed if packed.is_dir() else Path(__file__).parents[1] / "config"
 
 
 def available() -> list[str]:
-    """Names of the recipes that come with nanogfl."""
+    """Return the names of the recipes that come with nanogfl."""
     return sorted(path.stem for path in folder().glob("*.yaml"))
 
 
 def load_recipe(
     source: str | None = None, assignments: Iterable[str] = (), options: Mapping[str, Any] | None = None
 ) -> Recipe:
-    """The defaults, changed by a recipe (name or file), then by options, then by ``key.path=value`` assignments.
+    """Return the defaults, changed by a recipe (name or file), then by options, then by ``key.path=value`` assignments.
 
     Args:
         source: a name of :func:`available`, or a YAML file; None: the defaults.
         assignments: such as ``train.lr=0.002``; values are YAML.
-        options: values by dotted keys, such as ``{"train.epochs": 3}``; None is left out.
+        options: values by dotted key, such as ``{"train.epochs": 3}``; None values are skipped.
 
     Raises:
         RecipeError: unknown name or key (the nearest known one is suggested), or a value of the wrong type.
     """
     content, where = _read(source) if source else {}, source or "the recipe"
     if source:
-        from_dict(content, source)  # what is wrong from here on is not the file's fault
+        from_dict(content, source)  # check the file alone, so that later errors are not attributed to it
         where = f"{source} with what is given beside it"
     for key, value in (options or {}).items():
         if value is not None:
@@ -320,13 +320,13 @@ def load_recipe(
 
 
 def from_dict(content: Mapping[str, Any], where: str) -> Recipe:
-    """Check plain values into a Recipe; all errors at once, each with its dotted path."""
+    """Convert plain values to a Recipe; raise one RecipeError for all errors, each with its dotted path."""
     from pydantic import TypeAdapter, ValidationError
 
     model = content.get("model")
     if isinstance(model, dict) and "arch" in model:
         raise RecipeError(f"{where} is NanoDet's own configuration; start from a recipe, such as nanodet-plus-m_416")
-    filled = {key: value for key, value in content.items() if value is not None}  # an empty section: its defaults
+    filled = {key: value for key, value in content.items() if value is not None}  # an empty section means its defaults
     _refuse_odd(filled, where)
     try:
         return TypeAdapter(Recipe).validate_python(filled)
@@ -335,7 +335,7 @@ def from_dict(content: Mapping[str, Any], where: str) -> Recipe:
 
 
 def _refuse_odd(content: Mapping[str, Any], where: str) -> None:
-    """YAML's true would pass for the number 1, and its escapes can be halves of characters, which no file can hold."""
+    """Refuse YAML's true, which would pass for the number 1, and lone surrogates, which no file can store."""
     for section, value in content.items():
         keys = [(f"{section}.{key}", v, key) for key, v in value.items()] if isinstance(value, dict) else []
         for path, given, key in [*keys, (section, value, section)]:
@@ -346,7 +346,7 @@ def _refuse_odd(content: Mapping[str, Any], where: str) -> None:
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
-    """Plain values that YAML and a weights-only checkpoint can hold."""
+    """Return plain values that YAML and a weights-only checkpoint can hold."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -382,7 +382,7 @@ def _yaml(text: str, where: str) -> Any:
 
     try:
         return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # numbers of thousands of digits, days that are none
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # numbers with thousands of digits, invalid dates
         raise RecipeError(f"{where}: no valid YAML: {error}") from error
 
 

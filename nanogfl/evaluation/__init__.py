@@ -1,1 +1,1 @@
-"""Average precision and reports."""
+"""Evaluation: average precision and reports."""

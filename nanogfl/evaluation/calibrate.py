@@ -1,8 +1,8 @@
-"""Does the deviation of a side say how wrong the side is? Its rank correlation, a table of bins, one factor.
+"""Calibration of sigma, the predicted deviation of a box side: rank correlation with the error, a table, one factor.
 
-The errors of matched boxes have far longer tails than a normal or a Laplace distribution, so that a maximum of
-likelihood is ruled by the few worst boxes. The factor is a quantile instead: with it, two sides in three (68.3 %, as
-of a normal distribution) lie within one sigma of the label.
+The errors of matched boxes have far longer tails than a normal or a Laplace distribution, so a maximum-likelihood fit
+would be dominated by the few worst boxes. The factor is a percentile instead: with it, 68.3 % of the sides (as in a
+normal distribution) lie within one sigma of the label.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from nanogfl.data.table import Table
 from nanogfl.detections import Detections
 from nanogfl.evaluation.matching import CORRECT, match
 
-WITHIN_ONE = 0.6827  # of a normal distribution within one, and within two standard deviations
+WITHIN_ONE = 0.6827  # fractions of a normal distribution within one and two standard deviations
 WITHIN_TWO = 0.9545
-SHOWN_SCORE = 0.3  # boxes that people see; the others' sides are nobody's concern
+SHOWN_SCORE = 0.3  # only boxes above it are usually shown, so only their sides count
 BORDER_PX = 1.0  # a side that was clipped to the border is exact there, whatever its sigma
-LEAST_SIDES = 200  # fewer tell no factor
+LEAST_SIDES = 200  # minimum number to fit a factor
 LEAST_SIGMA = 1e-3  # px
 BINS = 10
 
 
 @dataclass(frozen=True)
 class Sides:
-    """Sides of found boxes: float64 [N] each, px.
+    """Sides of matched boxes: float64 [N] each, in px.
 
     Attributes:
-        sigma: as predicted.
-        error: distance from the label's side.
+        sigma: predicted deviation.
+        error: distance from the side of the label.
     """
 
     sigma: NDArray[np.float64]
@@ -44,14 +44,14 @@ class Sides:
 
 @dataclass(frozen=True)
 class Bin:
-    """Sides of nearly the same sigma, px.
+    """Statistics of sides with similar sigma, in px.
 
     Attributes:
-        sides: how many.
+        sides: number of sides.
         sigma: their mean sigma.
         error: their mean error.
-        spread: the error that 68.3 % of them do not exceed, to be compared with sigma.
-        within_one, within_two: part of them whose error is within one sigma, within two.
+        spread: error that 68.3 % of them do not exceed, to be compared with sigma.
+        within_one, within_two: fraction of them whose error is within one sigma, and within two.
     """
 
     sides: int
@@ -69,8 +69,8 @@ class Reliability:
     Attributes:
         spearman: rank correlation of sigma and error.
         whole: all sides as one bin.
-        bins: as many sides in each, by sigma.
-        factor: what sigma should still be multiplied with; 1 where it is calibrated.
+        bins: bins by sigma, with equal numbers of sides.
+        factor: factor by which sigma should still be multiplied; 1 if it is calibrated.
     """
 
     spearman: float
@@ -80,7 +80,7 @@ class Reliability:
 
 
 def matched_sides(table: Table, detections: Sequence[Detections]) -> Sides:
-    """Sides of all boxes above SHOWN_SCORE that found their label at IoU 0.5; but those on the picture's border."""
+    """Return the sides of boxes above SHOWN_SCORE that match a label at IoU 0.5, except sides on the picture border."""
     sigmas, errors = [np.zeros(0)], [np.zeros(0)]
     for example, given in zip(table.examples, detections, strict=True):
         if given.side_sigma is None:
@@ -100,7 +100,7 @@ def matched_sides(table: Table, detections: Sequence[Detections]) -> Sides:
 
 
 def fit_temperature(sides: Sides) -> float:
-    """The factor on sigma that puts 68.3 % of the errors within it; 1 where too few sides tell one."""
+    """Return the factor on sigma that puts 68.3 % of the errors within it; 1 if there are too few sides."""
     if len(sides) < LEAST_SIDES:
         return 1.0
     factor = float(np.quantile(sides.error / sides.sigma, WITHIN_ONE))
@@ -108,7 +108,7 @@ def fit_temperature(sides: Sides) -> float:
 
 
 def reliability(sides: Sides) -> Reliability | None:
-    """The table of a report; None where there are too few sides."""
+    """Return the table for the report; None if there are too few sides."""
     if len(sides) < LEAST_SIDES:
         return None
     order = np.argsort(sides.sigma, kind="stable")
@@ -130,7 +130,7 @@ def _bin(sides: Sides, rows: NDArray[np.intp]) -> Bin:
 
 
 def spearman(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
-    """Rank correlation, -1 to 1; equal values share their mean rank; 0 where one of the two is constant."""
+    """Return the rank correlation, -1 to 1; equal values share their mean rank; 0 if one input is constant."""
     first, second = _ranks(a), _ranks(b)
     if len(a) < 2 or not first.std() or not second.std():
         return 0.0

@@ -1,4 +1,4 @@
-"""Average precision and recall of detections against a table: pycocotools' twelve numbers, nothing of our own."""
+"""Average precision and recall of detections against a table: the twelve numbers of pycocotools, computed with it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Records = defaultdict[int, list[Record]]  # COCO annotations by label
 
 @dataclass(frozen=True)
 class ClassScore:
-    """One class: AP over all IoUs and at 0.50, None where it has no boxes; how many boxes it has (crowds not)."""
+    """The scores of one class: AP over all IoUs and at 0.50, None without boxes; number of its boxes except crowds."""
 
     AP: float | None
     AP50: float | None
@@ -50,11 +50,11 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a model reaches on a set.
+    """The scores of a model on a set.
 
     Attributes:
-        images: how many pictures were scored.
-        numbers: the twelve of MEANINGS, 0 to 1; None where the set has no such box.
+        images: number of pictures scored.
+        numbers: the twelve of MEANINGS, 0 to 1; None if the set has no such box.
         per_class: by class name, in the order of the table.
     """
 
@@ -63,18 +63,18 @@ class Scores:
     per_class: dict[str, ClassScore]
 
     def to_json(self) -> dict[str, Any]:
-        """JSON-ready: ``images``, the twelve numbers, and ``per_class: {name: {AP, AP50, boxes}}``."""
+        """Return JSON-ready ``images``, the twelve numbers, and ``per_class: {name: {AP, AP50, boxes}}``."""
         classes = {name: asdict(score) for name, score in self.per_class.items()}
         return {"images": self.images, **self.numbers, "per_class": classes}
 
     @classmethod
     def from_json(cls, said: dict[str, Any]) -> Scores:
-        """What :meth:`to_json` gave."""
+        """Restore scores from what :meth:`to_json` returned."""
         classes = {name: ClassScore(**score) for name, score in said["per_class"].items()}
         return cls(said["images"], {key: said[key] for key in MEANINGS}, classes)
 
     def to_table(self) -> str:
-        """Aligned plain text for a terminal: the twelve numbers, then the first 30 classes that have boxes."""
+        """Return aligned plain text for a terminal: the twelve numbers, then the first 30 classes that have boxes."""
         lines = [f"{self.images} {'picture' if self.images == 1 else 'pictures'}", ""]
         lines += [f"{key:<5}  {_decimals(self.numbers[key])}  {meaning}" for key, meaning in MEANINGS.items()]
         listed = [(name, score) for name, score in self.per_class.items() if score.boxes][:LISTED_CLASSES]
@@ -95,9 +95,9 @@ class Scores:
 
 
 def score(table: Table, detections: Sequence[Detections]) -> Scores:
-    """Score one ``Detections`` for each picture of the table, in the table's order and class order.
+    """Score one ``Detections`` per picture of the table, in the table's order of pictures and classes.
 
-    Raises ModelError where the model gave numbers that are not finite, ValueError where the two lists do not match.
+    Raises ModelError if the model's numbers are not finite, ValueError if the two lists do not match.
     """
     _check(table, detections)
     pictures = _numbers(table)
@@ -131,7 +131,7 @@ def _check(table: Table, detections: Sequence[Detections]) -> None:
 
 
 def _numbers(table: Table) -> list[int]:
-    """A number for each picture, in the order of their ids: of equal scores pycocotools takes the lower id first."""
+    """Number the pictures in the order of their ids, because pycocotools takes the lower id first on equal scores."""
     ids = [example.source_id for example in table.examples]
     order = sorted(range(len(ids)), key=lambda i: (isinstance(ids[i], str), ids[i], i))
     return [rank + 1 for rank in np.argsort(order).tolist()]
@@ -160,7 +160,7 @@ def _add(
     crowd: NDArray[np.bool_],
     scores: NDArray[np.floating],
 ) -> None:
-    """Sort the boxes of one picture under their classes as COCO annotations; area = width x height where None."""
+    """Append one picture's boxes as COCO annotations to those of their class; areas are width x height if None."""
     corners = source.boxes.astype(np.float64).reshape(-1, 4)
     sides = corners[:, 2:] - corners[:, :2]
     columns = (
@@ -187,11 +187,11 @@ def _add(
 def _evaluate(
     classes: Sequence[tuple[list[Record], list[Record]]],
 ) -> tuple[dict[str, float | None], list[tuple[float | None, float | None]]]:
-    """From each class's truths and results: the twelve numbers, and (AP, AP50) of each class.
+    """Return the twelve numbers, and (AP, AP50) of each class, from each class's truths and results.
 
-    pycocotools matches within one class and one picture, so it is given each class with the pictures that know it:
-    the same arrays as from all at once, without walking classes x pictures pairs, nearly all of them empty.
-    All that knows pycocotools is here and in `_index`, so that another scorer can take its place.
+    pycocotools matches within one class and one picture, so it is called once per class, with the pictures that contain
+    this class. That gives the same arrays as one call, without visiting all pairs of class and picture, nearly all of
+    them empty. Only this function and `_index` use pycocotools, so that another scorer can replace it.
     """
     if not classes:
         return dict.fromkeys(MEANINGS), []
@@ -209,13 +209,13 @@ def _evaluate(
         evaluator.eval["recall"] = np.concatenate(recalls, axis=1)
         evaluator.summarize()
     stats = [None if value < 0 else float(value) for value in evaluator.stats]
-    # All areas come first, 100 detections last, IoU 0.50 first.
+    # First area range: all areas; last limit of detections: 100; first IoU: 0.50.
     per_class = [(_mean(p[..., 0, -1]), _mean(p[0, ..., 0, -1])) for p in precisions]
     return dict(zip(MEANINGS, stats, strict=True)), per_class
 
 
 def _index(records: list[Record], images: list[int]) -> COCO:
-    """COCO's own index of one class's annotations."""
+    """Return pycocotools' own index of the annotations of one class."""
     dataset: Any = {
         "images": [{"id": image} for image in images],
         "categories": [{"id": 1}],
@@ -228,7 +228,7 @@ def _index(records: list[Record], images: list[int]) -> COCO:
 
 
 def _mean(precision: NDArray[np.float64]) -> float | None:
-    """Mean of what is there; pycocotools marks what is not by -1."""
+    """Return the mean of the values that exist; pycocotools marks the others by -1."""
     there = precision[precision > -1]
     return float(there.mean()) if there.size else None
 

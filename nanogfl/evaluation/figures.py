@@ -1,4 +1,4 @@
-"""The report's plots, as matplotlib figures: each shows one thing of a model on a set."""
+"""The plots of the report as matplotlib figures, each of one property of a model on a set."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ INK, SOFT, LINE = "#1b1f24", "#5c6773", "#dde2e8"
 BLUE, ORANGE, GREY = "#0b6bcb", "#d9730d", "#b8c0ca"
 LEGEND: dict[str, Any] = {"fontsize": 8, "frameon": False, "labelcolor": INK}
 DPI = 160
-CURVES = 10  # more classes than these are a thicket
+CURVES = 10  # more curves would be unreadable
 BARS = 40
 CELLS = 20
-LONGEST = 22  # letters of a class name
-OTHER_SCRIPTS = (  # fonts that Linux, macOS and Windows bring, one for each script
+LONGEST = 22  # maximum number of characters of a class name
+OTHER_SCRIPTS = (  # fonts for other scripts that come with Linux, macOS and Windows
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Droid Sans Fallback"),
     *("PingFang SC", "Hiragino Sans GB", "Apple SD Gothic Neo", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic"),
     *("Noto Sans Devanagari", "Noto Sans Thai", "Nirmala UI", "Leelawadee UI", "Arial Unicode MS"),
@@ -36,7 +36,7 @@ OTHER_SCRIPTS = (  # fonts that Linux, macOS and Windows bring, one for each scr
 
 
 def new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """An empty figure in the report's manner; sides in inches."""
+    """Return an empty figure in the report's style, and its axes; width and height in inches."""
     figure = Figure((width, height), dpi=DPI, facecolor="white", layout="constrained")
     axes = [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
     for axis in axes:
@@ -49,7 +49,7 @@ def new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, l
 
 
 def use_all_letters(figure: Figure) -> None:
-    """Letters that matplotlib's own font lacks come from fonts of the system, where it has them."""
+    """Let characters that matplotlib's own font lacks fall back to fonts of the system, if installed."""
     there = {font.name for font in fontManager.ttflist}
     families = [*rcParams["font.family"], *(name for name in OTHER_SCRIPTS if name in there)]
     for words in figure.findobj(lambda artist: isinstance(artist, Text) and not artist.get_text().isascii()):
@@ -63,7 +63,7 @@ def _titles(axis: Axes, title: str, x: str, y: str) -> None:
 
 
 def plain(name: str) -> str:
-    """A class name that matplotlib writes as it is: no formulas, one line, cut where it is long."""
+    """Return a class name that matplotlib renders literally: no formulas, one line, truncated if long."""
     shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(name.split()))
     shown = shown if len(shown) <= LONGEST else shown[: LONGEST - 1] + "…"
     return shown.replace("$", r"\$")
@@ -72,7 +72,7 @@ def plain(name: str) -> str:
 def precision_recall(
     means: dict[str, NDArray[np.float64]], curves: dict[int, Curve], names: Sequence[str], counts: NDArray[np.int64]
 ) -> Figure:
-    """Left: the mean of all classes at several IoUs. Right: the classes with most labels at IoU 0.5."""
+    """Plot precision over recall: the mean of all classes at several IoUs, and the most frequent classes at IoU 0.5."""
     figure, (left, right) = new_figure(9.6, 3.9, 2)
     for (name, values), color in zip(means.items(), (BLUE, ORANGE, SOFT), strict=False):
         left.plot(RECALLS, values, color=color, linewidth=2, label=f"{name}: AP {values.mean():.3f}")
@@ -93,7 +93,7 @@ def precision_recall(
 
 
 def score_choice(curve: Curve, threshold: float) -> Figure:
-    """Precision, recall and F1 of all classes together over the score threshold."""
+    """Plot precision, recall and F1 of all classes together over the score threshold."""
     figure, (axis,) = new_figure(7.2, 3.4)
     steps = slice(None, None, max(1, len(curve.scores) // 2000))
     for values, name, color in ((curve.precision, "precision", BLUE), (curve.recall, "recall", ORANGE)):
@@ -102,7 +102,7 @@ def score_choice(curve: Curve, threshold: float) -> Figure:
     axis.axvline(threshold, color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
     best = f" {threshold:.2f}: F1 {curve.f1.max(initial=0):.2f}"
     side = "right" if threshold > 0.7 else "left"
-    ground = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}  # curves may run there
+    ground = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}  # curves may run behind the text
     axis.text(threshold, 0.03, best + " " * (side == "right"), fontsize=8.5, color=SOFT, ha=side, bbox=ground)
     axis.set(xlim=(0, 1), ylim=(0, 1.03))
     _titles(axis, "Which score to ask for", "boxes above this score are shown", "all classes together")
@@ -111,7 +111,7 @@ def score_choice(curve: Curve, threshold: float) -> Figure:
 
 
 def class_bars(scores: Scores) -> Figure:
-    """AP and AP50 of each class, best first; of many classes the best and the worst."""
+    """Plot AP and AP50 of each class, best first; of many classes only the best and the worst."""
     rows = [(name, s.AP, s.AP50) for name, s in scores.per_class.items() if s.AP is not None and s.AP50 is not None]
     rows.sort(key=lambda row: -row[1])
     title = "AP of each class"
@@ -132,7 +132,7 @@ def class_bars(scores: Scores) -> Figure:
 
 
 def sizes(scores: Scores, counts: Sequence[int]) -> Figure:
-    """AP and AR of small, medium and large boxes."""
+    """Plot AP and AR of small, medium and large boxes."""
     figure, (axis,) = new_figure(5.6, 3.4)
     for offset, kind, color in ((-0.2, "AP", BLUE), (0.2, "AR", GREY)):
         for at, size in enumerate("SML"):
@@ -151,7 +151,7 @@ def sizes(scores: Scores, counts: Sequence[int]) -> Figure:
 
 
 def error_bars(errors: dict[str, ErrorKind]) -> Figure:
-    """How often each kind of error happens, and what it costs."""
+    """Plot how often each kind of error happens, and what it costs."""
     figure, (left, right) = new_figure(9.0, 2.9, 2)
     names = list(errors)
     columns = ([e.count for e in errors.values()], [100 * e.gain for e in errors.values()])
@@ -171,7 +171,7 @@ def error_bars(errors: dict[str, ErrorKind]) -> Figure:
 
 
 def confusion_cells(matrix: NDArray[np.int64], names: Sequence[str]) -> Figure:
-    """The confusion matrix as cells; of many classes those that are mistaken most."""
+    """Plot the confusion matrix; of many classes only those with the most mistakes."""
     classes = len(names)
     mistakes = matrix.sum(0)[:classes] + matrix.sum(1)[:classes] - 2 * matrix.diagonal()[:classes]
     shown = np.sort(np.argsort(-mistakes, kind="stable")[:CELLS])
@@ -195,7 +195,7 @@ def confusion_cells(matrix: NDArray[np.int64], names: Sequence[str]) -> Figure:
 
 
 def sigma_lines(found: Reliability) -> Figure:
-    """Left: error over predicted sigma. Right: the part of the sides within one and two sigma."""
+    """Plot error over predicted sigma (left), and the fraction of sides within one and two sigma (right)."""
     figure, (left, right) = new_figure(9.0, 3.6, 2)
     sigma = [b.sigma for b in found.bins]
     ends = [min(sigma), max(sigma)]

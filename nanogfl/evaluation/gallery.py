@@ -1,4 +1,4 @@
-"""Pictures of a report: labels dashed, detections in their class' colour, whole or cut out around one place."""
+"""Pictures for the report: labels dashed, detections in their class's colour, as a whole or cropped around a box."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nanogfl.runtime.draw import draw_detections, draw_truth, to_side
 
 WHOLE_PX = 620
 CUT_PX = 360
-LEAST_CUT = 96  # px of the picture; less shows nothing of the surroundings
+LEAST_CUT = 96  # minimum side in px of the picture, so that some surroundings are visible
 JPEG = [cv2.IMWRITE_JPEG_QUALITY, 82]
 
 Window = tuple[int, int, int, int]
@@ -23,19 +23,19 @@ Window = tuple[int, int, int, int]
 
 
 def draw_whole(example: Example, found: Detections) -> bytes:
-    """The whole picture with its labels and these detections, as JPEG."""
+    """Return the whole picture with its labels and these detections, as JPEG."""
     picture = read_picture(example.path)
     return _draw(picture, (0, 0, picture.shape[1], picture.shape[0]), WHOLE_PX, example, found)
 
 
 def draw_cut(example: Example, found: Detections, box: Sequence[float]) -> bytes:
-    """The surroundings of a box with the labels and these detections there, as JPEG."""
+    """Return the surroundings of a box with the labels and these detections there, as JPEG."""
     picture = read_picture(example.path)
     return _draw(picture, window_around(box, picture.shape[:2]), CUT_PX, example, found)
 
 
 def window_around(box: Sequence[float], frame: tuple[int, ...]) -> Window:
-    """A square about twice as wide as the box, moved into the frame (H, W) and cut to it."""
+    """Return a square about twice as wide as the box, shifted into the frame (H, W) and clipped to it."""
     height, width = frame[:2]
     side = round(max(LEAST_CUT, 2 * max(box[2] - box[0], box[3] - box[1])))
     x = round((box[0] + box[2] - side) / 2)
@@ -59,7 +59,7 @@ def _draw(picture: Picture, window: Window, side: int, example: Example, found: 
 def _moved(
     boxes: NDArray[np.floating], window: Window, size: tuple[int, int]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Boxes [N, 4] in a window's px after it was resized to (W, H), cut to it; and which of them are seen there."""
+    """Return boxes [N, 4] in px of a window resized to (W, H), clipped to it, and which of them are visible there."""
     x1, y1, x2, y2 = window
     scale = np.array([size[0] / (x2 - x1), size[1] / (y2 - y1)] * 2)
     moved = (boxes.astype(np.float64) - np.array([x1, y1, x1, y1])) * scale

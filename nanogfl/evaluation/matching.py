@@ -1,7 +1,7 @@
-"""Which detection found which label, and what is wrong with the others: in one picture, and pooled over a set.
+"""Matching of detections with labels (ground-truth boxes), and kinds of errors: in one picture, and pooled over a set.
 
-The correct ones are pycocotools'. The wrong ones are named as TIDE names them (Bolya et al., ECCV 2020): each detection
-is one kind, by what it overlaps.
+The correct detections are those of pycocotools. The others are classified as in TIDE (Bolya et al., ECCV 2020): each
+detection is of one kind, by what it overlaps.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nanogfl.data.table import Example, Table
 from nanogfl.detections import Detections
 
 MATCH_IOU = 0.5
-TOUCH_IOU = 0.1  # below it a detection has nothing to do with a label
+TOUCH_IOU = 0.1  # below it, a detection is unrelated to a label
 CORRECT, DUPLICATE, CLASS, LOCALIZATION, BOTH, BACKGROUND, IGNORED = range(7)
 KINDS = {
     DUPLICATE: "duplicate",
@@ -30,13 +30,13 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Matched:
-    """One picture's detections against its labels; rows as in its Detections and its Example.
+    """One picture's detections matched with its labels; rows as in its Detections and its Example.
 
     Attributes:
         kinds: int64 [N], CORRECT .. IGNORED (inside a crowd region).
-        truths: int64 [N], the label that the detection is about, -1 where it is about none.
-        finders: int64 [M], the detection that found each label, -1 where none did.
-        nearest: float64 [M], highest IoU of any detection with each label, whatever its class.
+        truths: int64 [N], the label that the detection refers to, -1 for none.
+        finders: int64 [M], the detection that found each label, -1 for none.
+        nearest: float64 [M], highest IoU of any detection with each label, of any class.
     """
 
     kinds: NDArray[np.int64]
@@ -46,9 +46,9 @@ class Matched:
 
 
 def match(example: Example, found: Detections, iou: float = MATCH_IOU) -> Matched:
-    """Match one picture: best score first, each detection takes the free label of its class that it overlaps most.
+    """Match one picture: by descending score, each detection takes the free label of its class with the highest IoU.
 
-    What a detection is does not depend on those with lower scores: a higher score threshold only leaves rows out.
+    The kind of a detection does not depend on detections with lower scores: a higher score threshold only removes rows.
     """
     boxes = found.boxes.astype(np.float64)
     overlap = box_math.iou(boxes, example.boxes)
@@ -64,7 +64,7 @@ def match(example: Example, found: Detections, iou: float = MATCH_IOU) -> Matche
             (CLASS, ~same, iou),
             (DUPLICATE, same, iou),
         )
-        for kind, of_class, lowest in rules:  # the last that holds stays
+        for kind, of_class, lowest in rules:  # the last rule that holds wins
             near = np.where(of_class, overlap, 0)
             holds = near.max(axis=1) >= lowest
             kinds[holds], truths[holds] = kind, near.argmax(axis=1)[holds]
@@ -75,34 +75,34 @@ def match(example: Example, found: Detections, iou: float = MATCH_IOU) -> Matche
 
 
 def _take(overlap: NDArray[np.float64], iou: float) -> NDArray[np.int64]:
-    """The detection that takes each label, from IoU [N, M] of pairs of one class, rows best first."""
+    """Return the detection that takes each label, given the IoU [N, M] of pairs of one class, best score first."""
     finders = np.full(overlap.shape[1], -1, np.int64)
     for i in np.flatnonzero((overlap >= iou).any(axis=1)):
         free = np.where(finders < 0, overlap[i], 0)
-        best = len(free) - 1 - int(free[::-1].argmax())  # of equals the last, as pycocotools takes it
+        best = len(free) - 1 - int(free[::-1].argmax())  # the last of equal ones, as in pycocotools
         if free[best] >= iou:
             finders[best] = i
     return finders
 
 
 def crowd_cover(example: Example, boxes: NDArray[np.float64]) -> NDArray[np.floating]:
-    """Part of each box that each crowd region covers: [N, M], 0 for labels that are no crowd."""
+    """Return the fraction of each box that each crowd region covers: [N, M], 0 for labels that are not crowds."""
     return box_math.coverage(boxes, example.boxes) * example.crowd
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Every detection of a set, best first, and every label that is no crowd.
+    """All detections of a set, by descending score, and all its labels that are not crowds.
 
     Attributes:
         names: class names.
         pictures: int64 [N], index of the picture in the table.
         rows: int64 [N], index of the detection in its picture.
         labels, scores, kinds: [N], of the detection.
-        truths: int64 [N], index of the label it is about in the arrays below, -1 where it is about none.
+        truths: int64 [N], index of the label that it refers to in the arrays below, -1 for none.
         truth_pictures, truth_rows, truth_labels: int64 [M].
-        finders: int64 [M], the detection here that found the label, -1 where none did.
-        nearest: float64 [M], highest IoU of any detection with the label, whatever its class.
+        finders: int64 [M], index of the detection that found the label, -1 for none.
+        nearest: float64 [M], highest IoU of any detection with the label, of any class.
     """
 
     names: tuple[str, ...]
@@ -119,12 +119,12 @@ class Pool:
     nearest: NDArray[np.float64]
 
     def counts(self) -> NDArray[np.int64]:
-        """Labels of each class: [C]."""
+        """Return the number of labels of each class: [C]."""
         return np.bincount(self.truth_labels, minlength=len(self.names))
 
 
 def pool(table: Table, detections: Sequence[Detections], iou: float = MATCH_IOU) -> Pool:
-    """Match every picture and pool the outcome."""
+    """Match every picture and pool the results."""
     none = np.zeros(0, np.int64)
     found: list[tuple[NDArray, ...]] = [(none, none, none, np.zeros(0), none, none)]
     truths: list[tuple[NDArray, ...]] = [(none, none, none, np.zeros(0))]
@@ -132,7 +132,7 @@ def pool(table: Table, detections: Sequence[Detections], iou: float = MATCH_IOU)
     for picture, (example, given) in enumerate(zip(table.examples, detections, strict=True)):
         matched = match(example, given, iou)
         real = np.flatnonzero(~example.crowd)
-        place = np.full(len(example.labels) + 1, -1)  # the last one: about no label
+        place = np.full(len(example.labels) + 1, -1)  # the last row, read by index -1, means no label
         place[real] = total + np.arange(len(real))
         total += len(real)
         count = len(given)
@@ -140,7 +140,7 @@ def pool(table: Table, detections: Sequence[Detections], iou: float = MATCH_IOU)
         found.append((at, np.arange(count), given.labels, given.scores, matched.kinds, place[matched.truths]))
         truths.append((np.full(len(real), picture), real, example.labels[real], matched.nearest[real]))
     columns = [np.concatenate(column) for column in zip(*found, strict=True)]
-    order = np.argsort(-columns[3], kind="stable")  # the best score first
+    order = np.argsort(-columns[3], kind="stable")  # by descending score
     pictures, rows, labels, scores, kinds, about = (column[order] for column in columns)
     finders = np.full(total, -1, np.int64)
     finders[about[kinds == CORRECT]] = np.flatnonzero(kinds == CORRECT)

@@ -1,6 +1,6 @@
-"""What a model does wrong on a set: error kinds and what each costs, confusions, precision over recall, by picture.
+"""Mistakes of a model on a set: kinds of errors and their costs, confusions, precision over recall, counts per picture.
 
-Each number is a sum over the set's pool of matched detections.
+All of these are computed from the set's pool of matched detections.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 
 from nanogfl.evaluation.matching import BACKGROUND, BOTH, CLASS, CORRECT, DUPLICATE, IGNORED, KINDS, LOCALIZATION, Pool
 
-RECALLS = np.linspace(0, 1, 101)  # where COCO reads precision
+RECALLS = np.linspace(0, 1, 101)  # recall values at which COCO reads precision
 MISSED = "missed"
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Precision over recall of one class, or of several together: [N] each, best score first.
+    """Precision over recall of one class, or of several together: [N] each, by descending score.
 
     Attributes:
-        scores: of the detections.
-        precision, recall: of all detections down to each.
+        scores: scores of the detections.
+        precision, recall: of all detections down to and including each.
     """
 
     scores: NDArray[np.float64]
@@ -37,23 +37,23 @@ class Curve:
 
     @property
     def best_score(self) -> float:
-        """The score down to which F1 is highest; 1 where there is no detection."""
+        """The score threshold with the highest F1; 1 if there is no detection."""
         return float(self.scores[self.f1.argmax()]) if len(self.scores) else 1.0
 
     def at_recalls(self) -> NDArray[np.float64]:
-        """Highest precision at each recall of RECALLS or beyond, as COCO reads it: [101]."""
+        """Return the highest precision at each recall of RECALLS or beyond, as COCO reads it: [101]."""
         best = np.maximum.accumulate(self.precision[::-1])[::-1]
         return np.append(best, 0.0)[np.searchsorted(self.recall, RECALLS)]
 
 
 def curve(scores: NDArray[np.float64], hits: NDArray[np.bool_], labels: int) -> Curve:
-    """The curve of detections, best first, of which some hit one of this many labels each."""
+    """Return the curve of detections by descending score, whose ``hits`` each found one of ``labels`` labels."""
     good = hits.cumsum()
     return Curve(scores, good / np.arange(1, len(hits) + 1), good / max(labels, 1))
 
 
 def class_curves(data: Pool) -> dict[int, Curve]:
-    """A curve for each class that has labels."""
+    """Return a curve for each class that has labels."""
     curves = {}
     for label, count in enumerate(data.counts()):
         if count:
@@ -63,7 +63,7 @@ def class_curves(data: Pool) -> dict[int, Curve]:
 
 
 def total_curve(data: Pool) -> Curve:
-    """The curve of all classes together, for choosing a score threshold."""
+    """Return the curve of all classes together, for choosing a score threshold."""
     counted = data.kinds != IGNORED
     return curve(data.scores[counted], data.kinds[counted] == CORRECT, len(data.truth_labels))
 
@@ -71,7 +71,7 @@ def total_curve(data: Pool) -> Curve:
 def average_precision(
     labels: NDArray[np.int64], scores: NDArray[np.float64], hits: NDArray[np.bool_], counts: NDArray[np.int64]
 ) -> float:
-    """Mean AP of the classes with labels, at the IoU that the hits were matched at; 0 where there are none."""
+    """Return the mean AP of the classes with labels, at the IoU that hits were matched at; 0 without labels."""
     values = [
         curve(scores[labels == label], hits[labels == label], int(count)).at_recalls().mean()
         for label, count in enumerate(counts)
@@ -89,9 +89,10 @@ class ErrorKind:
 
 
 def error_kinds(data: Pool, threshold: float) -> dict[str, ErrorKind]:
-    """Counts from the threshold up, and what AP50 gains where all errors of one kind were put right.
+    """Return for each kind of error its count from the threshold up, and the gain in AP50 if all were corrected.
 
-    A wrong class or place is mended where its label is still unfound, else the detection goes, as the other kinds do.
+    A wrong class or location is corrected if no other detection finds its label. Otherwise, and for all other kinds,
+    the detection is removed.
     """
     counted = data.kinds != IGNORED
     before = average_precision(
@@ -107,7 +108,7 @@ def error_kinds(data: Pool, threshold: float) -> dict[str, ErrorKind]:
 
 
 def found_at(data: Pool, threshold: float) -> NDArray[np.bool_]:
-    """Which labels are found from this score up: [M]."""
+    """Return which labels are found by a detection with at least this score: [M]."""
     scores = np.append(data.scores, -1.0)
     return scores[data.finders] >= threshold
 
@@ -116,7 +117,7 @@ def _ap_without(data: Pool, kind: int) -> float:
     labels, kinds = data.labels.copy(), data.kinds.copy()
     mended = np.flatnonzero(kinds == kind) if kind in (CLASS, LOCALIZATION) else np.zeros(0, np.int64)
     mended = mended[data.finders[data.truths[mended]] < 0]
-    _, first = np.unique(data.truths[mended], return_index=True)  # the best one finds it, the others would repeat it
+    _, first = np.unique(data.truths[mended], return_index=True)  # the best one finds it, the others are duplicates
     mended = mended[first]
     kinds[mended], labels[mended] = CORRECT, data.truth_labels[data.truths[mended]]
     keep = (kinds != kind) & (kinds != IGNORED)
@@ -124,7 +125,7 @@ def _ap_without(data: Pool, kind: int) -> float:
 
 
 def _ap_without_missed(data: Pool) -> float:
-    """As if labels that no detection is about, not even a wrong one, were not there."""
+    """Return the AP without labels that no detection refers to, not even a wrong one."""
     about = np.isin(data.kinds, (CORRECT, CLASS, LOCALIZATION))
     known = np.unique(data.truths[about])
     counts = np.bincount(data.truth_labels[known], minlength=len(data.names))
@@ -133,10 +134,10 @@ def _ap_without_missed(data: Pool) -> float:
 
 
 def confusion(data: Pool, threshold: float) -> NDArray[np.int64]:
-    """Labels (rows) against detections (columns) from the threshold up: [C + 1, C + 1]; the last is nothing.
+    """Count labels (rows) by detections (columns) from the threshold up: [C + 1, C + 1]; the last is nothing.
 
-    A label stands under the class that found it, else under the best detection of another class, else under nothing.
-    Detections that stand for no label are in the last row.
+    A label counts for the class that found it, else for the class of the best detection of another class, else for
+    nothing. Detections that count for no label are in the last row.
     """
     classes = len(data.names)
     matrix = np.zeros((classes + 1, classes + 1), np.int64)
@@ -159,7 +160,7 @@ def confusion(data: Pool, threshold: float) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class ByPicture:
-    """Outcomes of each picture at the score threshold: int64 [P] each."""
+    """Correct detections, wrong ones and missed labels per picture at the score threshold: int64 [P] each."""
 
     hits: NDArray[np.int64]
     wrong: NDArray[np.int64]
@@ -167,14 +168,14 @@ class ByPicture:
 
     @property
     def f1(self) -> NDArray[np.float64]:
-        """Of each picture; 1 where there is nothing to find and nothing was found."""
+        """F1 of each picture; 1 if there is nothing to find and nothing was found."""
         errors = self.wrong + self.missed
         total = 2 * self.hits + errors
         return np.divide(2 * self.hits, total, out=np.ones(len(total)), where=total > 0)
 
 
 def by_picture(data: Pool, pictures: int, threshold: float) -> ByPicture:
-    """Count what is right and wrong in each picture from the threshold up."""
+    """Count correct detections, wrong ones and missed labels in each picture from the threshold up."""
     shown = data.scores >= threshold
     hits = shown & (data.kinds == CORRECT)
     wrong = shown & (data.kinds != CORRECT) & (data.kinds != IGNORED)

@@ -1,4 +1,4 @@
-"""``nanogfl eval --report``: what a model does on a set, as one HTML page, PNGs of the plots, and report.json."""
+"""``nanogfl eval --report``: the results of a model on a set as an HTML page, PNGs of the plots, and report.json."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ IOUS = (0.5, 0.75, 0.9)
 SHOWN_PICTURES = 6
 SHOWN_SUSPECTS = 18
 SHOWN_PAIRS = 12
-INCH_PX = 112  # of a plot in the page
+INCH_PX = 112  # px on the page per inch of a plot
 AREAS = (0, 32**2, 96**2, np.inf)
 
 WHAT_ERRORS_ARE = {
@@ -46,7 +46,7 @@ WHAT_SUSPECTS_ARE = {
 
 
 def write_report(out: Path, study: Study) -> Path:
-    """Write DIR/report.html, DIR/report.json and a PNG of each plot; returns the page."""
+    """Write report.html, report.json and a PNG of each plot to ``out``; return the path of the page."""
     shown = {}
     for name, figure in _figures(study):
         data = _png(figure)
@@ -63,7 +63,7 @@ def _png(figure: Figure) -> bytes:
     stream = io.BytesIO()
     figures.use_all_letters(figure)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of a class name; the page's table has it
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # in a class name; the page's table shows it
         figure.savefig(stream, format="png")
     return stream.getvalue()
 
@@ -175,7 +175,7 @@ def _cut(study: Study, suspect: Suspect) -> Html:
     )
     said = [f"labelled {suspect.labelled}"] if suspect.labelled else []
     said += [] if suspect.found is None else [f"found {suspect.found} {suspect.score:.2f}"]
-    if suspect.kind == UNFOUND:  # only this label, so that it is seen which one is meant
+    if suspect.kind == UNFOUND:  # only this label, so that it is clear which one is meant
         only = (example.boxes == suspect.box).all(axis=1)
         example = replace(example, boxes=example.boxes[only], labels=example.labels[only])
     place = "at " + ", ".join(f"{value:.0f}" for value in suspect.box)

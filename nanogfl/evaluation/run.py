@@ -1,4 +1,4 @@
-"""Evaluate any predictor on any set: pictures in, twelve numbers out."""
+"""Evaluation of any predictor on any set."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from nanogfl.wholefile import write_json
 
 log = logging.getLogger(__name__)
 CPU_BATCH, GPU_BATCH = 8, 64
-AHEAD = 8  # pictures read before they are asked for
+AHEAD = 8  # pictures read in advance
 Raw = NDArray[np.float32]
-EVALUATION = Thresholds(score=0.05, iou=0.6, max_boxes=100)  # NanoDet's own
+EVALUATION = Thresholds(score=0.05, iou=0.6, max_boxes=100)  # as in NanoDet
 
 
 def evaluate(
@@ -48,22 +48,22 @@ def evaluate(
     json_file: str | Path | None = None,
     report: str | Path | None = None,
 ) -> Scores:
-    """Pycocotools' twelve numbers and AP a class.
+    """Evaluate a model on a set; return pycocotools' twelve numbers and the AP of each class.
 
     Args:
         model: checkpoint, ONNX file, published name, or what ``nanogfl.load`` returned.
         data: a COCO, VOC or YOLO set.
-        split: train, val, test or all; None: test where the set has one, else val, else everything.
+        split: train, val, test or all; None: test if the set has one, else val, else everything.
         input: another input size, for checkpoints.
         config: a NanoDet ``.yml``.
-        score_threshold: candidates above this score.
-        json_file: where to write the numbers.
+        score_threshold: candidates must score above this.
+        json_file: file to write the numbers to.
         report: folder for a page on errors, uncertainty and suspected labels (nanogfl.evaluation.report).
 
     Raises:
-        DataError: nothing to evaluate, or no class in common.
-        UsageError: what is written would take the place of the model or of a file of the set, would be read as its
-            annotations, or cannot be written.
+        DataError: there is nothing to evaluate, or no class in common.
+        UsageError: an output would replace the model or a file of the set, would be read as annotations of the set, or
+            cannot be written.
     """
     written = {"--json": Path(json_file) if json_file else None}
     written["--report"] = Path(report, "report.json") if report else None
@@ -94,7 +94,7 @@ def evaluate(
 
 
 def on_gpu(predictor: Predictor) -> Predictor:
-    """A checkpoint's network on the GPU, where there is one."""
+    """Move the network of a checkpoint to the GPU, if there is one; return the predictor."""
     if isinstance(predictor, TorchDetector):
         import torch
 
@@ -104,7 +104,7 @@ def on_gpu(predictor: Predictor) -> Predictor:
 
 
 def in_model_order(table: Table, names: Sequence[str]) -> Table:
-    """The table in the model's class order; classes are matched by name."""
+    """Return the table in the model's class order; classes are matched by name."""
     common = [name for name in table.names if name in names]
     if not common:
         raise DataError(
@@ -121,12 +121,12 @@ def in_model_order(table: Table, names: Sequence[str]) -> Table:
 
 
 def predict_all(predictor: Predictor, examples: Sequence[Example], limits: Thresholds) -> Iterator[Detections]:
-    """Detections of each picture, in order; the next pictures are read while the network works."""
+    """Yield the detections of each picture, in order; the next pictures are read while the network works."""
     with (
         ThreadPoolExecutor(max(1, cores() // 2)) as pool,
         tqdm(total=len(examples), unit="img", disable=not sys.stderr.isatty()) as bar,
     ):
-        pictures = in_order(pool, Example.picture, examples, AHEAD)  # read only where asked for
+        pictures = in_order(pool, Example.picture, examples, AHEAD)  # lazy: not read by _in_batches
         if isinstance(predictor, TorchDetector):
             found = _in_batches(predictor, examples, limits, pool)
         elif isinstance(predictor, OnnxDetector):
@@ -139,7 +139,7 @@ def predict_all(predictor: Predictor, examples: Sequence[Example], limits: Thres
 
 
 def _by_file(detector: OnnxDetector, pictures: Iterator[Picture], limits: Thresholds) -> Iterator[Detections]:
-    """Detections of an ONNX file, from as many pictures at once as it takes."""
+    """Yield the detections of an ONNX file, which takes as many pictures at once as its batch size."""
     while some := list(islice(pictures, detector.batch)):
         yield from detector.predict_batch(some, limits)
 
@@ -147,7 +147,7 @@ def _by_file(detector: OnnxDetector, pictures: Iterator[Picture], limits: Thresh
 def _in_batches(
     detector: TorchDetector, examples: Sequence[Example], limits: Thresholds, pool: ThreadPoolExecutor
 ) -> Iterator[Detections]:
-    """Detections of a checkpoint; threads read and decode while the network works."""
+    """Return an iterator over a checkpoint's detections; threads read and decode while the network works."""
     gpu = detector.device.type == "cuda"
     size = GPU_BATCH if gpu else CPU_BATCH
 
@@ -155,7 +155,7 @@ def _in_batches(
         seen = in_order(pool, lambda example: detector.see(example.picture()), examples, 3 * size)
         while batch := list(islice(seen, size)):
             images = np.stack([image for _, image in batch])
-            if gpu:  # cuDNN plans for every size of batch: one is enough
+            if gpu:  # to a constant batch size: cuDNN plans anew for each size
                 images = np.pad(images, ((0, size - len(batch)), (0, 0), (0, 0), (0, 0)))
             yield from zip(detector.raw(images), (view for view, _ in batch), strict=False)
 

@@ -1,4 +1,4 @@
-"""A model's detections on a set, and everything that the report tells of them, worked out when it is asked for."""
+"""A model's detections on a set, and the contents of the report, computed on first use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nanogfl.evaluation.suspects import Suspect, suspects
 
 @dataclass(frozen=True)
 class Study:
-    """What was evaluated; the rest follows from it.
+    """The results of an evaluation; everything else in the report is derived from them.
 
     Attributes:
         title: what was evaluated on what.
@@ -37,41 +37,41 @@ class Study:
 
     @cached_property
     def pool(self) -> Pool:
-        """Everything matched at IoU 0.5."""
+        """All detections and labels, matched at IoU 0.5."""
         return pool(self.table, self.detections)
 
     @cached_property
     def total(self) -> mistakes.Curve:
-        """Of all classes together."""
+        """The precision-recall curve of all classes together."""
         return mistakes.total_curve(self.pool)
 
     @cached_property
     def threshold(self) -> float:
-        """The score with the best F1, at which errors are counted and pictures drawn."""
+        """The score with the best F1, at which errors are counted and pictures are drawn."""
         return self.total.best_score
 
     @cached_property
     def kinds(self) -> dict[str, mistakes.ErrorKind]:
-        """What goes wrong."""
+        """Count and cost of each kind of error."""
         return mistakes.error_kinds(self.pool, self.threshold)
 
     @cached_property
     def confusion(self) -> NDArray[np.int64]:
-        """Labels against detections at the threshold."""
+        """The confusion matrix at the threshold."""
         return mistakes.confusion(self.pool, self.threshold)
 
     @cached_property
     def sigma(self) -> Reliability | None:
-        """How well the deviation of the sides tells their error; None where it is not known."""
+        """How well the predicted deviation of the sides predicts their error; None if too few sides have one."""
         return reliability(matched_sides(self.table, self.detections))
 
     @cached_property
     def suspects(self) -> list[Suspect]:
-        """Labels to look at."""
+        """Labels that may be wrong."""
         return suspects(self.table, self.detections, self.pool, self.threshold)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything on the page that is no picture."""
+        """Return everything on the page except pictures, JSON-ready."""
         return {
             **self.scores.to_json(),
             "score_threshold": self.threshold,

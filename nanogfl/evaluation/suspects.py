@@ -1,4 +1,4 @@
-"""Labels that a trained model contradicts: not proof, but where to look first for mistakes in the annotation."""
+"""Labels that a trained model contradicts: no proof, but the first places to look for annotation errors."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from nanogfl.detections import Detections
 from nanogfl.evaluation.matching import BACKGROUND, CLASS, Pool, crowd_cover
 from nanogfl.evaluation.mistakes import found_at
 
-SAME_IOU = 0.7  # where model and annotation mean the same thing, though they name it differently
-BLIND_IOU = 0.3  # a label that no detection of any class overlaps by more was not seen at all
+SAME_IOU = 0.7  # from this IoU up, model and annotation mean the same object, although they name it differently
+BLIND_IOU = 0.3  # a label whose IoU with every detection of any class is lower was not seen at all
 UNLABELLED, MISNAMED, UNFOUND = "unlabelled", "other class", "never found"
 
 
 @dataclass(frozen=True)
 class Suspect:
-    """One place to look at.
+    """A place to check.
 
     Attributes:
         kind: UNLABELLED, MISNAMED or UNFOUND.
         picture: index into the table.
-        box: x1 y1 x2 y2 in px; the model's where it found one, else the label's.
-        labelled, found: class names; None where there is no label, or nothing was found.
-        score: of the detection; None where nothing was found.
+        box: x1 y1 x2 y2 in px; the detection's if there is one, else the label's.
+        labelled, found: class names; None if there is no label, or no detection.
+        score: score of the detection; None if there is none.
     """
 
     kind: str
@@ -40,7 +40,7 @@ class Suspect:
     score: float | None
 
     def to_json(self, table: Table) -> dict[str, Any]:
-        """JSON-ready, with the picture's name."""
+        """Return JSON-ready values, with the picture's name."""
         score = None if self.score is None else round(self.score, 4)
         box = [round(value, 2) for value in self.box]
         labelled, found = self.labelled, self.found
@@ -49,10 +49,11 @@ class Suspect:
 
 
 def suspects(table: Table, detections: Sequence[Detections], data: Pool, threshold: float) -> list[Suspect]:
-    """All of them, the most suspicious of each kind first.
+    """Return all suspects by kind, the most suspicious of each kind first.
 
-    Unlabelled: a detection above the threshold where no label is, by score. Other class: a detection above it that fits
-    a label which is found as nothing else, by score. Never found: a label that no detection is near, by area.
+    Unlabelled: a detection above the threshold without a label, by score. Other class: a detection above the threshold
+    that fits a label of another class, which is not found itself, by score. Never found: a label without any detection
+    near it, by area.
     """
     strong = data.scores >= threshold
     found = found_at(data, threshold)

@@ -83,7 +83,7 @@ class Assignment:
 def assign(
     recipe: LossRecipe, raw: Tensor, priors: Tensor, levels: list[int], targets: Targets, reg_max: int = REG_MAX
 ) -> Assignment:
-    """Assign by the predictions of one head, raw [B, P, C + 4 * (R + 1)], with the recipe's method."""
+    """Assign priors to boxes by one head's predictions, raw [B, P, C + 4 * (R + 1)], with the recipe's method."""
     raw = raw.detach().float()
     logits, sides = split(raw, reg_max)
     boxes = predicted_boxes(sides, priors)

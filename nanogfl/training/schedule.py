@@ -1,4 +1,4 @@
-"""How long, how fast, how smooth: what follows from the size of the data where the recipe does not say."""
+"""Length, learning rate and averaging of a run; what the recipe leaves open follows from the size of the data."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from itertools import pairwise
 from nanogfl.data.order import batches_an_epoch
 from nanogfl.recipe import Recipe, TrainRecipe
 
-# Passes that a set needs shrink with its size; between these the number is interpolated in the logarithm.
+# (pictures, epochs): larger sets need fewer epochs; in between, interpolated in the logarithm of the pictures.
 PASSES = ((200, 100), (2_000, 80), (20_000, 60), (100_000, 50))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run in numbers.
+    """The schedule of a run in numbers.
 
     Attributes:
         epochs: passes over the training pictures.
-        steps_per_epoch: optimizer steps in one.
+        steps_per_epoch: optimizer steps per epoch.
         lr: highest learning rate.
         warmup: steps until the highest learning rate.
         average: decay of the averaged weights, 0 for none.
-        validate_every: epochs between validations; the last epoch always has one.
-        plain_from: epoch from which pictures vary less.
-        shift: added to the number of steps after a resume, so that the rate goes on at the same epoch although epochs
-            have another number of steps now; else 0.
+        validate_every: epochs between validations; the last epoch is always validated.
+        plain_from: epoch from which augmentation is weaker.
+        shift: added to the step after a resume, so that the learning rate continues at the same epoch although epochs
+            now have another number of steps; else 0.
     """
 
     epochs: int
@@ -45,7 +45,7 @@ class Plan:
 
 
 def plan(recipe: TrainRecipe, pictures: int, processes: int = 1, trained: bool = False) -> Plan:
-    """The plan of a run over this many training pictures, from a trained detector or from less."""
+    """Return the plan of a run over this many training pictures; ``trained`` if it starts from a trained detector."""
     given = recipe.epochs
     epochs = given if given is not None else default_epochs(pictures)
     steps_per_epoch = math.ceil(batches_an_epoch(pictures, recipe.batch, processes) / recipe.accumulate)
@@ -59,7 +59,7 @@ def plan(recipe: TrainRecipe, pictures: int, processes: int = 1, trained: bool =
 
 
 def default_epochs(pictures: int) -> int:
-    """100 passes for 200 pictures, 50 for 100,000 and more."""
+    """Return the number of epochs for a set: 100 up to 200 pictures, 50 from 100,000, in multiples of 5."""
     if pictures <= PASSES[0][0]:
         return PASSES[0][1]
     for (few, high), (many, low) in pairwise(PASSES):
@@ -70,17 +70,17 @@ def default_epochs(pictures: int) -> int:
 
 
 def default_rate(trained: bool) -> float:
-    """NanoDet-Plus' rate for what is to be kept in the main, twice as much for what has to be found."""
+    """Return NanoDet-Plus' learning rate for trained weights, most of which are to be kept, else twice as much."""
     return 1e-3 if trained else 2e-3
 
 
 def default_average(steps: int) -> float:
-    """Averages over about a fortieth of the run, at most NanoDet-Plus' .9998."""
+    """Return the decay that averages over about a fortieth of the run, at most NanoDet-Plus' .9998."""
     return min(0.9998, 1 - 40 / max(steps, 80))
 
 
 def averaging_decay(decay: float, updates: int) -> float:
-    """The decay after so many updates: young averages forget their random start quickly.
+    """Return the decay after a number of updates; low at first, so that the average soon forgets its random start.
 
     ``decay * (1 - exp(-(updates + 1) / t))`` with t = .4 / (1 - decay), which is NanoDet-Plus' 2000 at its .9998.
     """
@@ -88,7 +88,7 @@ def averaging_decay(decay: float, updates: int) -> float:
 
 
 def learning_rate(step: int, plan: Plan, recipe: TrainRecipe) -> float:
-    """Factor on the highest rate at a step: linear warm-up, then a cosine down to ``lr_end``."""
+    """Return the factor on the highest rate at a step: linear warm-up, then cosine decay to ``lr_end``."""
     step += plan.shift
     if step < plan.warmup:
         return (step + 1) / plan.warmup
@@ -98,7 +98,7 @@ def learning_rate(step: int, plan: Plan, recipe: TrainRecipe) -> float:
 
 
 def with_plan(recipe: Recipe, made: Plan) -> Recipe:
-    """The recipe with everything that followed from the data written out."""
+    """Return the recipe with everything filled in that follows from the data."""
     train = replace(
         recipe.train,
         epochs=made.epochs,

@@ -1,4 +1,4 @@
-"""One way to train, timed stage by stage in this process."""
+"""The timing of one way to train, stage by stage, in this process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from nanogfl.training.schedule import plan
 from nanogfl.training.start import start
 from nanogfl.training.task import DetectionTask
 
-WARM = 6  # steps that are not counted; so many pass until no more memory is asked for
+WARM = 6  # untimed steps, after which no more memory is allocated
 STAGES = ("loader", "transfer", "forward", "guidance", "assignment", "loss", "backward", "optimizer", "averaging")
 
 
@@ -36,11 +36,11 @@ class Row:
     """One way to train.
 
     Attributes:
-        name: as it is printed.
-        guidance: model.guidance.
-        cached: pictures are decoded once.
-        batched: the pictures of a batch are assigned together.
-        spread: the batch is cut over the cores of a CPU; a GPU replays its steps.
+        name: printed name.
+        guidance: value of model.guidance.
+        cached: whether pictures are decoded only once.
+        batched: whether the pictures of a batch are assigned together.
+        spread: whether the cores of a CPU share a batch, or a GPU replays its steps.
     """
 
     name: str
@@ -52,14 +52,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Work:
-    """What is trained on: a set, or drawn noise with so many boxes and classes.
+    """The data to train on: a set, or noise with a given number of boxes and classes.
 
     Attributes:
-        data: a set; None: noise.
-        recipe: as trained.
-        steps: that are timed.
-        boxes: a picture, of noise.
-        classes: of noise.
+        data: a set; None for noise.
+        recipe: recipe to train with.
+        steps: number of timed steps.
+        boxes: boxes per picture of noise.
+        classes: classes of noise.
     """
 
     data: str | None
@@ -70,14 +70,14 @@ class Work:
 
 
 class Clock:
-    """Seconds of each stage, one number a step."""
+    """A recorder of the seconds of each stage, one number per step."""
 
     def __init__(self, device: torch.device) -> None:
         self.cuda, self.stages = device.type == "cuda", dict[str, list[float]]()
         self.last = time.perf_counter()
 
     def tick(self, stage: str) -> None:
-        """The stage that ends now."""
+        """Record the end of a stage."""
         if self.cuda:
             torch.cuda.synchronize()
         now = time.perf_counter()
@@ -104,7 +104,8 @@ class Loop:
         task.detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.task = task.train()
         self.optimizer = task.configure_optimizers()["optimizer"]
-        self.average = Averages(task, task.device, made.average or 0.999)  # copies the task, which threads cannot be
+        # before use_cores: this copies the task, and threads cannot be copied
+        self.average = Averages(task, task.device, made.average or 0.999)
         if row.spread:
             task.use_cores()
             task.use_compiler()
@@ -114,7 +115,7 @@ class Loop:
         self.precision = half if train.fp16 or in_bf16(train, cuda) else torch.float32  # as in a run
 
     def step(self, batch: Batch, tick: Callable[[str], None] = lambda _: None) -> None:
-        """Learn from a batch on the device; ``tick`` is called with each stage that ends."""
+        """Train on a batch that is on the device; call ``tick`` with the name of each stage that ends."""
         task, row = self.task, self.row
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             if row.spread:
@@ -134,7 +135,7 @@ class Loop:
 
 
 def measure(row: Row, work: Work) -> dict[str, Any]:
-    """Time the steps of one row in this process; returns seconds a step, seconds of each stage, memory in MB."""
+    """Time the steps of one row in this process; return seconds per step and stage, memory in MB, pictures per step."""
     loop = Loop(row, work)
     clock, times, counts = Clock(loop.device), list[float](), list[int]()
     for step in range(WARM + work.steps):
@@ -149,14 +150,14 @@ def measure(row: Row, work: Work) -> dict[str, Any]:
         times.append(time.perf_counter() - began)
         counts.append(len(batch.names))
     used = torch.cuda.max_memory_allocated() if clock.cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-    pictures = statistics.fmean(counts[WARM:])  # a step, which may be fewer than asked for: an epoch's batches are even
+    pictures = statistics.fmean(counts[WARM:])  # per step; below the batch size if an epoch does not divide evenly
     return {"seconds": times[WARM:], "stages": clock.stages, "megabytes": used / 1e6, "pictures": pictures}
 
 
 def one_by_one(
     recipe: LossRecipe, raw: Tensor, priors: Tensor, levels: list[int], targets: Targets, reg_max: int
 ) -> Assignment:
-    """As ``assign``, but each picture apart, with its own boxes only."""
+    """Assign as ``assign`` does, but each picture separately, with its own boxes only."""
     made = []
     for i in range(len(raw)):
         keep = targets.valid[i] | targets.crowd[i]
@@ -167,7 +168,7 @@ def one_by_one(
 
 
 def endless(table: Table, task: DetectionTask, workers: int | None) -> Iterator[Batch]:
-    """Batches of a set, epoch after epoch."""
+    """Yield the batches of a set, epoch after epoch."""
     recipe = task.recipe
     size, rule, cache = task.card.input_size, task.card.resize, recipe.train.cache
     dataset = TrainingSet(table, size, rule, recipe.augment, 0, cache, shards_of(table))
@@ -180,7 +181,7 @@ def endless(table: Table, task: DetectionTask, workers: int | None) -> Iterator[
 
 
 def noise(task: DetectionTask, work: Work) -> Iterator[Batch]:
-    """The same noise again and again, with boxes of all sizes."""
+    """Yield the same batch of noise again and again, with boxes of various sizes."""
     random = torch.Generator().manual_seed(0)
     count, (height, width) = work.recipe.train.batch, task.card.input_size
     images = torch.randint(0, 256, (count, height, width, 3), dtype=torch.uint8, generator=random)

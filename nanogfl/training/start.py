@@ -1,4 +1,4 @@
-"""What a run starts from: a detector with fresh or loaded weights, and the card that travels with it."""
+"""The starting point of a run: a detector with fresh or loaded weights, and its card."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DEFAULT_RESIZE = "stretch"
 
 @dataclass(frozen=True)
 class Start:
-    """A detector, the guidance that trains with it, the card, and whether it could detect before."""
+    """A detector, the guidance that trains with it, its card, and whether it starts as a trained detector."""
 
     detector: Detector
     guidance: nn.Module | None
@@ -34,12 +34,12 @@ class Start:
 
 
 def start(recipe: Recipe, names: tuple[str, ...], resumed: bool = False) -> Start:
-    """Build detector and guidance for these classes and load what ``recipe.init`` says.
+    """Build detector and guidance for these classes and load the weights that ``recipe.init`` names.
 
     Args:
-        recipe: of the run.
-        names: of its classes.
-        resumed: weights come from the run's own checkpoint, later.
+        recipe: recipe of the run.
+        names: names of its classes.
+        resumed: whether the weights are loaded later, from the run's own checkpoint.
     """
     if recipe.init == "none" and not resumed:
         log.info(
@@ -70,7 +70,7 @@ def _init_file(recipe: Recipe) -> Path:
 
 
 def _architecture(recipe: Recipe, weights: Weights | None, former: Card | None, classes: int) -> Architecture:
-    """The network that recipe and first weights ask for together."""
+    """Return the architecture that the recipe and the initial weights specify together."""
     size, family = _size(recipe, weights, former), _family(recipe, weights, former)
     model = recipe.model if former is None else filled(recipe.model, former.architecture)
     return Architecture(
@@ -85,7 +85,7 @@ def _architecture(recipe: Recipe, weights: Weights | None, former: Card | None, 
 
 
 def filled(model: ModelRecipe, was: Architecture) -> ModelRecipe:
-    """The recipe, with all that it leaves open as a detector has it.
+    """Return the model recipe with everything that it leaves open taken from a detector's architecture.
 
     Raises:
         RecipeError: the two contradict each other.
@@ -108,7 +108,7 @@ def filled(model: ModelRecipe, was: Architecture) -> ModelRecipe:
 
 
 def _family(recipe: Recipe, weights: Weights | None, former: Card | None) -> Family:
-    """The recipe's family, else the checkpoint's; a contradiction is an error."""
+    """Return the recipe's family, else the checkpoint's; raise ModelError if they contradict each other."""
     asked = recipe.model.family
     if former is not None:
         own = former.architecture.family
@@ -125,7 +125,7 @@ def _family(recipe: Recipe, weights: Weights | None, former: Card | None) -> Fam
 
 
 def _size(recipe: Recipe, weights: Weights | None, former: Card | None) -> str:
-    """The recipe's size, else the checkpoint's; a contradiction is an error."""
+    """Return the recipe's size, else the checkpoint's; raise ModelError if they contradict each other."""
     asked = recipe.model.size
     if former is not None:
         own = former.architecture.size

@@ -1,4 +1,4 @@
-"""The LightningModule: it only glues network, guidance, assignment and losses together."""
+"""The LightningModule; it only connects network, guidance, assignment and losses."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from nanogfl.training.schedule import Plan, learning_rate
 from nanogfl.training.teacher import Teacher, teaching_loss
 from nanogfl.view import MEAN, STD
 
-Predicted = tuple[int, Any, tuple[int, int]]  # index of a validation picture, raw output [P, C + 4 * (R + 1)], its size
+Predicted = tuple[int, Any, tuple[int, int]]  # index of a validation picture, raw output [P, C + 4 * (R + 1)], (H, W)
 
 
 class Trained(Protocol):
-    """What a loss is made with: the task itself, or one core's replica."""
+    """The networks that a loss is computed with: the task itself, or a core's replica."""
 
     detector: Detector
     guidance: nn.Module | None
 
 
 class DetectionTask(pl.LightningModule):
-    """One training step, one validation step, one optimizer."""
+    """The training step, the validation step and the optimizer of a detector."""
 
     priors: Tensor
     mean: Tensor
@@ -53,8 +53,8 @@ class DetectionTask(pl.LightningModule):
         self.detector, self.guidance, self.teacher = detector, guidance, teacher
         self.cores: Cores | None = None
         self.graphs: Graphs | None = None
-        self.fused: Trained | None = None  # what torch.compile made of the networks
-        self.store: Store | None = None  # pictures, where they lie on the device
+        self.fused: Trained | None = None  # the networks, compiled by torch.compile
+        self.store: Store | None = None  # pictures, if they are stored on the device
         self.card, self.recipe, self.plan = card, recipe, plan
         priors, self.levels = detector.priors(*card.input_size)
         self.register_buffer("priors", priors, persistent=False)
@@ -67,13 +67,13 @@ class DetectionTask(pl.LightningModule):
             detector.backbone.requires_grad_(False)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """[B, H, W, 3] BGR, 0 to 255 -> [B, 3, H, W], zero mean and unit deviation."""
-        width = images.shape[2]  # whole rows at once: a CPU takes 20 times as long for three channels at a time
+        """Convert [B, H, W, 3] BGR, 0 to 255, to [B, 3, H, W] with zero mean and unit deviation."""
+        width = images.shape[2]  # whole rows at once: three channels at a time take 20 times as long on a CPU
         rows = (images.flatten(2).float() - self.mean.repeat(width)) / self.std.repeat(width)
         return rows.unflatten(2, (width, 3)).permute(0, 3, 1, 2)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        """The sum of the loss' parts, on a CPU made by several threads at once."""
+        """Return the sum of the loss parts; on a CPU, several threads compute them together."""
         self.names = batch.names
         parts = self.spread(batch, Share(self._mean, self.trainer.world_size))
         losses = torch.stack(list(parts.values()))
@@ -84,7 +84,7 @@ class DetectionTask(pl.LightningModule):
         return loss
 
     def spread(self, batch: Batch, share: Share) -> dict[str, Tensor]:
-        """The loss' parts of a batch, which the cores share where there are several, and which a GPU replays."""
+        """Return the loss parts of a batch, from a replayed graph or from several cores if these are set up."""
         if self.graphs is not None:
             return self.graphs.losses(batch, self.guidance is not None and self._late())
         if self.cores is None:
@@ -99,17 +99,16 @@ class DetectionTask(pl.LightningModule):
         choose: Callable[..., Assignment] = assign,
         tick: Callable[[str], None] = lambda _: None,
     ) -> dict[str, Tensor]:
-        """Guidance assigns for both heads; both learn from the same assignment, and the detector from a teacher.
+        """Return the weighted loss parts of a batch.
+
+        Guidance, if any, assigns for both heads. Both learn from the same assignment, the detector also from a teacher.
 
         Args:
             networks: detector and guidance.
             batch: with pictures [B, H, W, 3].
-            share: of the step, that the batch is.
-            choose: which prior learns which box; with the arguments of ``assign``.
-            tick: called with each stage that ends, by who times them.
-
-        Returns:
-            The loss' parts, weighted.
+            share: share of the step that the batch makes up.
+            choose: assigns priors to boxes; has the arguments of ``assign``.
+            tick: called with the name of each stage that ends, for timing.
         """
         targets = Targets(batch.boxes, batch.labels, batch.valid, batch.crowd)
         images, reg_max = self.normalise(batch.images), self.card.architecture.reg_max
@@ -139,18 +138,18 @@ class DetectionTask(pl.LightningModule):
         return parts
 
     def on_validation_start(self) -> None:
-        """Nothing is scored, and so kept, that came from what is no number."""
+        """Stop before weights that are not finite are scored, and thus saved."""
         self.watch.settle()
 
     def validation_step(self, batch: tuple[list[int], Tensor, list[tuple[int, int]]], _: int) -> list[Predicted]:
-        """The raw outputs, in float32 as ``eval`` and exports have them; the keeper decodes and scores them."""
+        """Return the raw outputs, in float32 as in ``eval`` and exports; the keeper decodes and scores them."""
         indices, images, shapes = batch
         with torch.autocast(self.device.type, enabled=False), exact():
             raws = self.detector(self.normalise(images)).cpu().numpy()
         return list(zip(indices, raws, shapes, strict=True))
 
     def configure_optimizers(self) -> Any:
-        """AdamW without decay on norms and biases; warm-up and cosine a step."""
+        """Return AdamW without weight decay on norms and biases, and a warm-up and cosine schedule per step."""
         train = self.recipe.train
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
         for name, parameter in self.named_parameters():
@@ -167,14 +166,14 @@ class DetectionTask(pl.LightningModule):
                 for (matrix, backbone), parameters in groups.items()
             ],
             lr=self.plan.lr,
-            fused=not train.fp16,  # Lightning unscales fp16 gradients itself
+            fused=not train.fp16,  # else fp16 gradients would be clipped before unscaling
         )
         self.rates = [{key: group[key] for key in ("lr", "weight_decay")} for group in optimizer.param_groups]
         scheduler = LambdaLR(optimizer, lambda step: learning_rate(step, self.plan, train))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_fit_start(self) -> None:
-        """The teacher goes where the detector is; a CPU's cores share the batch, a GPU records its steps."""
+        """Move the teacher to the detector's device; set up CPU cores, compilation and CUDA graphs."""
         if self.teacher is not None:
             self.teacher.to(self.device)
         self.use_cores()
@@ -183,31 +182,31 @@ class DetectionTask(pl.LightningModule):
             self.use_graphs()
 
     def use_compiler(self) -> None:
-        """From now on a GPU's network is fused, where the recipe says so."""
+        """Compile the network from now on, on a GPU and if the recipe says so."""
         if self.device.type == "cuda" and self.recipe.train.compile:
             self.fused = compiled(self)
 
     def use_graphs(self) -> None:
-        """From now on a GPU replays its steps. Not in fp16, whose losses are scaled before the gradients."""
+        """Replay steps from now on, on a GPU. Not in fp16, which scales losses before their gradients are computed."""
         if self.device.type == "cuda" and not self.recipe.train.fp16:
             networks = Networks(self.detector, self.guidance)
             self.graphs = Graphs(networks, lambda batch: self.losses(self.fused or self, batch, WHOLE))
 
     def use_cores(self) -> None:
-        """From now on a CPU's cores share the batch, where there are several and it is large enough."""
+        """Split batches over the cores from now on, on a CPU with several cores and if the batch is large enough."""
         threads = torch.get_num_threads()
         parts = parts_for(self.recipe.train.batch, threads)
         if self.device.type == "cpu" and parts > 1:
             self.cores = Cores(Networks(self.detector, self.guidance), parts, max(1, threads // parts))
 
     def on_train_epoch_start(self) -> None:
-        """A frozen backbone keeps its batch statistics too."""
+        """Freeze the batch statistics of a frozen backbone as well."""
         if self.recipe.train.freeze == "backbone":
             self.detector.backbone.eval()
 
     def on_train_start(self) -> None:
-        """A resumed run takes the recipe's rates and decay at once, not those that last.ckpt remembers."""
-        self.on_train_epoch_start()  # Lightning does not call it where a run goes on within an epoch
+        """Apply the recipe's rates and decay to a resumed run at once, instead of those in last.ckpt."""
+        self.on_train_epoch_start()  # Lightning does not call it when a run resumes within an epoch
         scheduler = self.lr_schedulers()
         assert isinstance(scheduler, LambdaLR)
         scheduler.base_lrs = [rates["lr"] for rates in self.rates]
@@ -218,19 +217,19 @@ class DetectionTask(pl.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: torch.optim.Optimizer, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
-        """Clip, and stop where a gradient is no number: on a CPU before it reaches the weights."""
+        """Clip, and stop if the gradient is not finite; on a CPU before the weights are updated."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.recipe.train.clip)
-        if not self.recipe.train.fp16:  # fp16's scaler skips such a step
+        if not self.recipe.train.fp16:  # the fp16 gradient scaler skips such a step
             self.watch.see(norm, self._mean(norm), "gradient", self.current_epoch, self.names)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Recipe, names and shape travel inside the checkpoint; weights that are no numbers do not."""
+        """Add recipe, class names and architecture to the checkpoint; refuse to save weights that are not finite."""
         self.watch.settle()
         checkpoint["nanogfl"] = self.card.to_dict() | {"recipe": to_dict(self.recipe)}
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Our batches know how to move."""
+        """Move a batch with its own method; draw its pictures if they are stored on the device."""
         del dataloader_idx
         if isinstance(batch, Undrawn):
             assert self.store is not None
@@ -244,7 +243,7 @@ class DetectionTask(pl.LightningModule):
         return self.current_epoch >= self.recipe.train.detach_guidance * self.plan.epochs
 
     def _mean(self, total: Tensor) -> Tensor:
-        """Mean over the processes of a run."""
+        """Return the mean over the processes of a run."""
         if self.trainer.world_size == 1:
             return total
         return self.trainer.strategy.reduce(total.clone(), reduce_op="mean")  # type: ignore[return-value]

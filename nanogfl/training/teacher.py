@@ -1,4 +1,4 @@
-"""Distillation: a trained detector that a smaller one learns from, its scores and its side distributions."""
+"""Distillation: a smaller detector learns from a trained detector's scores and side distributions."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ log = logging.getLogger(__name__)
 
 
 class Teacher:
-    """A frozen detector and where its class columns are; no module, so that no checkpoint and no optimizer holds it.
+    """A frozen detector and its columns of the student's classes.
+
+    It is not a module, so that no checkpoint and no optimizer contains it.
 
     Args:
         network: the detector.
-        columns: the teacher's class column of each of the student's classes.
-        strides: the student's; a heavier detector's further levels are left out.
+        columns: for each of the student's classes, its class column in the teacher's output.
+        strides: strides of the student; further levels of a heavier teacher are left out.
     """
 
     def __init__(self, network: Detector, columns: list[int], strides: tuple[int, ...]) -> None:
@@ -36,17 +38,20 @@ class Teacher:
         self.columns = torch.tensor(columns)
 
     def __deepcopy__(self, _: dict[int, Any]) -> Teacher:
-        """Averaging copies the task; a teacher never changes."""
+        """Return self: weight averaging copies the task, and a teacher never changes."""
         return self
 
     def to(self, device: torch.device) -> None:
-        """Move to where the student is."""
+        """Move to the student's device."""
         self.network.to(device)
         self.columns = self.columns.to(device)
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, 3, H, W] normalised -> logits of the student's classes [B, P, C], side logits [B, P, 4 * (R + 1)]."""
+        """Predict for the student's classes and priors, from normalised pictures [B, 3, H, W].
+
+        Returns class logits [B, P, C] and side logits [B, P, 4 * (R + 1)].
+        """
         height, width = images.shape[2:]
         priors = sum(-(-height // stride) * -(-width // stride) for stride in self.strides)
         logits, sides = split(self.network(images)[:, :priors].float(), self.network.architecture.reg_max)
@@ -54,10 +59,10 @@ class Teacher:
 
 
 def read_teacher(recipe: Recipe, student: Card) -> Teacher | None:
-    """The detector that ``train.teacher`` names, or None.
+    """Return the detector that ``train.teacher`` names, or None for ``none``.
 
     Raises:
-        TrainingError: it cannot teach this student.
+        TrainingError: the detector cannot teach this student.
     """
     source = recipe.train.teacher
     if source == "none":
@@ -99,20 +104,22 @@ def teaching_loss(
     recipe: LossRecipe,
     share: Share = WHOLE,
 ) -> Parts:
-    """How far a student is from its teacher: where they are equal both parts are zero, and so are their gradients.
+    """Return how far a student is from its teacher; if they are equal, both parts and their gradients are zero.
 
-    With a beta of 0 the part of the classes keeps the entropy of the teacher's scores there, without a gradient.
+    There is one exception: with a beta of 0, the class part then is the entropy of the teacher's scores, without a
+    gradient.
 
-    Classes: QFL with the teacher's scores as soft labels, divided by the sum of its best scores. Sides: the
-    divergence of the softened distributions (localization distillation, Zheng et al., CVPR 2022), where the teacher
-    is sure: weighted by the square of its best score, divided by the sum of these weights.
+    Classes: QFL with the teacher's scores as soft labels, divided by the sum of its highest scores. Sides: the
+    divergence of the softened distributions (localization distillation, Zheng et al., CVPR 2022), weighted by the
+    square of the teacher's highest score, so that priors count where it is confident, and divided by the sum of these
+    weights.
 
     Args:
-        logits: [B, P, C], the student's.
-        sides: [B, P, 4 * (R + 1)], the student's.
-        taught: the same of the teacher.
+        logits: [B, P, C], of the student.
+        sides: [B, P, 4 * (R + 1)], of the student.
+        taught: the same two tensors of the teacher.
         recipe: weights, beta, temperature.
-        share: of the step.
+        share: share of the step.
     """
     target, wanted = taught[0].sigmoid(), taught[1]
     sure = target.amax(dim=-1)
