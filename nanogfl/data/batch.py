@@ -17,7 +17,7 @@ from nanogfl.data.device import Drawing, Store, collate_drawings
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch of training samples; the M box rows of each picture are padded.
+    """One batch of training samples; each picture has M rows of boxes, padded.
 
     Attributes:
         images: uint8 [B, H, W, 3] BGR.

@@ -13,7 +13,7 @@ from nanogfl.errors import DataError
 from nanogfl.members import open_bytes
 from nanogfl.pictures import read_picture
 
-HUGE = 178_956_970  # pixels from which Pillow refuses a decompression bomb; half a gigabyte when decoded
+HUGE = 178_956_970  # pixels above which Pillow refuses a decompression bomb; half a gigabyte when decoded
 KNOWN = frozenset({"JPEG", "MPO", "PNG", "BMP", "WEBP", "TIFF"})  # formats for which Pillow and OpenCV agree on sizes
 
 

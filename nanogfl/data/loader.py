@@ -205,7 +205,10 @@ def training_loader(dataset: TrainingSet, batches: EvenBatches, workers: int, pi
 
 
 def settle(_: int) -> None:
-    """Initialise a loader process: one thread, and no reaction to Ctrl-C, since the main process ends its workers."""
+    """Initialise a loader process: use one thread, which leaves cores to the network, and ignore SIGINT and SIGTERM.
+
+    Ctrl-C in a terminal reaches all processes, but the main process ends its loader processes itself.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)

@@ -33,8 +33,8 @@ NAMES = ("ball", "crate", "cone", "star", "ring", "mug")
 _FINE = 4  # silhouettes are drawn at this multiple of the picture's resolution
 _SHORTEST, _LONGEST = 16.0, 160.0  # longer side of an object in px, in a picture of _USUAL px
 _USUAL = 320
-_LEAST_VISIBLE = 0.4  # visible fraction of each silhouette in the finished picture
-_LEAST_INSIDE = 0.8  # fraction of a silhouette inside the picture when it is placed
+_LEAST_VISIBLE = 0.4  # least visible fraction of each silhouette in the finished picture
+_LEAST_INSIDE = 0.8  # least fraction of a silhouette inside the picture when it is placed
 _MARGIN = 0.12  # margin around the picture, as a fraction of its side, for objects that the border cuts
 _OUTSIDE, _FREE = 0, 1  # values of Scene.owner; object i is i + 2
 
@@ -415,7 +415,7 @@ def compose(rng: np.random.Generator, size: int) -> Scene:
         extent = np.array(sprite.cover.shape[::-1])
         over = 0.2 * extent if rng.random() < 0.2 and length > 1.5 * _SHORTEST else 0  # px the border may cut off
         for trial in range(8):
-            beyond = over * (trial < 6)  # the last trials must succeed for the first object
+            beyond = over * (trial < 6)  # the last trials fit, so the first object is always placed
             column, row = rng.uniform(-beyond, size - extent + beyond, 2).round().astype(int).tolist()
             if scene.place(sprite, column, row):
                 break

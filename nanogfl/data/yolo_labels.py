@@ -58,7 +58,7 @@ def read_labels(files: Iterable[Path], root: Path, points: int, notes: Findings)
         files: possible label files of a picture.
         root: root of the dataset, for the paths in findings.
         points: how many key point numbers follow each box; they are ignored.
-        notes: receives findings on lines that are not boxes, or polygons.
+        notes: receives findings on lines that are not boxes and on polygons.
 
     Raises:
         DataError: the file exists, but cannot be read.
