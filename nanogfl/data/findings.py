@@ -42,7 +42,7 @@ class Finding:
 
 @dataclass
 class Findings:
-    """The findings so far. If ``patient`` is set, reading continues where it would otherwise reject the dataset."""
+    """The findings so far. If ``patient`` is set, reading continues after errors that otherwise reject the dataset."""
 
     patient: bool = False
     found: list[Finding] = field(default_factory=list)

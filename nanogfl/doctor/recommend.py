@@ -36,8 +36,8 @@ def recommend(table: Table) -> dict[str, Any]:
 def best_side(table: Table) -> tuple[int, str]:
     """Return the smallest usual input at which 90 % of the boxes span a cell of the finest level, and the reason.
 
-    If there is none, the largest is returned. Inputs larger than the median picture are only considered if no usual
-    input is as small.
+    If there is none, the largest is returned. Inputs from 320 px to the longer side of the median picture are
+    considered; if that side is shorter, 320 px only, or 256 px if it is at most 256 px. Without boxes it is 320 px.
     """
     if not len(lengths(table, None)):
         return 320, "there are no boxes to choose by; 320 is the default"
