@@ -1,7 +1,7 @@
-"""Pictures inside tar files: of ``train/000.tar/cat.jpg``, 000.tar is the file and cat.jpg its member.
+"""Access to pictures inside tar archives: in ``train/000.tar/cat.jpg``, 000.tar is the archive and cat.jpg its member.
 
-A million small files are slow to list, to copy, and to read over a network; a thousand tars of a thousand are not. Tars
-are not compressed, so that a member is read alone, from where tarfile says that it lies.
+A million small files are slow to list, to copy, and to read over a network; a thousand archives of a thousand files are
+not. The archives must be uncompressed, so that a single member can be read at the offset that tarfile reports.
 """
 
 from __future__ import annotations
@@ -19,24 +19,27 @@ SUFFIX = ".tar"
 
 
 def tar_of(path: Path) -> Path | None:
-    """The tar that a path leads into, or None for a usual file; the disk is only asked where a part ends in .tar."""
+    """Return the tar archive that a path leads into, or None for an ordinary file.
+
+    The file system is only accessed if the path contains ".tar".
+    """
     if SUFFIX not in str(path).lower():
         return None
     return next((p for p in path.parents if p.suffix.lower() == SUFFIX and p.is_file()), None)
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is such a file, or such a member of a tar."""
+    """Return whether a path is an existing file or an existing member of a tar archive."""
     tar = tar_of(path)
     return path.is_file() if tar is None else path.relative_to(tar).as_posix() in members(tar)
 
 
 def open_bytes(path: Path) -> BinaryIO:
-    """A file, or a member of a tar, to be read.
+    """Open a file or a member of a tar archive for reading.
 
     Raises:
-        OSError: there is none, or the disk fails.
-        DataError: the tar is damaged.
+        OSError: it does not exist, or reading fails.
+        DataError: the archive is damaged.
     """
     tar = tar_of(path)
     if tar is None:
@@ -48,13 +51,13 @@ def open_bytes(path: Path) -> BinaryIO:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The bytes of a file, or of a member of a tar. Raises as ``open_bytes`` does."""
+    """Return the bytes of a file or of a member of a tar archive. Raises the errors of ``open_bytes``."""
     with open_bytes(path) as file:
         return file.read()
 
 
 class _Part(io.RawIOBase):
-    """Some bytes of a file, as if they were all."""
+    """A byte range of a file, readable as a file of its own."""
 
     def __init__(self, path: Path, start: int, size: int) -> None:
         self.file, self.start, self.size, self.at = path.open("rb", buffering=0), start, size, 0
@@ -84,7 +87,7 @@ class _Part(io.RawIOBase):
 
 
 def members(tar: Path) -> dict[str, tuple[int, int]]:
-    """Where each file in a tar begins, and its bytes. Raises DataError where the tar is damaged."""
+    """Return the offset and size in bytes of each file in a tar archive. Raises DataError if the archive is damaged."""
     stat = tar.stat()
     found = _members(tar, stat.st_mtime_ns, stat.st_size)
     if isinstance(found, str):
@@ -94,7 +97,11 @@ def members(tar: Path) -> dict[str, tuple[int, int]]:
 
 @cache
 def _members(tar: Path, _: int, size: int) -> dict[str, tuple[int, int]] | str:
-    """As ``members``, or what is wrong, for it is asked of each picture; read again where the file has changed."""
+    """Return the result of ``members``, or the error message if the archive is damaged.
+
+    Both are cached because they are needed for every picture. Modification time and size are part of the cache key, so
+    that a changed file is read again.
+    """
     found: dict[str, tuple[int, int]] = {}
     last = -1
     try:
@@ -114,7 +121,7 @@ def _members(tar: Path, _: int, size: int) -> dict[str, tuple[int, int]] | str:
 
 
 def pack(files: Sequence[Path], tar: Path) -> None:
-    """Move files into a new tar, under the last part of their names; the same files make the same bytes."""
+    """Move files into a new tar archive, named by their last path component; equal files give equal archives."""
     with tarfile.open(tar, "w") as opened:
         for file in files:
             opened.add(file, file.name, filter=_without_owner)

@@ -1,4 +1,4 @@
-"""Pictures from disk: any file that OpenCV reads, as upright 8-bit BGR."""
+"""Reading and writing of picture files: every format that OpenCV decodes, as upright 8-bit BGR."""
 
 from __future__ import annotations
 
@@ -14,30 +14,34 @@ from nanogfl.errors import DataError
 from nanogfl.members import read_bytes
 from nanogfl.wholefile import whole_file
 
-EXTRA_SAMPLES = 338  # TIFF's tag: what the channels after the colours are (1: alpha, multiplied in; 2: alpha)
+EXTRA_SAMPLES = 338  # TIFF tag: type of the extra channels (1: premultiplied alpha; 2: unassociated alpha)
 Picture = NDArray[np.uint8]
-JPEGS = (".jpg", ".jpeg", ".jfif", ".jpe")  # Windows saves the third
+JPEGS = (".jpg", ".jpeg", ".jfif", ".jpe")  # Windows saves some JPEGs as .jfif
 SUFFIXES = frozenset({*JPEGS, ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
 
 def read_picture(path: str | Path) -> Picture:
     """Read a picture as uint8 BGR [H, W, 3], EXIF orientation applied.
 
-    Grey pictures are repeated over the three channels, 16-bit ones scaled to 8, transparency is dropped.
+    Grey pictures are repeated over the three channels, 16-bit pictures are scaled to 8 bits, transparency is dropped.
 
     Raises:
-        DataError: the file is missing, empty, or no picture that OpenCV can read.
+        DataError: the file is missing, empty, or not a picture that OpenCV can read.
     """
     try:
         data = np.frombuffer(read_bytes(Path(path)), np.uint8)
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+    except (OSError, ValueError) as error:  # ValueError: the name is not a valid file name
         why = error.strerror if isinstance(error, OSError) else error
         raise DataError(f"cannot read the picture {path}: {why}; check the path") from error
     return decode_picture(data, str(path))
 
 
 def decode_picture(data: NDArray[np.uint8], name: str) -> Picture:
-    """Decode the bytes of one picture; ``name`` is for the error message."""
+    """Decode the bytes of one picture; ``name`` is used in error messages.
+
+    Raises:
+        DataError: the bytes are not a picture that OpenCV can decode.
+    """
     try:
         picture = cv2.imdecode(_without_alpha(data), cv2.IMREAD_COLOR) if data.size else None
     except cv2.error:  # too many pixels, or a broken header
@@ -50,13 +54,13 @@ def decode_picture(data: NDArray[np.uint8], name: str) -> Picture:
 
 
 def _is_heic(head: bytes) -> bool:
-    """Whether a file of ISO's boxes names a brand of HEIC among those that it follows."""
+    """Return whether the ``ftyp`` box of an ISO base media file lists a HEIC brand."""
     brands = head[8 : int.from_bytes(head[:4], "big")]
     return head[4:8] == b"ftyp" and any(brand in brands for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc"))
 
 
 def _without_alpha(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A TIFF whose extra channel says that colours are already multiplied by it; else libtiff would do that."""
+    """Declare a TIFF's unassociated alpha as premultiplied, because libtiff would multiply the colours by it."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4].tobytes())
     if order is None:
         return data
@@ -69,16 +73,20 @@ def _without_alpha(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
                 changed = bytearray(content)
                 struct.pack_into(f"{order}H", changed, at + 8, 1)
                 return np.frombuffer(bytes(changed), np.uint8)
-    except struct.error:  # cut short; imdecode will say so
+    except struct.error:  # the file is truncated; imdecode will fail on it
         pass
     return data
 
 
 def as_picture(source: str | Path | NDArray[np.uint8]) -> Picture:
-    """A path, or an array that must be uint8 BGR [H, W, 3]."""
+    """Return the picture at a path, or the given array, as uint8 BGR [H, W, 3].
+
+    Raises:
+        DataError: the file cannot be read, or the array has another type or shape.
+    """
     if isinstance(source, str | os.PathLike):
         return read_picture(os.fsdecode(source))
-    if not isinstance(source, np.ndarray):  # others' pictures are RGB, mostly, and would be taken without a word
+    if not isinstance(source, np.ndarray):  # other libraries' pictures are mostly RGB, which cannot be detected
         raise DataError(
             f"a picture must be a path, or a numpy array uint8 BGR [H, W, 3], not {type(source).__name__}; "
             "of an RGB picture: numpy.asarray(picture)[..., ::-1]"
@@ -91,13 +99,13 @@ def as_picture(source: str | Path | NDArray[np.uint8]) -> Picture:
 
 
 def write_picture(path: Path, picture: Picture) -> None:
-    """Write a picture by its suffix, whole or not at all; parents are created.
+    """Write a picture atomically, in the format of the path's suffix (PNG if there is none); create parent folders.
 
     Raises:
-        DataError: nothing is known of its suffix, or the picture is larger than that format allows.
+        DataError: the suffix is unknown, or the picture is larger than the format allows.
     """
     try:
-        suffix = ".jpg" if path.suffix.lower() in JPEGS else path.suffix  # OpenCV does not know all of them
+        suffix = ".jpg" if path.suffix.lower() in JPEGS else path.suffix  # OpenCV does not know every JPEG suffix
         done, data = cv2.imencode(suffix or ".png", picture)
     except cv2.error as error:
         raise DataError(f"cannot write a picture as {path.name}: unknown suffix; use .png or .jpg") from error

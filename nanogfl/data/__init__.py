@@ -1,1 +1,1 @@
-"""Annotated pictures: readers, one table, augmentation, loading."""
+"""Annotated datasets: readers for the supported formats, their common table, augmentation and loading."""

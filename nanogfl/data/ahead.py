@@ -1,4 +1,4 @@
-"""Threads that work ahead of whoever asks."""
+"""Ordered prefetching with a thread pool."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Made = TypeVar("Made")
 def in_order(
     pool: ThreadPoolExecutor, function: Callable[[Item], Made], items: Iterable[Item], ahead: int
 ) -> Iterator[Made]:
-    """What threads make of each item, in order, so many ahead of what is asked for."""
+    """Yield the function's result for each item, in order; the pool computes up to ``ahead`` results in advance."""
     waiting: deque[Future[Made]] = deque()
     for item in items:
         waiting.append(pool.submit(function, item))

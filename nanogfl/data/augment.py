@@ -1,4 +1,4 @@
-"""How pictures vary in training: one warp a picture, colour by lookup table, mosaic as four warps into one input.
+"""Data augmentation: one warp per picture, colour by lookup table, mosaic as four warps into one input.
 
 Coordinates are continuous (the centre of the first pixel is at 0.5), so a box moves exactly with its picture.
 """
@@ -18,16 +18,16 @@ from nanogfl.view import View
 
 GREY = (114, 114, 114)
 LEAST_SIDE = 1.0  # px of the network's input; a smaller box cannot be learned
-LEAST_VISIBLE = 0.1  # a box of which less is left neither trains nor punishes
+LEAST_VISIBLE = 0.1  # boxes with a smaller visible fraction become crowd regions, which the loss ignores
 Matrix = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture and its boxes on the way to the network.
+    """A picture and its boxes, before or after augmentation.
 
     Attributes:
-        picture: uint8 BGR [H, W, 3]; without channels, [H, W, 0], where the pixels lie on the device.
+        picture: uint8 BGR [H, W, 3]; [H, W, 0], without channels, if the pixels are stored on the device.
         boxes: float64 [N, 4] in px of that picture.
         labels: int64 [N].
         crowd: bool [N].
@@ -41,7 +41,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Piece:
-    """Where one picture goes.
+    """The placement of one picture in the network's input.
 
     Attributes:
         matrix: picture px -> px of the window.
@@ -54,12 +54,12 @@ class Piece:
 
 @dataclass(frozen=True)
 class Variation:
-    """All that was decided about one sample, before a pixel is touched: ``draw`` draws it, or a device does.
+    """All random choices for one sample; the pixels are drawn later, by ``draw`` or on the device.
 
     Attributes:
-        pieces: one, or the four of a mosaic, rows first.
+        pieces: one, or the four of a mosaic, row by row.
         tint: brightness in grey levels, contrast, saturation.
-        boxes, labels, crowd: as a :class:`Sample` has them, in px of the input.
+        boxes, labels, crowd: as in :class:`Sample`, in px of the input.
     """
 
     pieces: tuple[Piece, ...]
@@ -72,7 +72,7 @@ class Variation:
 def augment(
     samples: Sequence[Sample], size: tuple[int, int], rule: str, recipe: AugmentRecipe, rng: np.random.Generator
 ) -> Sample:
-    """One varied sample of the input's size (H, W) from one sample, or from four for a mosaic."""
+    """Return one augmented sample of the input's size (H, W), made of one sample or, as a mosaic, of four."""
     varied = decide(samples, size, rule, recipe, rng)
     return Sample(draw(varied, [s.picture for s in samples], size), varied.boxes, varied.labels, varied.crowd)
 
@@ -80,7 +80,7 @@ def augment(
 def decide(
     samples: Sequence[Sample], size: tuple[int, int], rule: str, recipe: AugmentRecipe, rng: np.random.Generator
 ) -> Variation:
-    """Draw the lots for one sample; of the pictures only the sizes are read."""
+    """Make the random choices for one augmented sample; only the shapes of the pictures are read, not their pixels."""
     pieces, moved = [], []
     for sample, window in zip(samples, windows(len(samples), size, rng), strict=True):
         left, top, right, bottom = window
@@ -93,7 +93,10 @@ def decide(
 
 
 def windows(count: int, size: tuple[int, int], rng: np.random.Generator) -> list[tuple[int, int, int, int]]:
-    """The whole input for one picture; for four, what a point near its middle parts it into, rows first."""
+    """Return the windows of the pictures as left, top, right, bottom in px of the input.
+
+    One picture gets the whole input; four get its quarters around a random point near the centre, row by row.
+    """
     height, width = size
     if count == 1:
         return [(0, 0, width, height)]
@@ -102,7 +105,7 @@ def windows(count: int, size: tuple[int, int], rng: np.random.Generator) -> list
 
 
 def draw(varied: Variation, pictures: Sequence[NDArray[np.uint8]], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The input [H, W, 3] of a variation: a warp for each of its pictures, then colour."""
+    """Draw the input [H, W, 3] of a variation: warp each picture into its window, then change the colours."""
     canvas = np.empty((*size, 3), np.uint8)
     for picture, piece in zip(pictures, varied.pieces, strict=True):
         left, top, right, bottom = piece.window
@@ -112,7 +115,7 @@ def draw(varied: Variation, pictures: Sequence[NDArray[np.uint8]], size: tuple[i
 
 
 def random_matrix(view: View, recipe: AugmentRecipe, rng: np.random.Generator) -> Matrix:
-    """Picture px -> input px: the view's own matrix, then a random change about the input's centre."""
+    """Return the matrix picture px -> input px: the view's matrix, then a random change about the input's centre."""
     height, width = view.input
 
     def uniform(limit: float) -> float:
@@ -138,19 +141,19 @@ def random_matrix(view: View, recipe: AugmentRecipe, rng: np.random.Generator) -
 
 
 def random_tint(recipe: AugmentRecipe, rng: np.random.Generator) -> tuple[float, float, float]:
-    """Brightness in grey levels, contrast, saturation."""
+    """Return random brightness (grey levels), contrast and saturation (factors)."""
     brightness = 255 * rng.uniform(-recipe.brightness, recipe.brightness)
     return brightness, rng.uniform(*recipe.contrast), rng.uniform(*recipe.saturation)
 
 
 def translation(x: float, y: float) -> Matrix:
-    """3x3 shift in px."""
+    """Return the 3x3 matrix of a translation in px."""
     return np.array([[1, 0, x], [0, 1, y], [0, 0, 1]], np.float64)
 
 
 def warp(picture: NDArray[np.uint8], matrix: Matrix, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Bilinear warp by a matrix in continuous coordinates to (H, W); grey outside."""
-    indexed = translation(-0.5, -0.5) @ matrix @ translation(0.5, 0.5)  # OpenCV counts from pixel centres
+    """Warp a picture bilinearly by a matrix in continuous coordinates to (H, W); fill with grey outside of it."""
+    indexed = translation(-0.5, -0.5) @ matrix @ translation(0.5, 0.5)  # OpenCV's origin: first pixel's centre
     if np.allclose(indexed[2], (0, 0, 1)):
         warped = cv2.warpAffine(picture, indexed[:2], size[::-1], borderValue=GREY)
     else:
@@ -159,7 +162,10 @@ def warp(picture: NDArray[np.uint8], matrix: Matrix, size: tuple[int, int]) -> N
 
 
 def move(sample: Sample, matrix: Matrix, window: tuple[float, float, float, float]) -> Sample:
-    """The sample's boxes after the warp, cut to a window (x1 y1 x2 y2 in px); too small ones go."""
+    """Map the sample's boxes by a matrix and clip them to a window (x1 y1 x2 y2 in px).
+
+    Boxes with a side up to LEAST_SIDE are dropped; boxes of which less than LEAST_VISIBLE is left become crowd regions.
+    """
     x1, y1, x2, y2 = window
     whole = box_math.transform(sample.boxes, matrix)
     cut = np.minimum(np.maximum(whole, (x1, y1, x1, y1)), (x2, y2, x2, y2)).astype(np.float64, copy=False)
@@ -170,7 +176,7 @@ def move(sample: Sample, matrix: Matrix, window: tuple[float, float, float, floa
 
 
 def colour(picture: NDArray[np.uint8], brightness: float, contrast: float, saturation: float) -> None:
-    """Brightness (added, in grey levels), contrast and saturation (factors), in place."""
+    """Change brightness (added, in grey levels), contrast and saturation (factors) of a picture in place."""
     table = (np.arange(256) * contrast + brightness).clip(0, 255).astype(np.uint8)
     cv2.LUT(picture, table, dst=picture)
     grey = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)

@@ -1,7 +1,7 @@
-"""In which frame a picture's boxes are: the upright picture's, the lying file's, or one of another size.
+"""Coordinate frames of annotated boxes: the upright picture, the file before EXIF rotation, or a frame of another size.
 
-A frame of the picture's shape but of another size says that the picture was resized after it was annotated, or nothing:
-tools write others' frames, too. The boxes of all such pictures together tell which.
+An annotated size with the picture's aspect ratio but another scale may mean that the picture was resized after it was
+annotated. It may also be wrong, since some tools write the sizes of other files. The boxes of all such pictures decide.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from nanogfl.data.findings import Findings
 from nanogfl.data.headers import Header
 from nanogfl.data.table import Example
 
-PART = 0.2  # of the pictures
-FITS = 1.5  # px that a box may reach over its frame and still fit it
-SMALLEST = 16  # px; smaller frames have no shape to speak of
+PART = 0.2  # fraction of the resized pictures that decides
+FITS = 1.5  # px by which a box may exceed its frame and still fit
+SMALLEST = 16  # px; the aspect ratio of smaller frames is too imprecise to compare
 
 
 class Framed(NamedTuple):
-    """Boxes [N, 4] of a picture, the frame they are said to be in, and the picture's size (width and height in px)."""
+    """Boxes [N, 4] of a picture, its annotated size and its actual size (width and height in px)."""
 
     boxes: NDArray[np.float64]
     annotated: tuple[int, int]
@@ -31,7 +31,7 @@ class Framed(NamedTuple):
 
     @property
     def resized(self) -> bool:
-        """Whether the frames differ in size but not in shape, by a pixel of the smaller one."""
+        """Whether the sizes differ, but the aspect ratios agree to within a pixel of the smaller frame."""
         (width, height), (full_width, full_height) = sorted((self.annotated, self.size))
         if self.annotated == self.size or min(width, height) < SMALLEST:
             return False
@@ -39,26 +39,27 @@ class Framed(NamedTuple):
 
     @property
     def shrunk(self) -> bool:
-        """Whether the picture is smaller than the frame."""
+        """Whether the picture is smaller than the annotated size."""
         return self.size < self.annotated
 
     def within(self, frame: tuple[int, int]) -> bool:
-        """Whether there are boxes, all of them in this frame."""
+        """Return whether there are boxes, all finite, and none exceeds this frame by more than FITS."""
         if not len(self.boxes) or not np.isfinite(self.boxes).all():
             return False
         return bool((self.boxes[:, 2:].max(axis=0) - FITS <= frame).all())
 
 
 def framed(example: Example, head: Header) -> Framed:
-    """What is said of its frame, and its upright picture."""
+    """Return an example's boxes with the annotated size and the size of the upright picture."""
     return Framed(example.boxes, (example.width, example.height), head.upright)
 
 
 def believed(pictures: Iterable[Framed]) -> dict[bool, bool]:
-    """Whether frames are taken at their word, of pictures that are smaller than theirs (True) and larger (False).
+    """Decide whether to trust the annotated sizes of pictures smaller than annotated (True) and larger (False).
 
-    Of smaller ones where the boxes of a good part only fit the frame; of larger ones unless those of a good part
-    only fit the picture. A few boxes that were drawn over an edge decide nothing.
+    The sizes of smaller pictures are trusted if the boxes of more than PART of them fit the annotated frame only; those
+    of larger pictures unless the boxes of more than PART fit the picture only. Requiring a fraction of the pictures
+    keeps a few boxes that were drawn over an edge from deciding.
     """
     alike = [p for p in pictures if p.resized and len(p.boxes)]
     smaller = [p.within(p.annotated) and not p.within(p.size) for p in alike if p.shrunk]
@@ -71,7 +72,7 @@ def _good_part(told: list[bool]) -> bool:
 
 
 def in_its_frame(example: Example, head: Header, believe: dict[bool, bool], notes: Findings) -> Example:
-    """Its boxes in the frame of the upright picture, where they are said, or bound, to be in another."""
+    """Return the example with its boxes in the frame of the upright picture; note if they were in another frame."""
     said = framed(example, head)
     annotated, upright = said.annotated, said.size
     shown = f"upright the picture is {upright[0]}x{upright[1]}"
@@ -95,7 +96,7 @@ def in_its_frame(example: Example, head: Header, believe: dict[bool, bool], note
 
 
 def _turned(boxes: NDArray[np.float64], head: Header) -> NDArray[np.float64]:
-    """Boxes [N, 4] of the file as it lies, turned as EXIF turns the picture (orientations 5 to 8)."""
+    """Rotate boxes [N, 4] of the stored file as EXIF rotates the picture (orientations 5 to 8)."""
     width, height = head.size
     x1, y1, x2, y2 = boxes.T
     left, right = (y1, y2) if head.orientation in (5, 8) else (height - y2, height - y1)

@@ -1,4 +1,4 @@
-"""COCO's json: one file, or one a split."""
+"""Reader of COCO datasets: one JSON file, or one per split."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from nanogfl.data.findings import Findings
 from nanogfl.data.folders import ANNOTATION_FOLDERS
 from nanogfl.data.table import Example, Table
 
-NUMBERS = frozenset({int, float})  # and no bool
-MOST_AREA = 1e18  # px; a json's integers may be larger than any float
+NUMBERS = frozenset({int, float})  # not bool, which is a subclass of int
+MOST_AREA = 1e18  # px²; integers in JSON may be too large for a float
 
 
 @dataclass(frozen=True)
 class _Image:
-    """One entry of a json's pictures that has an id and a file name."""
+    """A valid entry of the JSON list ``images``: it has an id and a file name."""
 
     key: Key
     file: str
@@ -33,13 +33,13 @@ class _Image:
 
 
 def read_file(path: Path, notes: Findings) -> Table:
-    """Read this one json as ``read`` does. Raises DataError where it is no COCO json."""
+    """Read one JSON file as ``read`` does. Raises DataError if it is not a COCO JSON file."""
     root = path.parent.parent if path.parent.name.lower() in ANNOTATION_FOLDERS else path.parent
     return read(root, [open_file(path, root)], notes)
 
 
 def read(root: Path, sources: Sequence[Source], notes: Findings) -> Table:
-    """One set of all these checked jsons as annotated: sizes may be 0, boxes are unchecked, pictures unread."""
+    """Read validated JSON files as one dataset, as annotated: sizes may be 0, boxes are unchecked, pictures unread."""
     names, places = read_categories(sources, notes)
     for source in sources:
         coco_ids.look(source.name, source.document, notes)
@@ -54,7 +54,7 @@ def read(root: Path, sources: Sequence[Source], notes: Findings) -> Table:
 
 
 def _images(source: Source, notes: Findings) -> Iterator[_Image]:
-    """Entries of pictures, each but once."""
+    """Yield the valid entries of ``images``, without repetitions; note the others."""
     seen: set[tuple[Key, str]] = set()
     for number, record in enumerate(source.document["images"]):
         key = key_of(record.get("id")) if isinstance(record, dict) else None
@@ -72,7 +72,7 @@ def _images(source: Source, notes: Findings) -> Iterator[_Image]:
 def _located(
     root: Path, source: Source, images: Sequence[_Image], paths: Found, notes: Findings
 ) -> Iterator[tuple[_Image, Path | None]]:
-    """Say of each entry where its picture lies; None where that must not be followed, or the id is another's too."""
+    """Yield each entry with the path of its picture; None if the path is unusable or the id is not unique."""
     shared = _shared_ids(root, source, images, paths, notes)
     for image in images:
         path, where = paths[image.file], f"image {str(image.key)[:40]}"
@@ -96,7 +96,7 @@ def _located(
 
 
 def _shared_ids(root: Path, source: Source, images: Sequence[_Image], paths: Found, notes: Findings) -> set[Key]:
-    """Ids that several pictures have: nobody can tell whose the boxes are, so that none of these is used."""
+    """Return the ids that several pictures share; these pictures are left out, since their boxes cannot be assigned."""
     files: dict[Key, list[str]] = defaultdict(list)
     for image in images:
         files[image.key].append(image.file)
@@ -114,7 +114,7 @@ def _shared_ids(root: Path, source: Source, images: Sequence[_Image], paths: Fou
 def _examples(
     root: Path, source: Source, images: Sequence[tuple[_Image, Path | None]], places: Places, notes: Findings
 ) -> Iterator[Example]:
-    """One example a listed picture; annotations find theirs by image id."""
+    """Yield one example per entry that has a path; its annotations are those with its image id."""
     rows = _rows(source, {image.key for image, _ in images}, places, notes)
     for image, path in images:
         if path is None:
@@ -140,7 +140,7 @@ def _examples(
 def _rows(
     source: Source, images: Collection[Key], places: Places, notes: Findings
 ) -> dict[Key, list[tuple[tuple[float, ...], int]]]:
-    """Every usable annotation by image id: x1 y1 x2 y2 label crowd area (NaN where none is given), and its mark."""
+    """Return the usable annotations by image id: (x1 y1 x2 y2 label crowd area, mark); area is NaN if not given."""
     rows: dict[Key, list[tuple[tuple[float, ...], int]]] = defaultdict(list)
     for number, record in enumerate(source.document["annotations"]):
         if not isinstance(record, dict):
@@ -161,7 +161,7 @@ def _rows(
 
 
 def _box(value: object) -> tuple[float, float, float, float] | None:
-    """COCO's x y width height as corners; None where it is not four numbers."""
+    """Parse COCO's x y width height into corners x1 y1 x2 y2; return None if it is not a list of four numbers."""
     if not isinstance(value, list) or len(value) != 4 or not NUMBERS.issuperset(map(type, value)):
         return None
     try:
@@ -172,7 +172,7 @@ def _box(value: object) -> tuple[float, float, float, float] | None:
 
 
 def _area(value: object) -> float:
-    """Read an annotated area; NaN where it is none (many tools write 0 for not known)."""
+    """Parse an annotated area (px²); return NaN if it is not valid (many tools write 0 for an unknown area)."""
     return float(value) if type(value) in (int, float) and 0 < value < MOST_AREA else nan  # pyright: ignore
 
 
@@ -181,5 +181,5 @@ def _excerpt(record: Record) -> str:
 
 
 def _side(value: object) -> int:
-    """Read an annotated width or height in px; 0 where it is none."""
+    """Parse an annotated width or height (px); return 0 if it is not a valid number."""
     return int(value) if isinstance(value, int | float) and 0 < value < 2**31 else 0

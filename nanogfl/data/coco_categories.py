@@ -1,4 +1,4 @@
-"""Classes of a COCO set: an id counts in its own json alone, classes of one name are one over all of them."""
+"""Classes of a COCO dataset: category ids are local to a JSON file, classes are merged over all files by name."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from nanogfl.data.coco_ids import Key, key_of
 from nanogfl.data.findings import Findings
 from nanogfl.errors import DataError
 
-Places = dict[Key | None, int]  # where each category id of a json stands among the set's classes
+Places = dict[Key | None, int]  # index of each category id of a JSON file in the dataset's classes
 
 
 def read_categories(sources: Sequence[Source], notes: Findings) -> tuple[tuple[str, ...], list[Places]]:
-    """All class names in the order of their first ids, and each json's places; a name listed twice is one class."""
+    """Return all class names in the order of their first ids, and the class index of each category id, per JSON file.
+
+    Categories of the same name are one class. Raises DataError if there are none, or a file's are invalid.
+    """
     own = [notes.attempt(s.name, lambda s=s: _own_categories(s), {}) for s in sources]
     first: dict[str, Key] = {}
     for names in own:
@@ -29,7 +32,7 @@ def read_categories(sources: Sequence[Source], notes: Findings) -> tuple[tuple[s
 
 
 def _own_categories(source: Source) -> dict[Key, str]:
-    """Class names by id in one json. Raises DataError where an entry is none, or an id has two names."""
+    """Return the class names of one JSON file by id. Raises DataError if an entry is invalid or an id has two names."""
     names: dict[Key, str] = {}
     for key, name in (_category(source, entry) for entry in source.document["categories"]):
         if names.setdefault(key, name) != name:
@@ -46,7 +49,7 @@ def _category(source: Source, entry: object) -> tuple[Key, str]:
 
 
 def _note_repeated(sources: Sequence[Source], own: Sequence[dict[Key, str]], notes: Findings) -> None:
-    """Name the classes that one json lists under several ids, each in the first json that does."""
+    """Note classes that one JSON file lists under several ids; each is noted once, for the first such file."""
     told: set[str] = set()
     for source, names in zip(sources, own, strict=True):
         repeated = [name for name, ids in _ids(names).items() if len(ids) > 1 and name not in told]
@@ -56,7 +59,7 @@ def _note_repeated(sources: Sequence[Source], own: Sequence[dict[Key, str]], not
 
 
 def _note_renumbered(sources: Sequence[Source], own: Sequence[dict[Key, str]], notes: Findings) -> None:
-    """Name the ids of each json that an earlier json gives another class, and the classes that had other ids there."""
+    """Note ids that stand for another class in an earlier JSON file, and classes that have other ids there."""
     ids: dict[str, tuple[set[Key], str]] = {}
     classes: dict[Key, tuple[str, str]] = {}
     for source, names in zip(sources, own, strict=True):
@@ -75,7 +78,7 @@ def _note_renumbered(sources: Sequence[Source], own: Sequence[dict[Key, str]], n
 
 
 def _ids(names: dict[Key, str]) -> dict[str, set[Key]]:
-    """The ids of each class name."""
+    """Return the ids of each class name."""
     ids: dict[str, set[Key]] = defaultdict(set)
     for key, name in names.items():
         ids[name].add(key)

@@ -1,4 +1,4 @@
-"""COCO's jsons: which files of a folder they are, and the split of each."""
+"""COCO JSON files: finding them in a folder, loading them, and the split of each."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ JSON = frozenset({".json"})
 
 @dataclass(frozen=True)
 class Source:
-    """One json, read, its name (relative to the set), and the split that it holds."""
+    """A loaded JSON file: its path, its name (the path relative to the dataset's root), its split and its content."""
 
     path: Path
     name: str
@@ -33,16 +33,17 @@ class Source:
 
 
 def open_file(path: Path, root: Path) -> Source:
-    """Read this one json, of the split that its name says. Raises DataError where it is no COCO json."""
+    """Load one JSON file; its split follows from its name. Raises DataError if it is not a COCO JSON file."""
     source = Source(path, path.relative_to(root).as_posix(), splits.named(path.stem), _load(path))
     _check(source)
     return source
 
 
 def find(root: Path, notes: Findings) -> list[Source]:
-    """Find the COCO jsons in a folder, its splits' folders, and in annotations in any of these; or none.
+    """Find the COCO JSON files in a folder, its split folders, and the annotation folders in any of these.
 
-    Where names speak of splits, the other jsons are no part of the set.
+    If the name of any file or its folder indicates a split, JSON files without a split are ignored. Raises DataError if
+    there are several files without a split.
     """
     places = [(None, root), *((splits.named(name), folder) for name, folder in subfolders(root).items())]
     places = [(split, place) for split, place in places if split or place == root]
@@ -58,13 +59,13 @@ def find(root: Path, notes: Findings) -> list[Source]:
 
 
 def looks_in(inner: Path) -> bool:
-    """Whether ``find`` looks for jsons in this folder, which need not be there yet; relative to the set's root."""
+    """Return whether ``find`` searches this folder (relative to the dataset's root), which need not exist."""
     parts = inner.parts[:-1] if inner.name.lower() in ANNOTATION_FOLDERS else inner.parts
     return not parts or (len(parts) == 1 and splits.named(parts[0]) is not None)
 
 
 def _of_split(root: Path, paths: list[Path], split: str | None, notes: Findings) -> Iterator[Source]:
-    """Load the jsons of one split: instances before captions and key points, train before trainval."""
+    """Load the JSON files of one split; prefer instances to captions and key points, and train to trainval."""
     paths = [p for p in paths if "instances" in p.stem.lower()] or paths
     paths = [p for p in paths if "trainval" not in p.stem.lower()] or paths
     for path in paths:
@@ -75,10 +76,10 @@ def _of_split(root: Path, paths: list[Path], split: str | None, notes: Findings)
 
 
 def _source(path: Path, name: str, split: str | None) -> Source | None:
-    """Load a json and look at its lists; None where it is something else's. Raises DataError where it is damaged."""
+    """Load a COCO JSON file; return None if it is another kind of JSON. Raises DataError if it is damaged."""
     document = _load(path)
     lists = [document[name] for name in LISTS[:2] if name in document] if isinstance(document, dict) else []
-    if len(lists) < 2 or not any(isinstance(one, list) for one in lists):  # counts are what our own results hold
+    if len(lists) < 2 or not any(isinstance(one, list) for one in lists):  # nanogfl's own results hold counts
         log.info("%s holds no boxes in COCO's form; it is left out", path)
         return None
     source = Source(path, name, split, document)
@@ -96,7 +97,7 @@ def _load(path: Path) -> Any:
 
 
 def _check(source: Source) -> None:
-    """Raise DataError unless the three lists of the form are there."""
+    """Raise DataError unless the file has COCO's three lists."""
     document = source.document
     if not isinstance(document, dict):
         raise DataError(f"{source.path} is no COCO json: an object with the lists {', '.join(LISTS)} is expected")

@@ -1,4 +1,4 @@
-"""Ids in COCO's json: which of them are one, and which of them other tools stumble over."""
+"""Ids in COCO JSON files: which of them are equal, and which cause problems in other tools."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ LARGEST = 2**31 - 1
 
 
 def key_of(value: object) -> Key | None:
-    """Normalise an id as any tool writes it: 7, 7.0 and "7" are one, "007" is text; None where it is no id."""
-    if type(value) is int:  # nearly all of a million
+    """Normalise an id: 7, 7.0 and "7" are the same id, "007" is text; return None if it is not an id."""
+    if type(value) is int:  # the fast path: nearly all ids
         return value
     if isinstance(value, bool):
         return None
@@ -25,7 +25,7 @@ def key_of(value: object) -> Key | None:
 
 
 def look(file: str, document: dict[str, Any], notes: Findings) -> None:
-    """Note ids that are 0, text, over 32 bits, and annotations that share one; the readers themselves take them all."""
+    """Note ids that are 0, text or over 32 bits, and repeated annotation ids; the readers accept all of them."""
     for part in ("images", "annotations", "categories"):
         ids = [entry.get("id") for entry in document[part] if isinstance(entry, dict)]
         keys = [key_of(value) for value in ids]

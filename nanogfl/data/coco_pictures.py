@@ -1,4 +1,4 @@
-"""Where the pictures of COCO's jsons lie: where their names lead, else where the only file of such a name is."""
+"""Locating the pictures of COCO JSON files: by path, else by a file name that is unique in the dataset."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from nanogfl.errors import DataError
 from nanogfl.members import is_file
 from nanogfl.pictures import SUFFIXES
 
-Place = Path | tuple[Path, ...] | None  # where a name leads; several, where it may mean any of them
+Place = Path | tuple[Path, ...] | None  # where a file name leads; a tuple if it is ambiguous
 Found = dict[str, Place]
-Lost = tuple[str, str | None]  # a file name that leads nowhere, and its split, where that has a folder
+Lost = tuple[str, str | None]  # a file name that leads to no file, and its split if that has a folder
 
 
 def find_pictures(
     root: Path, sources: Sequence[Source], files: Sequence[Sequence[str]], patient: bool = False
 ) -> list[Found]:
-    """For each json: where each of its file names leads; None where that is out of the set.
+    """Map the file names of each JSON file to their pictures; to None if the name leads out of the dataset.
 
-    A name that leads nowhere, or out, means the only picture under the root that has its last part, else its stem: no
-    picture that another name leads to, none that several such names could mean, and, where the split has a folder of
-    its own, none in another split's.
+    A name that leads to no file is matched to the only picture under the root with the same last path component, else
+    with the same stem. Pictures that another name leads to, or that several such names match, are not used; nor, if the
+    split has a folder of its own, are pictures in the folder of another split.
 
     Raises:
-        DataError: a name leads into a damaged tar; a patient reading finds out when it looks at the picture.
+        DataError: a name leads into a damaged tar archive, and ``patient`` is not set. Otherwise the damage is noted
+            when the picture is read.
     """
     folders = [_picture_folders(root, source) for source in sources]
     found = [{f: _direct(f, *o, patient) for f in own} for own, o in zip(files, folders, strict=True)]
@@ -44,21 +45,21 @@ def find_pictures(
 
 
 def inside(file: str) -> PurePosixPath | None:
-    """Read a file name as a relative path that stays where it starts; None where it does not."""
+    """Parse a file name as a relative path without ``..``; return None if it is anything else."""
     path = PurePosixPath(file.replace("\\", "/"))
     harmful = not path.parts or path.is_absolute() or ".." in path.parts or path.parts[0].endswith(":") or "\0" in file
     return None if harmful else path
 
 
 def misleading(file: str, path: Path) -> bool:
-    """Whether a name is that of another place than the one its picture was found in."""
+    """Return whether a file name does not match the path at which its picture was found."""
     inner = inside(file)
     parts = tuple(map(spelt, path.parts))
     return inner is None or parts[-len(inner.parts) :] != tuple(map(spelt, inner.parts))
 
 
 def _direct(file: str, folders: Sequence[Path], others: Sequence[Path], patient: bool) -> Place:
-    """Look for the file in the usual folders, the likeliest first, then for the only one in the others."""
+    """Return the file in the first usual folder that has it, else in the other folders (a tuple if several have it)."""
     inner = inside(file)
     if inner is None:
         return None
@@ -70,23 +71,23 @@ def _direct(file: str, folders: Sequence[Path], others: Sequence[Path], patient:
 
 
 def _there(folder: Path, name: str, patient: bool) -> Path | None:
-    """The file of this name in this folder, in any coding of the name."""
+    """Return the file of this name in this folder, in any Unicode normalisation; None if there is none."""
     return next((path for spelling in spellings(name) if _is_there(path := folder / spelling, patient)), None)
 
 
 def _is_there(path: Path, patient: bool) -> bool:
     try:
         return is_file(path)
-    except OSError:  # a name that no file system takes
+    except OSError:  # the name is not valid on this file system
         return False
-    except DataError:  # in a damaged tar
+    except DataError:  # the tar archive is damaged
         if not patient:
             raise
         return True
 
 
 def _meant(root: Path, lost: set[Lost], named: set[Path]) -> dict[Lost, Place]:
-    """The picture that each lost name means, where only one can be; all of them, where several can."""
+    """Return the picture that each lost name matches, or a tuple if it matches several; see ``find_pictures``."""
     by_name: dict[str, list[Path]] = defaultdict(list)
     by_stem: dict[str, list[Path]] = defaultdict(list)
     for path in files_below(root, SUFFIXES):
@@ -106,17 +107,17 @@ def _meant(root: Path, lost: set[Lost], named: set[Path]) -> dict[Lost, Place]:
 
 
 def _of_another(split: str | None, inner: Path) -> bool:
-    """Whether a picture lies in folders that are named for splits, and none for this one."""
+    """Return whether a picture's folders are named after splits, but none after this split."""
     spoken = {splits.named(part) for part in inner.parts[:-1]} - {None}
     return bool(split and spoken) and split not in spoken
 
 
 def _picture_folders(root: Path, source: Source) -> tuple[list[Path], list[Path]]:
-    """Where this json's pictures may lie: its split's folders, beside it, the usual places, in that order; and others.
+    """Return the usual folders for this JSON file's pictures, the likeliest first, and the other possible folders.
 
-    Of a split's folders, and beside the json, those of pictures come right after what holds them.
-
-    No folder is more likely than another of the others, which no name speaks for.
+    The usual folders are those of the split, the JSON file's own folder, the root, and the root's picture folders; each
+    of the first two kinds is followed by the picture folders inside it. The other folders, whose names indicate
+    nothing, are equally likely.
     """
     usual = _usual(root)
     inner = [f for place in (root, *usual) for f in subfolders(place).values() if f not in usual]

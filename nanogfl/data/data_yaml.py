@@ -1,4 +1,4 @@
-"""What a data.yaml says: YOLO's class names, and which keys name which split."""
+"""Parsing of YOLO's data.yaml: class names, and the keys of the splits."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from nanogfl.data.folders import is_hidden
 from nanogfl.errors import DataError
 
 KEYS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-CLASS_LIMIT = 10_000  # a larger class index is a slip of a column, not a class
-MOST_BYTES, DEEPEST = 1 << 20, 50  # ten thousand class names are a quarter of a megabyte, three levels deep
+CLASS_LIMIT = 10_000  # a larger class index is a number from another column
+MOST_BYTES, DEEPEST = 1 << 20, 50  # 10,000 class names take a quarter of a megabyte and three levels
 
 
 def find_config(root: Path) -> Path | None:
-    """Find the yaml that names classes and splits; data.yaml before others."""
+    """Return the yaml file that has classes and splits, data.yaml before others; None if there is none."""
     found = (p for p in (*root.glob("*.yaml"), *root.glob("*.yml")) if not is_hidden(p.name))
     files = sorted(found, key=lambda p: (p.stem.lower() != "data", p))
     for file in files:
@@ -27,18 +27,18 @@ def find_config(root: Path) -> Path | None:
         except DataError:
             if file.stem.lower() == "data":
                 raise
-            continue  # some other tool's yaml, with tags of its own
+            continue  # a yaml file of another tool, with custom tags
         if isinstance(document, dict) and document.keys() & {"names", "nc"} and document.keys() & KEYS.keys():
             return file
     return None
 
 
 def load(file: Path) -> Any:
-    """Parse the yaml, safely. Raises DataError where it is none, or none that a person would write."""
+    """Parse a yaml file safely. Raises DataError if it is unreadable, invalid, too long or nested too deeply."""
     try:
         data = file.read_bytes()
         if len(data) > MOST_BYTES or _depth(data) > DEEPEST:
-            raise ValueError("too long, or nested too deeply")  # the parser takes the square of either
+            raise ValueError("too long, or nested too deeply")  # parsing time is quadratic in both
         return yaml.safe_load(data)
     except OSError as error:
         raise DataError(f"cannot read {file}: {error.strerror}; check the file") from error
@@ -47,7 +47,7 @@ def load(file: Path) -> Any:
 
 
 def class_names(file: Path, document: dict[Any, Any], notes: Findings) -> dict[int, str]:
-    """Class names by index, from a list, a mapping, or only a count. Raises DataError where they are none."""
+    """Return class names by index, given as a list, a mapping, or only a count. Raises DataError if invalid."""
     names = document.get("names")
     count = document.get("nc")
     if names is None and isinstance(count, int) and 0 < count <= CLASS_LIMIT:
@@ -67,7 +67,7 @@ def class_names(file: Path, document: dict[Any, Any], notes: Findings) -> dict[i
 
 
 def points(document: dict[Any, Any]) -> int:
-    """How many numbers follow each box, of key points; 0 where the set is none of poses."""
+    """Return how many key point numbers follow each box; 0 if it is not a pose dataset."""
     match document.get("kpt_shape"):
         case [int(count), int(numbers)] if count > 0 and numbers in (2, 3):
             return count * numbers
@@ -85,7 +85,7 @@ def _is_name(name: object) -> bool:
 
 
 def _depth(data: bytes) -> int:
-    """The most brackets that are open at once, quoted ones too."""
+    """Return the depth of nested brackets, including brackets inside quotes."""
     depth = most = 0
     for bracket in re.findall(rb"[\[\]{}]", data):
         depth += 1 if bracket in b"[{" else -1

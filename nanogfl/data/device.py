@@ -1,8 +1,8 @@
-"""Pictures varied on the device: the whole set lies there, and a batch of inputs is one gather from it.
+"""Augmentation on the device: the whole dataset is stored there, and a batch of inputs is one gather from it.
 
-What is done to which picture is decided on the CPU (``augment.decide``), as for pictures that are drawn there; only
-these decisions, some hundred bytes a picture, travel. The geometry is that of ``augment.draw``; OpenCV rounds positions
-to 1/32 px, and this does not.
+The random choices are made on the CPU (``augment.decide``), as for pictures that are drawn there; only these choices,
+some hundred bytes per picture, are copied to the device. The geometry is that of ``augment.draw``, except that OpenCV
+rounds positions to 1/32 px.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from torch.nn import functional as F
 
 from nanogfl.data.augment import GREY, Variation, translation
 
-OUTSIDE = GREY[0]  # a number: a tensor would be sent to the device, and waited for, with every batch
+OUTSIDE = GREY[0]  # a Python number: a tensor would cost a blocking copy to the device with every batch
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """What is drawn into each input of a batch; Q is 4 where the batch holds a mosaic, else 1.
+    """Instructions to draw the inputs of a batch; Q is 4 if the batch contains a mosaic, else 1.
 
     Attributes:
-        pictures: int64 [B, Q], which one fills each quarter, rows first.
+        pictures: int64 [B, Q], index of the picture in each quarter, row by row.
         matrices: float32 [B, Q, 3, 3], px of the input -> px of that picture.
-        middle: int64 [B, 2], x and y where the quarters meet; W and H where the first fills all.
+        middle: int64 [B, 2], x and y at which the quarters meet; W and H if the first picture fills the input.
         tint: float32 [B, 3], brightness in grey levels, contrast, saturation.
     """
 
@@ -39,22 +39,22 @@ class Drawing:
     tint: Tensor
 
     def to(self, device: torch.device) -> Drawing:
-        """The same on a device."""
+        """Return the instructions on a device."""
         return Drawing(*(value.to(device, non_blocking=True) for value in vars(self).values()))
 
     def pin_memory(self) -> Drawing:
-        """The same in pinned memory."""
+        """Return the instructions in pinned memory."""
         return Drawing(*(value.pin_memory() for value in vars(self).values()))
 
 
 def collate_drawings(indices: Sequence[Sequence[int]], variations: Sequence[Variation]) -> Drawing:
-    """Decisions on a batch as tensors: the pictures of each variation, and the variations."""
+    """Collate variations, and the indices of the pictures of each, into tensors."""
     quarters = max(map(len, indices))
     pictures = np.zeros((len(indices), quarters), np.int64)
     forward = np.tile(np.eye(3), (len(indices), quarters, 1, 1))
     middle = np.zeros((len(indices), 2), np.int64)
     for row, (own, varied) in enumerate(zip(indices, variations, strict=True)):
-        pictures[row, : len(own)] = own  # what a single picture leaves is never asked for
+        pictures[row, : len(own)] = own  # the unused quarters of a single picture are never read
         middle[row] = varied.pieces[0].window[2:]
         for quarter, piece in enumerate(varied.pieces):
             forward[row, quarter] = translation(*piece.window[:2]) @ piece.matrix
@@ -68,17 +68,17 @@ def collate_drawings(indices: Sequence[Sequence[int]], variations: Sequence[Vari
 
 
 class Store:
-    """All pictures of a set in one tensor, each with grey below and beside it.
+    """All pictures of a dataset in one tensor, padded with grey at the bottom and the right.
 
     Args:
-        pictures: uint8 BGR [H, W, 3], ``count`` of them.
-        count: N.
-        room: (H, W) in px, in which each fits.
-        device: where they are kept.
+        pictures: ``count`` pictures, uint8 BGR [H, W, 3].
+        count: number N of pictures.
+        room: largest (H, W) in px of a picture.
+        device: where the tensor is stored.
 
     Attributes:
         pixels: uint8 [N, H + 1, W + 1, 3].
-        sizes: (H, W) of each, int64 [N, 2].
+        sizes: (H, W) of each picture, int64 [N, 2].
     """
 
     def __init__(
@@ -92,11 +92,11 @@ class Store:
             place[:height, :width] = torch.from_numpy(picture).to(device)
 
     def __deepcopy__(self, _: dict[int, Any]) -> Store:
-        """Averaging copies the task; pictures never change."""
+        """Return the store itself: weight averaging copies the task, and the pictures never change."""
         return self
 
     def draw(self, drawing: Drawing, size: tuple[int, int]) -> Tensor:
-        """The inputs of a batch: uint8 BGR [B, H, W, 3]."""
+        """Draw the inputs of a batch: uint8 BGR [B, H, W, 3]."""
         height, width = size
         _, rows, columns, _ = self.pixels.shape
         device, (count, quarters) = self.pixels.device, drawing.pictures.shape
@@ -109,21 +109,21 @@ class Store:
                 other_x, other_y = positions(drawing.matrices[:, number], x + 0.5, y + 0.5, rows, columns)
                 at_x = torch.where(quarter == number, other_x, at_x)
                 at_y = torch.where(quarter == number, other_y + number * rows, at_y)
-        tall = self.pixels[drawing.pictures].view(count, quarters * rows, columns, 3)  # a batch's quarters in a column
+        tall = self.pixels[drawing.pictures].view(count, quarters * rows, columns, 3)  # each input's quarters, stacked
         grid = torch.stack([2 / columns * at_x - 1, 2 / (quarters * rows) * at_y - 1], dim=-1)
         drawn = F.grid_sample(tall.permute(0, 3, 1, 2).float() - OUTSIDE, grid, align_corners=False)
         return tinted(drawn.permute(0, 2, 3, 1) + OUTSIDE, drawing.tint)
 
 
 def positions(matrix: Tensor, x: Tensor, y: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-    """Where matrices [B, 3, 3] take the grid of x [W] and y [H]: two of [B, H, W] px, no further out than the grey."""
+    """Map the grid of x [W] and y [H] by matrices [B, 3, 3]: x and y in px, both [B, H, W], clamped to the padding."""
     m = matrix[:, :, :, None, None]
     u, v, w = (m[:, i, 0] * x + m[:, i, 1] * y[:, None] + m[:, i, 2] for i in range(3))
     return (u / w).clamp(-0.5, columns - 0.5), (v / w).clamp(-0.5, rows - 0.5)
 
 
 def tinted(picture: Tensor, tint: Tensor) -> Tensor:
-    """Colours [B, H, W, 3] changed as ``augment.colour`` does, with its roundings: uint8."""
+    """Change the colours of pictures [B, H, W, 3] as ``augment.colour`` does, with the same rounding; return uint8."""
     brightness, contrast, saturation = tint.T[:, :, None, None, None]
     changed = (picture.round() * contrast + brightness).clamp(0, 255).floor()
     blue, green, red = changed.unbind(-1)

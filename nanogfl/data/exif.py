@@ -1,4 +1,4 @@
-"""How EXIF turns a picture: what OpenCV goes by, which is what training reads with; Pillow believes XMP and more."""
+"""EXIF orientation as OpenCV reads it, because training reads pictures with OpenCV; Pillow also uses XMP and more."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from PIL import Image, ImageFile
 
-ORIENTATION = 0x0112  # EXIF's tag; values from 5 on lie on their side
+ORIENTATION = 0x0112  # EXIF tag; values from 5 on swap width and height
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -21,9 +21,10 @@ TURNS = {
 
 
 def orientation_of(picture: ImageFile.ImageFile) -> int:
-    """EXIF's orientation, 1 to 8, of a picture that was opened and not decoded yet; 1 where it says none.
+    """Return the EXIF orientation, 1 to 8, of a picture that is opened but not yet decoded; 1 if it has none.
 
-    Of TIFF 1: both libraries turn it while decoding. Raises struct.error where the EXIF is cut short.
+    It is 1 for TIFF, because both libraries rotate TIFFs while decoding. Raises struct.error if the EXIF data is
+    truncated.
     """
     if picture.format == "TIFF":
         return 1
@@ -34,7 +35,7 @@ def orientation_of(picture: ImageFile.ImageFile) -> int:
 
 
 def _orientation(tiff: bytes) -> int:
-    """The first such tag of the first directory, by the first two bytes of its value whatever type it claims."""
+    """Return the first orientation tag of the first directory: two bytes of its value, whatever its declared type."""
     order = "<" if tiff[:2] == b"II" else ">"
     if tiff[2:4] != struct.pack(f"{order}H", 42):
         return 1
@@ -48,14 +49,14 @@ def _orientation(tiff: bytes) -> int:
 
 
 def upright(picture: Image.Image, orientation: int) -> Image.Image:
-    """The picture turned as this orientation says."""
+    """Return the picture rotated and mirrored as this orientation requires."""
     return picture.transpose(TURNS[orientation]) if orientation in TURNS else picture
 
 
 def _last_exif(file: BinaryIO) -> bytes:
-    """EXIF of a PNG that stands behind the pixels, where Pillow only sees it once all are decoded.
+    """Return a PNG's EXIF data that follows the pixels, which Pillow only finds after decoding; empty if there is none.
 
-    The heads of the chunks are read, and nothing between them: unbuffered, for a buffer would read all of it.
+    Only the chunk headers are read, without a buffer, which would also read the data between them.
     """
     raw = getattr(file, "raw", file)
     before = raw.tell()

@@ -1,4 +1,4 @@
-"""What can be wrong with a set, said in one place: by the readers in passing, by the data doctor in full."""
+"""All kinds of dataset problems: some are found by the readers, the others only by the data doctor."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Kind:
     """One kind of finding.
 
     Attributes:
-        severity: error: a picture, a box or a score is lost or wrong; warning: it was put right, or looks like a slip;
-            note: as it may well be meant, but good to know.
-        told: what was found, as "12 ..." goes on.
+        severity: error: a picture, a box or a score is lost or wrong; warning: it was corrected, or looks like a
+            mistake; note: it may be intended, but is good to know.
+        told: what was found, worded to follow a count: "12 ...".
         fix: what to do.
-        mended: whether the cleaned copy is free of it.
+        mended: whether the problem is fixed in the cleaned copy.
     """
 
     severity: Severity
@@ -32,7 +32,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong: in which file (relative to the set), where in it (line, object, id), and what."""
+    """One problem: its kind, the file (relative to the dataset's root), the place in it (line, object, id), details."""
 
     kind: str
     file: str
@@ -42,17 +42,17 @@ class Finding:
 
 @dataclass
 class Findings:
-    """What was found so far. A patient reading goes on where another refuses the set."""
+    """The findings so far. If ``patient`` is set, reading continues after errors that otherwise reject the dataset."""
 
     patient: bool = False
     found: list[Finding] = field(default_factory=list)
 
     def add(self, kind: str, file: str, where: str = "", detail: str = "") -> None:
-        """Note one thing."""
+        """Add one finding."""
         self.found.append(Finding(kind, file, where, detail))
 
     def attempt(self, file: str, work: Callable[[], Made], otherwise: Made) -> Made:
-        """Do the work; where it refuses its file, a patient reading notes that and takes the other value."""
+        """Return the result of the work; if it rejects its file and ``patient`` is set, note it, return the default."""
         try:
             return work()
         except (DataError, OSError) as error:
@@ -63,13 +63,13 @@ class Findings:
 
 
 def listed(unit: str, numbers: Sequence[object], most: int = 20) -> str:
-    """Name places in a file: ``lines 3, 7``; after a few, how many more."""
+    """Format places in a file: ``lines 3, 7``; if there are more than ``most``, add how many more."""
     more = f" and {len(numbers) - most} more" if len(numbers) > most else ""
     return f"{unit}{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers[:most]))}{more}"
 
 
 KINDS: dict[str, Kind] = {
-    # What the readers find
+    # Found by the readers
     "annotation-missing": Kind(
         "error", "listed pictures without an annotation left out", "add the annotation, or take the line off the list"
     ),
@@ -149,7 +149,7 @@ KINDS: dict[str, Kind] = {
         "write the file's size and boxes",
     ),
     "split-missing": Kind("error", "splits whose place is missing left out", "write where the split's pictures are"),
-    # What only the doctor looks for
+    # Found by the data doctor only
     "box-contradicted": Kind("warning", "boxes that stand there again as another class", "keep the right one", False),
     "box-crowd": Kind("note", "pictures with crowd regions, which neither train nor punish", "nothing", False),
     "box-duplicate": Kind("warning", "boxes drawn twice", "remove one of the two"),

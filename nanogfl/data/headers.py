@@ -1,4 +1,4 @@
-"""What the head of a picture says: its size, and how EXIF turns it."""
+"""Reading the size and EXIF orientation of a picture from its header."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from nanogfl.errors import DataError
 from nanogfl.members import open_bytes
 from nanogfl.pictures import read_picture
 
-HUGE = 178_956_970  # pixels, where Pillow sees a decompression bomb; half a gigabyte, decoded
-KNOWN = frozenset({"JPEG", "MPO", "PNG", "BMP", "WEBP", "TIFF"})  # of which Pillow's header is what OpenCV decodes
+HUGE = 178_956_970  # pixels above which Pillow refuses a decompression bomb; half a gigabyte when decoded
+KNOWN = frozenset({"JPEG", "MPO", "PNG", "BMP", "WEBP", "TIFF"})  # formats for which Pillow and OpenCV agree on sizes
 
 
 @dataclass(frozen=True)
 class Header:
-    """Width and height as the file lies, in px, and EXIF's orientation (1: as it lies)."""
+    """Width and height in px as stored in the file, and the EXIF orientation (1: upright)."""
 
     size: tuple[int, int]
     orientation: int = 1
 
     @property
     def upright(self) -> tuple[int, int]:
-        """Width and height in px as ``read_picture`` will give them."""
+        """Width and height in px of the picture that ``read_picture`` returns."""
         return (self.size[1], self.size[0]) if self.orientation in (5, 6, 7, 8) else self.size
 
 
 def read_header(path: Path) -> Header | Finding:
-    """Read the header alone where it can be trusted, else the whole picture; say what is wrong where neither works."""
+    """Read only the header if it is reliable, else the whole picture; return a finding if both fail."""
     form = ""
     try:
         with open_bytes(path) as file, Image.open(file) as picture:

@@ -1,4 +1,4 @@
-"""Batches for training and validation: pictures decoded once where memory allows, varied, collated."""
+"""Datasets and loaders for training and validation: decoding (cached if memory allows), augmentation, batching."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ from nanogfl.view import View
 log = logging.getLogger(__name__)
 CACHE_BYTES = 4 << 30
 VIEW_BYTES = 1 << 30
-NETWORK_BYTES = 10 << 30  # of a GPU, that pictures leave to what is trained
-AHEAD = 256  # pictures decoded while others are copied
+NETWORK_BYTES = 10 << 30  # GPU memory that the pictures leave free for training
+AHEAD = 256  # pictures decoded in advance while others are copied
 SILENCE_S = 10
 
 
 class TrainingSet(Dataset[Any]):
-    """Varied samples; asked for (epoch, index), it answers the same on every machine and in every process.
+    """Augmented samples by (epoch, index); a key gives the same sample on every machine and in every process.
 
     Attributes:
-        sizes: (H, W) of each picture, where they lie on the device: samples are then only decided here.
+        sizes: (H, W) of each picture if the pictures are stored on the device, which then draws the samples; else None.
     """
 
     def __init__(
@@ -70,10 +70,12 @@ class TrainingSet(Dataset[Any]):
         return len(self.table)
 
     def prepare(self, device: torch.device) -> Store | None:
-        """Decode all pictures now: into the memory of a device that has room, else where loader processes share them.
+        """Decode all pictures now: into device memory if they fit, else into a cache that loader processes share.
+
+        Nothing is decoded if caching is off or memory is too small.
 
         Returns:
-            The pictures, where they lie on the device.
+            The pictures on the device; None if they are not stored there.
         """
         if not self._suits(device):
             if self.cached:
@@ -85,7 +87,7 @@ class TrainingSet(Dataset[Any]):
         return store
 
     def _decoded(self) -> Iterator[NDArray[np.uint8]]:
-        """All pictures in order, decoded on all cores, a few ahead."""
+        """Yield all pictures in order, decoded on all cores, up to AHEAD pictures in advance."""
         said = time.monotonic()
         with ThreadPoolExecutor(cores()) as pool:
             for count, picture in enumerate(in_order(pool, self._picture, range(len(self)), AHEAD), 1):
@@ -101,7 +103,7 @@ class TrainingSet(Dataset[Any]):
         return self.cache == "device"
 
     def __getitem__(self, key: tuple[int, int]) -> Any:
-        """(Sample, name), or (Variation, indices of its pictures, name) where the device draws."""
+        """Return (Sample, name), or (Variation, indices of its pictures, name) if the device draws the samples."""
         epoch, index = key
         rng = np.random.default_rng((self.seed, 1, epoch, index))
         recipe = self.recipe
@@ -138,13 +140,13 @@ class TrainingSet(Dataset[Any]):
 
 
 def plainer(recipe: AugmentRecipe) -> AugmentRecipe:
-    """Half the geometric change and no mosaic, for the last epochs: closer to what is seen in use."""
+    """Return the recipe for the last epochs, closer to real use: no mosaic, half the scale, stretch and translation."""
     half = [((low + 1) / 2, (high + 1) / 2) for low, high in (recipe.scale, recipe.stretch)]
     return replace(recipe, mosaic=0.0, scale=half[0], stretch=half[1], translate=recipe.translate / 2)
 
 
 def reduce(picture: NDArray[np.uint8], room: tuple[int, int], rule: str) -> NDArray[np.uint8]:
-    """A large picture averaged down to what the rule makes of it in this room; smaller ones stay as they are."""
+    """Shrink a picture by area averaging to its size under the resize rule in this room; a side is never enlarged."""
     content = View((picture.shape[0], picture.shape[1]), room, rule).content
     height, width = (min(side, limit) for side, limit in zip(picture.shape[:2], content, strict=True))
     if (height, width) == picture.shape[:2]:
@@ -156,7 +158,7 @@ Seen = tuple[int, NDArray[np.float32], tuple[int, int]]
 
 
 class ViewSet(Dataset[Seen]):
-    """Pictures as the network sees them in use, without variation: (index, float32 [H, W, 3] 0 to 255, its size)."""
+    """Pictures without augmentation, as in use: (index, input float32 [H, W, 3] 0 to 255, (H, W) of the picture)."""
 
     def __init__(self, examples: Sequence[Example], size: tuple[int, int], rule: str) -> None:
         self.examples, self.size, self.rule = examples, size, rule
@@ -173,7 +175,7 @@ class ViewSet(Dataset[Seen]):
         return index, View(shape, self.size, self.rule).apply(picture), shape
 
     def keep(self, indices: Sequence[int]) -> bool:
-        """See these once for all validations, where memory allows."""
+        """Keep these inputs in memory for all validations if they fit into VIEW_BYTES; return whether they do."""
         if len(indices) * self.size[0] * self.size[1] * 12 > VIEW_BYTES:
             return False
         with ThreadPoolExecutor(cores()) as pool:
@@ -182,12 +184,12 @@ class ViewSet(Dataset[Seen]):
 
 
 def collate_views(items: list[Seen]) -> tuple[list[int], Tensor, list[tuple[int, int]]]:
-    """Views to one float32 batch [B, H, W, 3] with indices and picture sizes."""
+    """Collate views into indices, one float32 batch [B, H, W, 3], and picture sizes."""
     return [i for i, _, _ in items], torch.from_numpy(np.stack([v for _, v, _ in items])), [s for _, _, s in items]
 
 
 def training_loader(dataset: TrainingSet, batches: EvenBatches, workers: int, pin: bool) -> ResumableLoader:
-    """Batches of varied samples."""
+    """Return the loader of batches of augmented samples."""
     pixels = batches.batch_size * dataset.size[0] * dataset.size[1] if dataset.sizes is None else 0
     workers = affordable(workers, 3 * pixels, batches.processes)
     return ResumableLoader(
@@ -196,14 +198,17 @@ def training_loader(dataset: TrainingSet, batches: EvenBatches, workers: int, pi
         collate_fn=collate if dataset.sizes is None else collate_undrawn,
         num_workers=workers,
         persistent_workers=workers > 0,
-        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,  # they share the cache
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,  # to share the cache
         worker_init_fn=settle,
         pin_memory=pin,
     )
 
 
 def settle(_: int) -> None:
-    """Loader processes leave the other cores to the network, and a terminal's Ctrl-C to the run, which ends them."""
+    """Initialise a loader process: use one thread, which leaves cores to the network, and ignore SIGINT and SIGTERM.
+
+    Ctrl-C in a terminal reaches all processes, but the main process ends its loader processes itself.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
@@ -219,7 +224,11 @@ def view_loader(
     rank: int = 0,
     processes: int = 1,
 ) -> DataLoader:
-    """Batches of plain views; with several processes each reads its own share, of too few the first one again."""
+    """Return the loader of views without augmentation.
+
+    With several processes each reads its own share; a process without a share, because there are too few pictures,
+    reads the first one again.
+    """
     mine = range(rank, len(examples), processes) or range(min(1, len(examples)))
     views = ViewSet(examples, size, rule)
     return DataLoader(

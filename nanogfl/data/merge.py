@@ -1,4 +1,4 @@
-"""One picture of several entries, as tools write them that give each annotation its own."""
+"""Merging several entries of one picture, as written by tools that create one entry per annotation."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from nanogfl.data.table import Example
 
 
 def mergeable(one: Example, other: Example) -> bool:
-    """Whether these entries of one picture each have boxes of their own, in one split and one frame.
+    """Return whether two entries of one picture have separate boxes in the same split and frame.
 
-    Files of labels belong to their picture: one that is listed again has the same boxes again.
+    Label files (YOLO) and xml files (VOC) belong to a picture: if it is listed again, its boxes are the same.
     """
     alike = (one.split, one.width, one.height) == (other.split, other.width, other.height)
     return alike and one.unit == "annotation"
 
 
 def merged(group: Sequence[Example]) -> Example:
-    """One example with the boxes of all entries; a box that an earlier entry has too is not taken again."""
+    """Merge entries into one example with the boxes of all; skip boxes that an earlier entry has, too."""
     if len(group) == 1:
         return group[0]
     seen: set[tuple[float, ...]] = set()

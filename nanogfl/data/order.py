@@ -1,4 +1,4 @@
-"""Which picture when: an order that seed and epoch decide, cut into batches for one process or several."""
+"""Sampling order: a permutation determined by seed and epoch, divided into batches for one or several processes."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from torch.utils.data import BatchSampler, DataLoader, Sampler
 
 from nanogfl.errors import DataError
 
-OPEN = 8  # tars whose pictures are mixed
+OPEN = 8  # tar archives whose pictures are shuffled together
 
 
 class EpochOrder(Sampler[tuple[int, int]]):
-    """Every picture once an epoch, as (epoch, index), in an order that follows from seed and epoch alone.
+    """A sampler of every picture once per epoch, as (epoch, index), in an order determined by seed and epoch.
 
     Args:
-        count: of pictures.
-        seed: of the order.
-        shards: the number of the tar that each lies in, int [count]; a few tars at a time are read then.
+        count: number of pictures.
+        seed: seed of the order.
+        shards: number of the tar archive of each picture, int64 [count]; if given, OPEN archives are read at a time.
     """
 
     def __init__(self, count: int, seed: int, shards: NDArray[np.int64] | None = None) -> None:
         self.count, self.seed, self.shards, self.epoch = count, seed, shards, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch, also after a resume."""
+        """Set the epoch; Lightning calls this before each epoch, also after a resume."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -45,19 +45,19 @@ class EpochOrder(Sampler[tuple[int, int]]):
 
 
 def batches_an_epoch(pictures: int, batch: int, processes: int = 1) -> int:
-    """How many batches of at most this size each process takes; larger ones only where one would be left too small."""
+    """Return the number of batches per process; they exceed this size only if one would otherwise be too small."""
     count = math.ceil(pictures / (batch * processes))
-    least = min(2, batch) * processes  # batch norm needs two pictures
+    least = min(2, batch) * processes  # batch normalisation needs two pictures
     return max(1, min(count, pictures // least))
 
 
 class EvenBatches(BatchSampler):
-    """The order cut into batches of nearly equal size, so that no picture is dropped, repeated or left alone.
+    """Batches of nearly equal size from an order, so that no picture is dropped, repeated or alone in a batch.
 
     With several processes each takes its own part of every step.
 
     Attributes:
-        first: step with which the next pass begins; after it passes are whole again.
+        first: first step of the next pass; later passes start at step 0 again.
     """
 
     def __init__(self, order: EpochOrder, batch: int, rank: int = 0, processes: int = 1) -> None:
@@ -70,7 +70,7 @@ class EvenBatches(BatchSampler):
         return batches_an_epoch(len(self.sampler), self.batch_size, self.processes)
 
     def cut(self) -> dict[str, int]:
-        """What decides which picture comes in which step of an epoch."""
+        """Return the values that determine which picture comes in which step of an epoch."""
         order = self.sampler
         tars = 0 if order.shards is None else crc32(order.shards.tobytes())
         sizes = {"batch": self.batch_size, "processes": self.processes}
@@ -85,10 +85,10 @@ class EvenBatches(BatchSampler):
 
 
 class ResumableLoader(DataLoader):
-    """Batches that can go on within an epoch; Lightning keeps the state in its checkpoints.
+    """A loader that can resume within an epoch; Lightning stores its state in checkpoints.
 
-    An epoch is begun when its first batch is asked for, not before: Lightning makes the iterator of a resumed run first
-    and tells the order its epoch then.
+    The order is read when the first batch of an epoch is requested, not when the iterator is created: in a resumed run
+    Lightning creates the iterator before it sets the epoch.
     """
 
     taken = 0
@@ -101,12 +101,12 @@ class ResumableLoader(DataLoader):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """How many batches of this epoch were taken, and of which order."""
+        """Return the number of batches taken in this epoch, and the values that determine the order."""
         assert isinstance(self.batch_sampler, EvenBatches)
         return {"taken": self.taken} | self.batch_sampler.cut()
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Begin the next pass behind what was taken of the same cut."""
+        """Start the next pass after the batches already taken; the order must be determined by the same values."""
         assert isinstance(self.batch_sampler, EvenBatches)
         assert state.items() >= self.batch_sampler.cut().items(), "see nanogfl.training.resume.former_state"
         self.batch_sampler.first = state["taken"]

@@ -1,4 +1,4 @@
-"""Where results may be written: not over a set's own files, and not where the next reading takes them for its own."""
+"""Checks of output paths: results must not overwrite a dataset's files, nor be read as its files next time."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ READ = SUFFIXES | {".xml", ".txt", ".yaml", ".yml", ".tar"}
 
 
 def spare_the_set(table: Table, data: object, *targets: str | Path | None) -> None:
-    """Refuse a file to write that is one of the set's, or a json where COCO's are looked for.
+    """Refuse output files that are files of the dataset, or JSON files in a folder searched for COCO JSON files.
 
     Args:
-        table: the set.
-        data: what was given for it; beside an annotation file that was itself given, other jsons are no part of it.
-        targets: files to be written; None for those that nobody asked for.
+        table: the dataset.
+        data: the path given for the dataset; if it is an annotation file, no folder is searched for JSON files.
+        targets: files to be written; None for outputs that were not requested.
 
     Raises:
-        UsageError: one of them.
+        UsageError: one of the files is refused.
     """
     own = Path(data).expanduser().resolve() if isinstance(data, str | Path) else None
     root = table.root.resolve()
@@ -36,10 +36,11 @@ def spare_the_set(table: Table, data: object, *targets: str | Path | None) -> No
 
 
 def keep_apart(table: Table, folder: Path) -> None:
-    """Refuse a folder for a report where the set's files lie: it would take their names, or be read as theirs.
+    """Refuse a report folder among the dataset's files: the report might overwrite them or be read as one of them.
 
     Raises:
-        UsageError: it is the set's root, lies where its pictures lie at any depth, or is one of annotations.
+        UsageError: the folder is the dataset's root, lies in a top-level folder that has pictures, or is searched for
+            COCO JSON files.
     """
     root, place = table.root.resolve(), folder.resolve()
     pictures = {p.resolve() for p in {e.path.parent for e in table.examples}} - {root}
@@ -49,7 +50,7 @@ def keep_apart(table: Table, folder: Path) -> None:
 
 
 def _looks_for_json(table: Table, root: Path, folder: Path) -> bool:
-    """Whether a reading of the set as a folder takes the jsons of this one for COCO's."""
+    """Return whether JSON files in this folder would be read as COCO's if the dataset is given as a folder."""
     if table.form == "voc" or (table.form == "yolo" and any(root.glob("*.y*ml"))):
         return False
     return folder.is_relative_to(root) and coco_files.looks_in(folder.relative_to(root))

@@ -1,6 +1,6 @@
-"""Any annotated set as one table: finds out its form, looks at its pictures, puts its boxes right.
+"""Reading any annotated dataset into one table: detect the format, read picture sizes, correct the boxes.
 
-The files of the forms (``coco``, ``voc``, ``yolo``) give a set as annotated; what holds for all forms is here.
+The modules of the formats (``coco``, ``voc``, ``yolo``) read a dataset as annotated; what is common to them is here.
 """
 
 from __future__ import annotations
@@ -32,22 +32,23 @@ FORMS = (
     "Pascal VOC (Annotations/*.xml) and YOLO (data.yaml, or images/ beside labels/); "
     "xml or txt files may also lie beside their pictures"
 )
-EDGE = 1.0  # px; a box that reaches less over the edge was only rounded
-HEADER_THREADS, HEADER_CHUNK = 8, 64  # threads for slow disks, chunks because a task costs as much as a header
+EDGE = 1.0  # px; boxes over the edge by no more than this are rounding errors and not reported
+HEADER_THREADS, HEADER_CHUNK = 8, 64  # threads hide disk latency; chunks, since a task costs as much as a header
 
 
 def read_table(path: str | Path, patient: bool = False) -> Table:
-    """Read an annotated set: a json, a data.yaml, or a folder in any form that is known.
+    """Read an annotated dataset: a JSON file, a data.yaml, or a folder in any known format.
 
-    Sizes are those of the upright pictures, boxes lie inside them. What was put right or left out is in
-    ``Table.warnings``, and in the log once a kind.
+    Sizes are those of the upright pictures, boxes lie inside them. What was corrected or left out is in
+    ``Table.warnings``, and logged once per kind.
 
     Args:
-        path: of the set.
-        patient: note damaged annotation files, silently, instead of refusing the set; it may come out empty.
+        path: path of the dataset.
+        patient: note damaged annotation files without logging, instead of raising an error; the table may be empty.
 
     Raises:
-        DataError: nothing there, no known form, a damaged annotation file, or no picture that can be used.
+        DataError: the path does not exist, the format is unknown, an annotation file is damaged, or no picture is
+            usable.
     """
     root = Path(path).expanduser()
     if not root.exists():
@@ -71,12 +72,12 @@ def _read_file(path: Path, notes: Findings) -> Table:
 
 
 def _read_folder(root: Path, notes: Findings) -> Table:
-    """Read the first form that the folder shows, or its only sub-folder does (as archives unpack)."""
+    """Read a folder in the first format that matches it or, as in unpacked archives, its only sub-folder."""
     table, place, inner = None, root, [root]
     while table is None and len(inner) == 1:
         table, place = _shown(inner[0], notes), inner[0]
         inner = list(subfolders(place).values())
-    if table is not None:  # it may be empty
+    if table is not None:  # an empty table is false, too
         return table
     why = "; ".join(f.detail for f in notes.found)
     sets = [relative(f, root) for f in inner if voc.find(f) or yolo.find_folders(f)]
@@ -86,7 +87,7 @@ def _read_folder(root: Path, notes: Findings) -> Table:
 
 
 def _shown(root: Path, notes: Findings) -> Table | None:
-    """Read the first form that the folder itself shows; labels beside the pictures come last: any file may lie so."""
+    """Read the folder in the first format that matches; labels beside the pictures last, as any file may be there."""
     table = notes.attempt("data.yaml", lambda: _by_config(root, notes), None)
     if table is not None:
         return table
@@ -108,7 +109,7 @@ def _by_config(root: Path, notes: Findings) -> Table | None:
 
 
 def _settled(table: Table, notes: Findings) -> Table:
-    """Give every picture its own size, leave out what cannot be used, and tell the log what that was."""
+    """Set the actual picture sizes, leave out what is not usable, and log what was corrected or left out."""
     examples = _sized(_once(table.examples, notes), notes)
     examples = _with_sound_boxes(examples, table.names, table.form == "yolo", notes)
     settled = replace(table, examples=tuple(examples), findings=tuple(notes.found))
@@ -119,7 +120,7 @@ def _settled(table: Table, notes: Findings) -> Table:
     if not examples:
         raise DataError(f"{table.root} has no picture that can be used ({'; '.join(told) or 'none is listed'})")
     for line in told:
-        plain = line.encode("utf-8", "backslashreplace").decode()  # names in a json can hold halves of characters
+        plain = line.encode("utf-8", "backslashreplace").decode()  # names in JSON can hold lone surrogates
         log.warning("%s: %s", table.root.name, plain)
     return settled
 
@@ -133,7 +134,7 @@ def _summary(kind: str, found: Sequence[Finding]) -> str:
 
 
 def _once(examples: Sequence[Example], notes: Findings) -> list[Example]:
-    """Each picture once: a picture of several splits stays in the first, so that none is both taught and judged."""
+    """Return each picture once: one in several splits stays in the first, so none is both trained and tested on."""
     groups: dict[str, list[Example]] = {}
     for example in examples:
         group = groups.setdefault(example.name, [])
@@ -154,9 +155,9 @@ def _once(examples: Sequence[Example], notes: Findings) -> list[Example]:
 
 
 def _sized(examples: Sequence[Example], notes: Findings) -> list[Example]:
-    """Every example with its picture's upright size in px; those without a readable picture are left out."""
+    """Return the examples with the upright size of their pictures in px, without those that cannot be read."""
     with warnings.catch_warnings(), ThreadPoolExecutor(HEADER_THREADS) as pool:
-        warnings.simplefilter("ignore")  # Pillow's, of large pictures and crooked EXIF
+        warnings.simplefilter("ignore")  # from Pillow, on large pictures and invalid EXIF
         paths = [e.path for e in examples]
         chunks = [paths[i : i + HEADER_CHUNK] for i in range(0, len(paths), HEADER_CHUNK)]
         headers = [head for part in pool.map(lambda chunk: [*map(read_header, chunk)], chunks) for head in part]
@@ -173,7 +174,7 @@ def _sized(examples: Sequence[Example], notes: Findings) -> list[Example]:
 
 
 def _with_sound_boxes(examples: list[Example], names: Sequence[str], fractions: bool, notes: Findings) -> list[Example]:
-    """Boxes in pixels, cut to their picture, without those that are none; all in one array, for speed."""
+    """Convert boxes to pixels, clip them to their picture and drop invalid ones, all in one array for speed."""
     if not examples:
         return []
     counts = np.array([len(e.boxes) for e in examples])
@@ -195,7 +196,7 @@ def _with_sound_boxes(examples: list[Example], names: Sequence[str], fractions: 
 
 
 def _flaws(boxes: NDArray[np.float64], cut: NDArray[np.float64]) -> dict[str, NDArray[np.bool_]]:
-    """Which boxes have which flaw: bool [N] by kind, none in two."""
+    """Return which boxes have each kind of flaw, bool [N]; no box has two."""
     finite = np.asarray(np.isfinite(boxes).all(axis=1))
     real = finite & np.asarray(areas(boxes) > 0)
     inverted = finite & ((boxes[:, 2] < boxes[:, 0]) | (boxes[:, 3] < boxes[:, 1]))
@@ -212,7 +213,7 @@ def _flaws(boxes: NDArray[np.float64], cut: NDArray[np.float64]) -> dict[str, ND
 def _parted(
     examples: Sequence[Example], counts: NDArray[np.int64], boxes: NDArray[np.float64], keep: NDArray[np.bool_]
 ) -> Iterator[Example]:
-    """Give each example its rows back; an area that was not annotated becomes width x height."""
+    """Split the boxes by example and keep the valid rows; set areas that were not annotated to width x height."""
     start = 0
     for example, count in zip(examples, counts, strict=True):
         rows = slice(start, start + count)

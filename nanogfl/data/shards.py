@@ -1,4 +1,4 @@
-"""Which of a set's pictures lie together in one tar, so that an epoch reads a few tars at a time."""
+"""Grouping of pictures by tar archive, so that an epoch reads only a few archives at a time."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from nanogfl.members import tar_of
 
 
 class Shards:
-    """The pictures of a set by tar.
+    """The pictures of a dataset grouped by tar archive.
 
     Attributes:
-        numbers: int64 [N], the tar of each picture.
+        numbers: int64 [N], number of each picture's archive.
     """
 
     def __init__(self, numbers: NDArray[np.int64]) -> None:
@@ -22,13 +22,13 @@ class Shards:
         self._starts = np.searchsorted(numbers[self._together], np.arange(numbers.max() + 2))
 
     def some(self, index: int, count: int, random: np.random.Generator) -> list[int]:
-        """Pictures, at random, of the tar that this one lies in."""
+        """Return the indices of random pictures from the archive of this picture, with repetition."""
         number = self.numbers[index]
         return self._together[random.integers(self._starts[number], self._starts[number + 1], count)].tolist()
 
 
 def shards_of(table: Table) -> Shards | None:
-    """The tars of a set; None where no picture lies in one. Files of their own among them count by folder."""
+    """Return the pictures grouped by tar archive, those outside archives by folder; None if no picture is in a tar."""
     tars = [tar_of(example.path) for example in table.examples]
     if not any(tars):
         return None

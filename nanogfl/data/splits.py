@@ -1,4 +1,4 @@
-"""Which pictures teach, which choose, and which judge."""
+"""Selecting the pictures for training, validation and test."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from nanogfl.errors import DataError, UsageError
 
 log = logging.getLogger(__name__)
 
-VAL_FROM, TEST_FROM = 0.8, 0.9  # a picture whose share of the hash lies below is train, then val, then test
+VAL_FROM, TEST_FROM = 0.8, 0.9  # pictures whose ``share`` is below 0.8 are train, below 0.9 val, else test
 _WORD = re.compile(r"(?<![a-z])(trainval|train|training|val|valid|validation|test|testing)(?![a-z])")
 
 
 def named(text: str) -> str | None:
-    """Name the split that a file's or folder's name speaks of: ``instances_val2017`` -> ``val``."""
+    """Return the split that a file or folder name indicates: ``instances_val2017`` -> ``val``; None if it does not."""
     word = _WORD.search(text.lower())
     return next(s for s in SPLITS if word[1].startswith(s)) if word else None
 
 
 def select(table: Table, split: str) -> Table:
-    """Keep the pictures of train, val, test or all.
+    """Return the pictures of train, val, test or all.
 
-    A set without splits is cut 80/10/10 by a hash of each picture's name, the same on every machine.
+    A dataset without splits is divided 80/10/10 by a hash of the picture names, in the same way on every machine.
 
     Raises:
-        DataError: the set has no picture of this split.
-        UsageError: ``split`` is no split.
+        DataError: the dataset has no picture in this split.
+        UsageError: ``split`` is not the name of a split.
     """
     wanted = {"valid": "val", "validation": "val"}.get(split, split)
     if wanted == "all":
@@ -44,15 +44,18 @@ def select(table: Table, split: str) -> Table:
 
 
 def evaluation_split(table: Table) -> str:
-    """Name what an evaluation takes unless told: test where the set has one, else val, else all."""
+    """Return the default split for evaluation: test if the dataset has one, else val, else all."""
     present = {e.split for e in table.examples}
     return next((s for s in ("test", "val") if s in present), "all")
 
 
 def for_training(table: Table) -> tuple[Table, Table]:
-    """Part the pictures that teach from those that measure while training (empty only for a set of one picture).
+    """Return the pictures for training and for validation (the latter empty only if there is one picture to train on).
 
-    A set with splits but without val gives a tenth of its train, never of its test.
+    If a dataset has splits but no val, a tenth of its train pictures is used for validation, never its test pictures.
+
+    Raises:
+        DataError: there are no pictures to train on.
     """
     membership = _membership(table)
     if "train" not in membership.values():
@@ -71,21 +74,21 @@ def for_training(table: Table) -> tuple[Table, Table]:
 
 
 def share(name: str) -> float:
-    """Say where a picture's name falls in [0, 1), evenly and the same everywhere (sha256, not Python's hash)."""
-    # one accent has two spellings in Unicode, and file systems differ in which they hand out
+    """Map a picture's name to [0, 1), uniformly and equally on all machines (by sha256, unlike Python's hash)."""
+    # accents have two Unicode codings, and file systems differ in which one they return
     spelt = unicodedata.normalize("NFC", name).encode("utf-8", "backslashreplace")
     return int.from_bytes(hashlib.sha256(spelt).digest()[:6], "big") / 2**48
 
 
 def _membership(table: Table) -> dict[str, str | None]:
-    """Map picture names to splits: the set's own, or the cut."""
+    """Return the split of each picture by name: the dataset's own, else the division by hash."""
     if table.has_splits:
         return {e.name: e.split for e in table.examples}
     return dict(_cut({e.name for e in table.examples}))
 
 
 def _cut(names: Collection[str]) -> dict[str, str]:
-    """Cut 80/10/10; two pictures or more have a train and a val, three or more also a test."""
+    """Divide names 80/10/10; from two pictures on there are train and val, from three on also test."""
     order = sorted(names, key=lambda n: (share(n), n))
     train, val = (sum(share(n) < limit for n in order) for limit in (VAL_FROM, TEST_FROM))
     val = min(max(val, 2), len(order) - (len(order) > 2))
@@ -94,13 +97,13 @@ def _cut(names: Collection[str]) -> dict[str, str]:
 
 
 def _tenth(names: Collection[str]) -> set[str]:
-    """Choose the val part of a cut of these names alone; at least one of two, never all."""
+    """Return the val part of these names: about a tenth, at least one name if there are two, and never all."""
     order = sorted(names, key=lambda n: (share(n), n))
     chosen = {n for n in order if VAL_FROM <= share(n) < TEST_FROM} or set(order[-1:])
     return chosen if len(chosen) < len(order) else set(order[1:])
 
 
 def _present(table: Table) -> str:
-    """Name the splits that there are, in words."""
+    """Return the names of the existing splits for error messages."""
     found = set(_membership(table).values())
     return ", ".join(s for s in SPLITS if s in found) or "no pictures"

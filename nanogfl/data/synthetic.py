@@ -1,7 +1,7 @@
-"""Draw a small detection set, so that a first training needs no download: six kinds of things, busy backgrounds.
+"""Drawing a small detection dataset, so that a first training needs no download: six classes, busy backgrounds.
 
-The box of a thing is the tight box of its whole silhouette (what others cover counts too, soft shadows do not),
-clipped to the picture. Silhouettes are drawn at four times the resolution: boxes are exact to a quarter pixel.
+The box of an object is the tight box of its whole silhouette (including parts that others cover, but not soft shadows),
+clipped to the picture. Silhouettes are drawn at four times the resolution, so boxes are exact to a quarter pixel.
 Shapes are given in a square of -1..1, y down; all colours are BGR.
 """
 
@@ -30,13 +30,13 @@ Colour = NDArray[np.floating]
 
 NAMES = ("ball", "crate", "cone", "star", "ring", "mug")
 
-_FINE = 4  # silhouettes are drawn this many times finer than the picture
-_SHORTEST, _LONGEST = 16.0, 160.0  # longer side of a thing in px, in a picture of _USUAL px
+_FINE = 4  # silhouettes are drawn at this multiple of the picture's resolution
+_SHORTEST, _LONGEST = 16.0, 160.0  # longer side of an object in px, in a picture of _USUAL px
 _USUAL = 320
-_LEAST_VISIBLE = 0.4  # of a silhouette, whatever covers or cuts it
-_LEAST_INSIDE = 0.8  # of a silhouette, when it is placed
-_MARGIN = 0.12  # drawn around the picture, of its side: room for things that the border cuts
-_OUTSIDE, _FREE = 0, 1  # in Scene.owner; thing i is i + 2
+_LEAST_VISIBLE = 0.4  # least visible fraction of each silhouette in the finished picture
+_LEAST_INSIDE = 0.8  # least fraction of a silhouette inside the picture when it is placed
+_MARGIN = 0.12  # margin around the picture, as a fraction of its side, for objects that the border cuts
+_OUTSIDE, _FREE = 0, 1  # values of Scene.owner; object i is i + 2
 
 _ANGLES = np.linspace(0, 2 * np.pi, 60, endpoint=False)
 _CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 
 
 def _colours(text: str) -> Colour:
-    """``"rrggbb rrggbb"`` as BGR rows [N, 3]."""
+    """Convert ``"rrggbb rrggbb"`` to BGR rows [N, 3]."""
     return np.array([list(bytes.fromhex(word))[::-1] for word in text.split()], np.float64)
 
 
@@ -53,7 +53,7 @@ _BLACK, _WHITE = _colours("1d2430 fbf7ec")
 _PAINT = _colours("e4572e f2a541 f6d55c 6fb07f 2a9d8f 3d7ea6 5b5f97 a05195 e07a8b 2f4858 b5c99a 8c564b")
 _WOOD = _colours("c08552 a9714b d4a373 8a5a44 b08968 6b8f8a b5654a")
 _SIGNAL = _colours("f26419 e63946 f77f00 f4b400 2b7bbb 3a9d6e")
-_SCENES = tuple(  # each from dark to light; the background stays inside one of them
+_SCENES = tuple(  # each from dark to light; a background uses one of them
     _colours(text)
     for text in (
         "3c5a68 86a8a5 e3ddc8",
@@ -69,7 +69,7 @@ _SCENES = tuple(  # each from dark to light; the background stays inside one of 
 
 
 class _Part(NamedTuple):
-    """One flat piece of a thing; a second outline inside the first is a hole, body pieces make the silhouette."""
+    """One part of an object, in one colour; a second outline is a hole in the first, body parts form the silhouette."""
 
     outlines: tuple[Points, ...]
     colour: Colour
@@ -81,7 +81,7 @@ def _toward(colour: Colour, other: Colour, share: float) -> Colour:
 
 
 def _pick(rng: np.random.Generator, colours: Colour, count: int) -> Colour:
-    """Different rows of ``colours``, each a little off: [count, 3]."""
+    """Return different random rows of ``colours``, slightly changed at random: [count, 3]."""
     rows = colours[rng.choice(len(colours), count, replace=False)]
     return (rows + rng.uniform(-14, 14, rows.shape)).clip(0, 255)
 
@@ -95,13 +95,13 @@ def _oblong(x1: float, y1: float, x2: float, y2: float) -> Points:
 
 
 def _wedge(pole: Points, start: float, stop: float, twist: float) -> Points:
-    """Sector around ``pole``, longer than any shape, its sides bent by ``twist`` radians a unit."""
+    """Return a sector around ``pole``, longer than any shape, with its sides bent by ``twist`` radians per unit."""
     angle = np.repeat([start, stop], len(_THERE_AND_BACK) // 2) + twist * _THERE_AND_BACK
     return pole + np.stack([_THERE_AND_BACK * np.cos(angle), _THERE_AND_BACK * np.sin(angle)], axis=1)
 
 
 def _ball(rng: np.random.Generator) -> list[_Part]:
-    """Beach ball: bent wedges around a pole, seams, a cap."""
+    """Return a beach ball: bent wedges around a pole, seams, a cap."""
     first, second = _pick(rng, _PAINT, 2)
     pole, twist, turn = rng.uniform(-0.4, 0.4, 2), rng.uniform(-0.6, 0.6), rng.uniform(0, 2 * np.pi)
     edges = turn + np.arange(7) * np.pi / 3
@@ -113,7 +113,7 @@ def _ball(rng: np.random.Generator) -> list[_Part]:
 
 
 def _crate(rng: np.random.Generator) -> list[_Part]:
-    """Wooden crate: planks, a diagonal board, a frame, nails."""
+    """Return a wooden crate: planks, a diagonal board, a frame, nails."""
     wood = _pick(rng, _WOOD, 1)[0]
     frame, gap = _toward(wood, _WHITE, 0.25), _toward(wood, _BLACK, 0.6)
     edges = np.linspace(-1, 1, int(rng.integers(4, 7)))
@@ -131,7 +131,7 @@ def _crate(rng: np.random.Generator) -> list[_Part]:
 
 
 def _cone(rng: np.random.Generator) -> list[_Part]:
-    """Traffic cone: foot, cone, one or two pale stripes, a shaded flank."""
+    """Return a traffic cone: foot, cone, one or two pale stripes, a shaded flank."""
     colour = _pick(rng, _SIGNAL, 1)[0]
     stripes = [(-0.42, -0.02)] if rng.random() < 0.5 else [(-0.58, -0.3), (0.06, 0.4)]
     foot = np.array([[-0.8, 0.68], [0.8, 0.68], [0.92, 0.98], [-0.92, 0.98]])
@@ -149,7 +149,7 @@ def _cone(rng: np.random.Generator) -> list[_Part]:
 
 
 def _star(rng: np.random.Generator) -> list[_Part]:
-    """Cut star: a dark rim and ten facets, light and dark in turn."""
+    """Return a faceted star: a dark rim and ten facets, alternately light and dark."""
     colour = _pick(rng, _PAINT, 1)[0]
     angle = np.arange(11) * np.pi / 5 - np.pi / 2
     radius = np.where(np.arange(11) % 2, rng.uniform(0.42, 0.55), 1.0)
@@ -162,7 +162,7 @@ def _star(rng: np.random.Generator) -> list[_Part]:
 
 
 def _ring(rng: np.random.Generator) -> list[_Part]:
-    """Lifebuoy: coloured bands and darker rims; what is behind shows through the hole."""
+    """Return a lifebuoy: coloured bands and darker rims; the background is visible through the hole."""
     colour, rope = _pick(rng, _PAINT, 2)
     hole, turn = rng.uniform(0.42, 0.56), rng.uniform(0, np.pi / 2)
     pale = _toward(_WHITE, rope, 0.12)
@@ -175,7 +175,7 @@ def _ring(rng: np.random.Generator) -> list[_Part]:
 
 
 def _mug(rng: np.random.Generator) -> list[_Part]:
-    """Mug: a handle with a hole, bands or dots, a rim, and coffee."""
+    """Return a mug: a handle with a hole, bands or dots, a rim, and coffee."""
     colour, second = _pick(rng, _PAINT, 2)
     dark = _toward(colour, _BLACK, 0.3)
     side = np.array([[-0.8, -0.75], [0.5, -0.75], [0.44, 0.85], [0.3, 0.97], [-0.6, 0.97], [-0.74, 0.85]])
@@ -200,7 +200,7 @@ _SHAPES: tuple[Callable[[np.random.Generator], list[_Part]], ...] = (_ball, _cra
 
 
 class Sprite(NamedTuple):
-    """A drawn thing: colour float32 [h, w, 3] BGR, coverage float32 [h, w] 0..1, box [4] in its own pixels."""
+    """A drawn object: colour float32 [h, w, 3] BGR, coverage float32 [h, w] 0..1, box [4] in its own pixels, class."""
 
     colour: NDArray[np.float32]
     cover: NDArray[np.float32]
@@ -209,7 +209,7 @@ class Sprite(NamedTuple):
 
 
 def draw_sprite(rng: np.random.Generator, label: int, length: float) -> Sprite:
-    """One thing, turned and stretched a little; the longer side of its box is ``length`` px (to half a pixel)."""
+    """Draw one object, slightly rotated and stretched; the longer side of its box is ``length`` px, to half a pixel."""
     parts = _SHAPES[label](rng)
     turn, stretch = rng.uniform(-0.5, 0.5), np.exp(rng.uniform(-0.2, 0.2))
     sine, cosine = np.sin(turn), np.cos(turn)
@@ -217,7 +217,7 @@ def draw_sprite(rng: np.random.Generator, label: int, length: float) -> Sprite:
     hull = np.concatenate([outline for part in parts if part.body for outline in part.outlines]) @ matrix.T
     low, high = hull.min(axis=0), hull.max(axis=0)
     scale = length / (high - low).max()
-    shift = 1 + rng.random(2)  # where on the pixel grid it lies
+    shift = 1 + rng.random(2)  # random sub-pixel position
     width, height = (np.ceil((high - low) * scale + shift).astype(int) + 1).tolist()
     fine = np.empty((height * _FINE, width * _FINE, 3), np.uint8)
     mask = np.zeros(fine.shape[:2], np.uint8)
@@ -236,7 +236,7 @@ def draw_sprite(rng: np.random.Generator, label: int, length: float) -> Sprite:
 
 
 def _lit(colour: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Light from the upper left, as the shadows have it, on a thing [h, w, 3]."""
+    """Light an object [h, w, 3] from the upper left, consistent with the shadows."""
     height, width = colour.shape[:2]
     x, y = np.linspace(-0.3, 0.7, width, dtype=np.float32), np.linspace(-0.25, 0.75, height, dtype=np.float32)
     light = np.float32(1.14) - np.float32(0.55) * (x**2 + (y**2)[:, None])
@@ -244,12 +244,12 @@ def _lit(colour: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _thrice(plane: NDArray[np.float32]) -> NDArray[np.float32]:
-    """One plane for the three channels; numpy's own broadcasting over a last axis of three is slow."""
+    """Repeat a plane over three channels; numpy's broadcasting along a last axis of length three is slow."""
     return np.asarray(cv2.merge([plane, plane, plane]), np.float32)
 
 
 def _grain(rng: np.random.Generator, size: int) -> NDArray[np.float32]:
-    """Noise at several scales, about -1..1: [size, size]."""
+    """Return noise at several scales, about -1..1: [size, size]."""
     total = np.zeros((size, size), np.float32)
     for cells, weight in ((3, 0.5), (9, 0.25), (36, 0.15), (120, 0.1)):
         coarse = rng.uniform(-weight, weight, (cells, cells)).astype(np.float32)
@@ -258,10 +258,10 @@ def _grain(rng: np.random.Generator, size: int) -> NDArray[np.float32]:
 
 
 def _backdrop(rng: np.random.Generator, size: int) -> Picture:
-    """Ramp, grain, and perhaps stripes or blobs, all in the shades of one scene: [size, size, 3]."""
+    """Draw a background in the shades of one scene: gradient, noise, perhaps stripes or blobs: [size, size, 3]."""
     scene = _SCENES[rng.integers(len(_SCENES))]
     shades = np.stack([np.interp(np.linspace(0, 2, 256), range(3), channel) for channel in scene.T], axis=1)
-    half = size // 2  # soft enough to be drawn at half the size
+    half = size // 2  # smooth enough to draw at half the size
     x = np.linspace(-0.5, 0.5, half, dtype=np.float32)
     y = x[:, None]
     slope, angle = rng.uniform(0.2, 0.7), rng.uniform(0, 2 * np.pi)
@@ -285,7 +285,7 @@ def _backdrop(rng: np.random.Generator, size: int) -> Picture:
 
 
 def _clutter(rng: np.random.Generator, picture: Picture) -> None:
-    """Draw what is no thing onto the picture: lines, flat polygons and ovals, outlines, scribbles."""
+    """Draw distractors onto the picture in place: lines, filled polygons and ovals, outlines, scribbles."""
     size = len(picture)
     for kind in rng.integers(0, 5, int(rng.integers(2, 9))):
         centre = rng.uniform(0, size, 2)
@@ -302,14 +302,14 @@ def _clutter(rng: np.random.Generator, picture: Picture) -> None:
             cv2.fillPoly(picture, [corners.astype(np.int32)], colour, cv2.LINE_AA)
         elif kind == 2:
             _scribble(rng, picture, centre, span, colour)
-        else:  # an oval, flat or its outline
+        else:  # an oval, filled or outlined
             half, turn = (span * rng.uniform(0.3, 0.8, 2)).astype(int).tolist(), float(rng.uniform(0, 180))
             spot, pen = centre.astype(int).tolist(), thick if kind == 3 else -1
             cv2.ellipse(picture, spot, half, turn, 0, 360, colour, pen, cv2.LINE_AA)
 
 
 def _scribble(rng: np.random.Generator, picture: Picture, centre: Points, span: float, colour: Sequence[float]) -> None:
-    """Two lines of something like handwriting."""
+    """Draw two lines that resemble handwriting."""
     for row in (-0.2, 0.2):
         time = np.linspace(0, 1, 90)
         loops = np.sin(time[:, None] * rng.uniform(60, 110) + [0, 1.3]) * [0.06, 0.09]
@@ -319,7 +319,7 @@ def _scribble(rng: np.random.Generator, picture: Picture, centre: Points, span: 
 
 
 def _expose(rng: np.random.Generator, picture: Picture) -> Picture:
-    """Camera: brightness, tint, perhaps a slight blur, noise."""
+    """Simulate a camera: brightness, tint, perhaps a slight blur, noise."""
     tint = rng.uniform(0.75, 1.15) * rng.uniform(0.95, 1.05, 3)
     curve = (np.arange(256)[:, None] * tint).round().clip(0, 255).astype(np.uint8)
     lit = cv2.LUT(picture, curve[None])
@@ -331,16 +331,16 @@ def _expose(rng: np.random.Generator, picture: Picture) -> Picture:
 
 @dataclass
 class Scene:
-    """A picture in the making, with a margin around it for things that its border cuts.
+    """A picture under construction, with a margin around it for objects that its border cuts.
 
     Attributes:
         canvas: uint8 [S, S, 3], S = size + 2 margin.
-        margin: px on each side.
-        owner: uint8 [S, S], which thing is seen at a pixel (i + 2), or _FREE, or _OUTSIDE the picture.
-        boxes: one [4] a thing in the picture's pixels, not yet clipped.
-        labels: one a thing.
-        silhouettes: pixels of each whole silhouette.
-        visible: how many of them are seen.
+        margin: width of the margin on each side in px.
+        owner: uint8 [S, S], the object visible at each pixel (i + 2), or _FREE, or _OUTSIDE the picture.
+        boxes: box [4] of each object in px of the picture, not yet clipped.
+        labels: class of each object.
+        silhouettes: number of pixels in each whole silhouette.
+        visible: number of these pixels that are visible.
     """
 
     canvas: Picture
@@ -353,7 +353,7 @@ class Scene:
 
     @classmethod
     def on(cls, picture: Picture) -> Scene:
-        """Empty scene before a backdrop [size, size, 3]."""
+        """Return an empty scene with this background [size, size, 3]."""
         margin = int(len(picture) * _MARGIN)
         canvas = cv2.copyMakeBorder(picture, margin, margin, margin, margin, cv2.BORDER_REFLECT)
         owner = np.full(canvas.shape[:2], _OUTSIDE, np.uint8)
@@ -366,7 +366,11 @@ class Scene:
         return self.canvas[self.margin : -self.margin, self.margin : -self.margin]
 
     def place(self, sprite: Sprite, column: int, row: int) -> bool:
-        """Put a thing with its corner at a pixel of the picture, unless it or another would hardly be seen."""
+        """Place an object with its corner at a pixel of the picture, unless it or another would be too little visible.
+
+        Returns:
+            Whether it was placed.
+        """
         solid = sprite.cover >= 0.5
         x, y = column + self.margin, row + self.margin
         window = slice(y, y + solid.shape[0]), slice(x, x + solid.shape[1])
@@ -389,7 +393,7 @@ class Scene:
         return True
 
     def _paint(self, sprite: Sprite, window: tuple[slice, slice]) -> None:
-        """Soft shadow to the lower right, then the thing."""
+        """Draw a soft shadow to the lower right, then the object."""
         drop = max(1, round(0.04 * max(sprite.cover.shape)))
         shadow = cv2.GaussianBlur(sprite.cover, (0, 0), 0.7 * drop + 0.3, borderType=cv2.BORDER_CONSTANT)
         beside = self.canvas[tuple(slice(side.start + drop, side.stop + drop) for side in window)]
@@ -400,7 +404,7 @@ class Scene:
 
 
 def compose(rng: np.random.Generator, size: int) -> Scene:
-    """Backdrop with one to eight things, later over earlier."""
+    """Draw a background with one to eight objects, later ones over earlier ones."""
     backdrop = _backdrop(rng, size)
     _clutter(rng, backdrop)
     scene = Scene.on(backdrop)
@@ -409,9 +413,9 @@ def compose(rng: np.random.Generator, size: int) -> Scene:
         length = rng.uniform(_SHORTEST + 0.5, _LONGEST - 0.5)
         sprite = draw_sprite(rng, int(rng.integers(len(NAMES))), length * unit)
         extent = np.array(sprite.cover.shape[::-1])
-        over = 0.2 * extent if rng.random() < 0.2 and length > 1.5 * _SHORTEST else 0  # what the border may cut
+        over = 0.2 * extent if rng.random() < 0.2 and length > 1.5 * _SHORTEST else 0  # px the border may cut off
         for trial in range(8):
-            beyond = over * (trial < 6)  # the first thing must find its place in the end
+            beyond = over * (trial < 6)  # the last trials fit, so the first object is always placed
             column, row = rng.uniform(-beyond, size - extent + beyond, 2).round().astype(int).tolist()
             if scene.place(sprite, column, row):
                 break
@@ -419,9 +423,9 @@ def compose(rng: np.random.Generator, size: int) -> Scene:
 
 
 def draw_picture(rng: np.random.Generator, size: int) -> tuple[Picture, NDArray[np.float64], NDArray[np.int64]]:
-    """One picture: uint8 BGR [size, size, 3], boxes [N, 4] in px, labels [N] into NAMES; N is 1 to 8.
+    """Draw one picture: uint8 BGR [size, size, 3], boxes [N, 4] in px, labels [N] into NAMES; N is 1 to 8.
 
-    At 320 px the longer sides of the boxes are 16 to 160 px, all equally likely, and in proportion at other sizes.
+    At 320 px the longer sides of the boxes are uniformly distributed from 16 to 160 px; they scale with the size.
     At least two fifths of each silhouette are visible.
     """
     scene = compose(rng, size)
@@ -430,9 +434,12 @@ def draw_picture(rng: np.random.Generator, size: int) -> tuple[Picture, NDArray[
 
 
 def draw_set(root: Path, train: int = 400, val: int = 40, test: int = 100, size: int = 320, seed: int = 0) -> Path:
-    """Draw a set as COCO: ``images/train/000001.jpg`` and so on, ``annotations/train.json`` and so on.
+    """Write a dataset in COCO format (``images/train/000001.jpg``, ``annotations/train.json`` ...); return its folder.
 
-    Every picture has its own generator, of (seed, split, number), so that it does not depend on the others.
+    Every picture has its own random generator, seeded with (seed, split, number), so it does not depend on the others.
+
+    Raises:
+        UsageError: a size, count or seed is too small.
     """
     if size < 64 or seed < 0 or min(train, val, test) < 0:
         raise UsageError(

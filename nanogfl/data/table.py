@@ -1,4 +1,4 @@
-"""The one form that every annotated set is read into."""
+"""The common representation into which every annotated dataset is read."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Example:
-    """One picture and its boxes; arrays have one row a box.
+    """One picture and its boxes; arrays have one row per box.
 
     Attributes:
-        path: the picture on disk.
-        name: path relative to the root of the set, with forward slashes; unique in the set.
-        width, height: of the upright picture in pixels, from its file where it could be read, else as annotated.
-        boxes: float64 [N, 4], x1 y1 x2 y2 in pixels.
+        path: the picture file.
+        name: path relative to the dataset's root, with forward slashes; unique in the dataset.
+        width, height: of the upright picture in px, from its file; until that is read, as annotated (0 if unknown).
+        boxes: float64 [N, 4], x1 y1 x2 y2 in px.
         labels: int64 [N], index into ``Table.names``.
-        crowd: bool [N], regions that neither train nor punish.
+        crowd: bool [N], crowd regions: neither targets nor background, ignored by loss and evaluation.
         areas: float64 [N] px², as annotated, else width x height.
-        split: one of SPLITS, or None where the set has no splits.
+        split: one of SPLITS, or None if the dataset has no splits.
         source_id: the picture's id in the annotation (COCO), else its name.
-        marks: int64 [N], where each box stands: line (YOLO), number of the object (VOC), id (COCO; where it has no
-            usual number as id, -1 - its place in the list); None where nobody noted it.
-        unit: what ``marks`` count: line, object, annotation.
+        marks: int64 [N], the place of each box in its annotation: line (YOLO), number of the object (VOC), or id (COCO;
+            -1 - index in the list if the id is not a non-negative 64-bit integer); None if not known.
+        unit: what ``marks`` refers to: line, object, annotation.
     """
 
     path: Path
@@ -49,21 +49,21 @@ class Example:
     unit: str = "box"
 
     def picture(self) -> Picture:
-        """Its pixels, upright: uint8 BGR [H, W, 3]. Raises DataError where they cannot be decoded."""
+        """Read the picture, upright: uint8 BGR [H, W, 3]. Raises DataError if it cannot be read or decoded."""
         try:
             return read_picture(self.path)
         except DataError as error:
             raise DataError(f"{error}; 'nanogfl check DATA --fix OUT' writes a copy of the set without such") from error
 
     def mark(self, row: int) -> str:
-        """Say where one of its boxes stands in the annotation; nothing where nobody noted it."""
+        """Return the place of a box in its annotation, such as ``line 3``; empty if not known."""
         if self.marks is None:
             return ""
         mark = int(self.marks[row])
         return f"{self.unit} {mark}" if mark >= 0 else f"entry {-1 - mark} of annotations"
 
     def keeping(self, rows: NDArray[np.bool_]) -> Example:
-        """The same picture with only these of its boxes: bool [N]."""
+        """Return the same picture with only the selected boxes, bool [N]."""
         return replace(
             self,
             boxes=self.boxes[rows],
@@ -76,7 +76,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Table:
-    """A whole set: class names in the annotation's own order, one example a picture."""
+    """A whole dataset: class names in the order of the annotation, and one example per picture."""
 
     root: Path
     form: str
@@ -89,20 +89,20 @@ class Table:
 
     @property
     def warnings(self) -> list[Finding]:
-        """What was put right or left out while reading."""
+        """The findings on what was corrected or left out while reading."""
         return [f for f in self.findings if KINDS[f.kind].severity != "note"]
 
     @property
     def has_splits(self) -> bool:
-        """Whether the set itself says which picture belongs to which split."""
+        """Whether the dataset itself assigns pictures to splits."""
         return any(e.split is not None for e in self.examples)
 
     def where(self, keep: Callable[[Example], bool]) -> Table:
-        """The same set with fewer pictures."""
+        """Return the dataset with only the pictures for which ``keep`` is true."""
         return replace(self, examples=tuple(e for e in self.examples if keep(e)))
 
     def with_names(self, names: Sequence[str]) -> Table:
-        """The set in another model's class order; boxes of classes it does not have are left out."""
+        """Return the dataset with another list of classes; boxes of classes that are not in it are left out."""
         index = {name: i for i, name in enumerate(names)}
         new = np.array([index.get(name, -1) for name in self.names] or [-1], np.int64)
 

@@ -1,4 +1,4 @@
-"""Text files as people's editors leave them."""
+"""Reading of text files in the encodings that common editors write."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def read_text(path: Path) -> str:
-    """Read UTF-8 with or without a mark, or UTF-16 with one, as PowerShell writes lists; lines end with a line feed.
+    """Read UTF-8 with or without a BOM, or UTF-16 with one (written by PowerShell); normalise line ends to line feeds.
 
     Raises:
         OSError: the file cannot be read.

@@ -1,4 +1,4 @@
-"""Pascal VOC: one xml a picture, lists of stems for the splits."""
+"""Reader of Pascal VOC datasets: one xml file per picture, lists of stems for the splits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LISTS = {"train": "train", "val": "val", "valid": "val", "test": "test", "trainv
 
 @dataclass(frozen=True)
 class _Note:
-    """What one xml says: the file name and size in its tags, its boxes as (class, corners, number of the object)."""
+    """The content of one xml file: file name and size from its tags, boxes as (class, corners, number of object)."""
 
     path: Path
     file: str
@@ -40,7 +40,7 @@ class _Note:
 
 
 def find(root: Path) -> list[Path]:
-    """Find a set's xml files: in annotations folders, or (Roboflow) beside the pictures of a split's folder."""
+    """Return a dataset's xml files: in annotation folders, or (Roboflow) beside the pictures in split folders."""
     folders = subfolders(root)
     parts = [f for n, f in folders.items() if splits.named(n)]
     places = [f for n, f in folders.items() if n in ANNOTATION_FOLDERS]
@@ -51,15 +51,15 @@ def find(root: Path) -> list[Path]:
 
 
 def find_flat(root: Path) -> list[Path]:
-    """Find xml files beside the pictures, as LabelImg leaves them: none unless one has a picture's name."""
+    """Return the xml files beside the pictures, as LabelImg writes them; none unless one has the name of a picture."""
     stems, files = {spelt(p.stem) for p in files_in(root, SUFFIXES)}, files_in(root, XML)
     return files if any(spelt(p.stem) in stems for p in files) else []
 
 
 def read(root: Path, files: list[Path], notes: Findings) -> Table:
-    """Read the set as annotated: sizes may be 0, boxes are unchecked, pictures unread.
+    """Read the dataset as annotated: sizes may be 0, boxes are unchecked, pictures unread.
 
-    Classes are sorted by name over all splits.
+    Classes are those of all splits, sorted by name.
     """
     named = [(path, path.relative_to(root).as_posix()) for path in files]
     read = [notes.attempt(name, partial(_read_note, path, name, notes), None) for path, name in named]
@@ -82,7 +82,7 @@ def read(root: Path, files: list[Path], notes: Findings) -> Table:
 
 
 def _without_objects(root: Path, count: int, notes: Findings) -> str:
-    """Say why a set has no class: no box was drawn, or none that can be used."""
+    """Return the message for a dataset without classes: it has no boxes, or no usable ones."""
     lost = [f for f in notes.found if f.kind in ("box-malformed", "class-unknown")]
     if not lost:
         return f"{root}: none of the {count} xml files has an object, and boxes teach; is this the folder of the set?"
@@ -91,7 +91,7 @@ def _without_objects(root: Path, count: int, notes: Findings) -> str:
 
 
 def _read_note(path: Path, where: str, notes: Findings) -> _Note:
-    """Read one xml. Raises DataError where it is none of Pascal VOC's."""
+    """Read one xml file. Raises DataError if it is not a Pascal VOC annotation."""
     try:
         tree: Any = ElementTree.parse(path).getroot()
     except OSError as error:
@@ -103,7 +103,7 @@ def _read_note(path: Path, where: str, notes: Findings) -> _Note:
     boxes = []
     for number, item in enumerate(tree.findall("object"), 1):
         name = _text(item, "name")
-        corners = [_number(_text(item, f"bndbox/{corner}")) for corner in CORNERS]  # an object's parts lie deeper
+        corners = [_number(_text(item, f"bndbox/{corner}")) for corner in CORNERS]  # parts of objects lie deeper
         if name and None not in corners:
             boxes.append((name, corners, number))
         else:
@@ -154,7 +154,7 @@ def _example(shelf: _Shelf, note: _Note, index: dict[str, int], split: str | Non
 
 
 class _Shelf:
-    """Where the pictures of a set lie; each folder is listed once."""
+    """A lookup of the pictures of xml files; each folder is listed only once."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -162,7 +162,7 @@ class _Shelf:
         self._places: dict[Path, list[Path]] = {}
 
     def picture(self, note: _Note) -> Path:
-        """Find an xml's picture: by the xml's own stem first, for the tag is often that of a renamed file."""
+        """Return the picture of an xml file: by the xml file's stem first, as the tag often has an outdated name."""
         tag = Path(note.file.replace("\\", "/"))
         stem = note.path.stem
         places = self._of(note.path.parent)
@@ -172,14 +172,14 @@ class _Shelf:
         return places[0] / f"{stem}{tag.suffix if tag.suffix.lower() in SUFFIXES else '.jpg'}"
 
     def _in(self, place: Path) -> dict[str, Path]:
-        """Pictures of a folder by name and by stem."""
+        """Return the pictures of a folder by name and by stem."""
         if place not in self._files:
             files = files_in(place, SUFFIXES) if place.is_dir() else []
             self._files[place] = {p.stem: p for p in reversed(files)} | {p.name: p for p in files}
         return self._files[place]
 
     def _of(self, folder: Path) -> list[Path]:
-        """Picture folders for a folder of xml files: those beside it or its parents, its own copy of them first."""
+        """Return the picture folders for a folder of xml files: beside it or its parents, mirrored subfolders first."""
         if folder not in self._places:
             places, inner = [], Path()
             for below in (folder, *folder.parents):
@@ -194,9 +194,9 @@ class _Shelf:
 
 
 def _listed(root: Path, files: Sequence[Path], notes: Findings) -> dict[Path, str]:
-    """Split by xml file, from ImageSets/Main/{train,val,test}.txt; empty where there are no such lists.
+    """Return the split of each xml file from ImageSets/Main/{train,val,test}.txt; empty if there are no such lists.
 
-    trainval.txt only tells where the others are silent; lists of one class (``cat_train.txt``) tell nothing.
+    trainval.txt is only used for files that are in no other list; lists of one class (``cat_train.txt``) are ignored.
     """
     sets = subfolders(root).get("imagesets", root / "ImageSets")
     folder = subfolders(sets).get("main", sets)
@@ -223,7 +223,7 @@ def _listed(root: Path, files: Sequence[Path], notes: Findings) -> dict[Path, st
 
 
 def _by_name(root: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
-    """Xml files by their path in the annotations folder, without suffix, and by stem where no such path is that."""
+    """Return xml files by path in the annotations folder, without suffix, and by stem unless that is such a path."""
     paths, stems = (defaultdict[str, list[Path]](list) for _ in range(2))
     for file in files:
         parts = file.relative_to(root).parts[:-1]
@@ -234,7 +234,7 @@ def _by_name(root: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
 
 
 def _spellings(line: str) -> Iterator[str]:
-    """What a line may name, the longest first: a path to a file or a stem, less leading folders."""
+    """Yield the names that a line may mean, longest first: a path to a file or a stem, with fewer leading folders."""
     parts = line.replace("\\", "/").split("/")
     suffix = Path(parts[-1]).suffix.lower()
     for start in range(len(parts)):
@@ -245,5 +245,5 @@ def _spellings(line: str) -> Iterator[str]:
 
 
 def _folder_split(root: Path, file: Path) -> str | None:
-    """Name the split of the folder that an xml lies in."""
+    """Return the split that the folders of an xml file indicate, the outermost first; None if there is none."""
     return next(filter(None, map(splits.named, file.relative_to(root).parts[:-1])), None)

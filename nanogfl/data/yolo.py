@@ -1,4 +1,4 @@
-"""YOLO: one text file of normalised boxes a picture, with or without a data.yaml."""
+"""Reader of YOLO datasets: one text file of normalised boxes per picture, with or without a data.yaml."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from nanogfl.data.yolo_places import Reading, pictures_of, places, plain
 from nanogfl.errors import DataError
 from nanogfl.pictures import SUFFIXES
 
-UNREAD: Rows = {}  # of a label file that cannot be read
+UNREAD: Rows = {}  # marks a label file that cannot be read, by identity
 
 
 def read_config(file: Path, notes: Findings) -> Table:
-    """Read the set of a data.yaml as annotated: sizes are 0, boxes are fractions of the picture and unchecked."""
+    """Read the dataset of a data.yaml as annotated: sizes are 0, boxes are fractions of the picture and unchecked."""
     document = load(file)
     if not isinstance(document, dict) or not document.keys() & KEYS.keys():
         raise DataError(f"{file} is no data.yaml: it must name the pictures of train, val or test, and the classes")
@@ -45,7 +45,7 @@ def read_config(file: Path, notes: Findings) -> Table:
 
 
 def find_folders(root: Path) -> list[tuple[Path, str | None]]:
-    """Find folders of pictures beside labels, by split: images/train, train/images, or images alone."""
+    """Return the picture folders that have label folders, with their split: images/train, train/images, or images."""
     folders = subfolders(root)
     if "images" in folders and "labels" in folders:
         parts = [(f, splits.named(n)) for n, f in subfolders(folders["images"]).items()]
@@ -59,7 +59,7 @@ def find_folders(root: Path) -> list[tuple[Path, str | None]]:
 
 
 def find_flat(root: Path) -> list[tuple[Path, str | None]]:
-    """Find folders of pictures that have their label files beside them, as LabelImg leaves them: of splits, or it."""
+    """Return the folders with label files beside the pictures, as LabelImg writes them: split folders or the root."""
     parts = [(f, splits.named(n)) for n, f in subfolders(root).items() if splits.named(n) and files_in(f, SUFFIXES)]
     if any(_is_flat(folder) for folder, _ in parts):
         return parts
@@ -67,16 +67,16 @@ def find_flat(root: Path) -> list[tuple[Path, str | None]]:
 
 
 def _is_flat(folder: Path) -> bool:
-    """Whether a text file here has a picture's name and a line that is a box; captions and read-mes have none."""
+    """Return whether a text file here has a picture's name and a line with a box, unlike captions and readme files."""
     stems = {spelt(p.stem) for p in files_in(folder, SUFFIXES)}
     files = (p for p in files_in(folder, TEXT) if spelt(p.stem) in stems)
     return any(row_of(line.split()) for file in files for line in read_text(file).splitlines())
 
 
 def read_folders(root: Path, folders: Sequence[tuple[Path, str | None]], notes: Findings, flat: bool = False) -> Table:
-    """Read a set without a yaml, as ``read_config`` does; class names are classes.txt's, else class_0...
+    """Read a dataset without a yaml, as ``read_config`` does; class names are from classes.txt, else class_0...
 
-    ``flat``: of pictures with their label files beside them, where deeper folders are no part of the set.
+    If ``flat`` is set, label files lie beside the pictures, and deeper folders are not part of the dataset.
     """
     files = files_in if flat else files_below
     pictures = [(p, split) for s in (*SPLITS, None) for f, split in folders if split == s for p in files(f, SUFFIXES)]
@@ -90,7 +90,7 @@ def read_folders(root: Path, folders: Sequence[tuple[Path, str | None]], notes: 
 def _note_unlisted(
     root: Path, folders: Sequence[tuple[Path, str | None]], listed: set[Path], labels: Labels, notes: Findings
 ) -> None:
-    """Say which labelled pictures lie in images, but in no split's folder there."""
+    """Note labelled pictures that lie in ``images``, but outside of the split folders there."""
     for holder in dict.fromkeys(f.parent for f, split in folders if split and f.parent.name.lower() == "images"):
         for path in files_below(holder, SUFFIXES):
             if path not in listed and any(file.is_file() for file in labels.of(path)):
@@ -98,13 +98,13 @@ def _note_unlisted(
 
 
 def _listed_names(root: Path, labels: Sequence[Path]) -> list[str]:
-    """Class names of the set's own list, else of those that tools leave beside the labels of each split.
+    """Return the class names from the dataset's own list, else from the lists that tools write beside the labels.
 
-    Raises DataError where two of these disagree; one that ends earlier does not.
+    Raises DataError if two of the latter disagree; a list that is the beginning of another one agrees with it.
     """
-    own = (root / "classes.txt", root / "labels" / "classes.txt", root / "obj.names")  # the last is CVAT's
+    own = (root / "classes.txt", root / "labels" / "classes.txt", root / "obj.names")  # the last is from CVAT
     files = [f for f in own if f.is_file()][:1]
-    for folder in () if files else dict.fromkeys(labels):  # LabelImg's, else Roboflow's
+    for folder in () if files else dict.fromkeys(labels):  # from LabelImg, else Roboflow
         files += [f for name in ("classes.txt", "_darknet.labels") if (f := folder / name).is_file()][:1]
     longest: list[str] = []
     for file in files:
@@ -117,7 +117,7 @@ def _listed_names(root: Path, labels: Sequence[Path]) -> list[str]:
 
 
 def _table(found: Reading, names: dict[int, str]) -> Table:
-    """Read the labels of all pictures. Without names, classes are counted from the labels."""
+    """Read the labels of all pictures into a table. Without names, the classes are class_0 to the highest label."""
     rows = _rows(found)
     found.pictures = [(path, split) for path, split in found.pictures if rows[path] is not UNREAD]
     labelled = {split for path, split in found.pictures if rows[path] is not None}
@@ -130,7 +130,7 @@ def _table(found: Reading, names: dict[int, str]) -> Table:
     index = {i: place[name] for i, name in names.items()}
     if len(order) < len(names):
         found.notes.add("class-repeated", found.root.name, "names", f"{len(names)} names, {len(order)} different")
-    made: dict[Path, Example] = {}  # a picture of two splits has its labels, and what is wrong with them, once
+    made: dict[Path, Example] = {}  # labels and findings are made once for a picture in two splits
     examples = []
     for path, split in found.pictures:
         if split in labelled:
@@ -143,7 +143,7 @@ def _table(found: Reading, names: dict[int, str]) -> Table:
 
 
 def _rows(found: Reading) -> dict[Path, Rows | None]:
-    """The boxes of each picture; UNREAD where a patient reading could not read its label file."""
+    """Return the boxes of each picture; None without a label file, UNREAD if it is unreadable and reading patient."""
     labels, rows = Labels(), {}
     for path in dict.fromkeys(path for path, _ in found.pictures):
         rows[path] = found.notes.attempt(

@@ -1,4 +1,4 @@
-"""YOLO's label files: where that of a picture lies, and the boxes of its lines."""
+"""YOLO label files: locating the file of a picture, and parsing its lines into boxes."""
 
 from __future__ import annotations
 
@@ -13,26 +13,29 @@ from nanogfl.data.text import read_text
 from nanogfl.errors import DataError
 
 Row = tuple[int, float, float, float, float]
-Rows = dict[int, Row]  # by number of the line
+Rows = dict[int, Row]  # by line number
 TEXT = frozenset({".txt"})
 
 
 class Labels:
-    """Where the label files of pictures lie; each folder is listed once."""
+    """A lookup of the label files of pictures; each folder is listed only once."""
 
     def __init__(self) -> None:
         self._files: dict[Path, dict[str, Path]] = {}
         self._folders: dict[Path, list[Path]] = {}
 
     def of(self, picture: Path) -> Iterator[Path]:
-        """Files that may be a picture's, the likeliest first; they need not be there."""
+        """Yield the possible label files of a picture, the likeliest first; they need not exist."""
         for folder in self.folders(picture.parent):
             if folder not in self._files:
                 self._files[folder] = {p.stem: p for p in files_in(folder, TEXT)} if folder.is_dir() else {}
             yield lookup(self._files[folder], picture.stem) or folder / f"{picture.stem}.txt"
 
     def folders(self, pictures: Path) -> list[Path]:
-        """For a folder of pictures: labels instead of images in its path, both in any case, then the folder itself."""
+        """Return the label folders of a picture folder: its path with ``images`` replaced by ``labels``, then itself.
+
+        Both names match in any case.
+        """
         if pictures not in self._folders:
             parts = pictures.parts
             last = max((i for i, part in enumerate(parts) if part.lower() == "images"), default=None)
@@ -44,21 +47,21 @@ class Labels:
 def _twin(holder: Path) -> Path:
     try:
         return subfolders(holder).get("labels", holder / "labels")
-    except PermissionError:  # it may lie far above the set
+    except PermissionError:  # the folder may lie far above the dataset
         return holder / "labels"
 
 
 def read_labels(files: Iterable[Path], root: Path, points: int, notes: Findings) -> Rows | None:
-    """Read the first of these that is there: boxes as (class, x1 y1 x2 y2 in fractions); None where none is.
+    """Read the first existing file: boxes as (class, x1 y1 x2 y2 in fractions) by line; None if no file exists.
 
     Args:
-        files: where a picture's labels may lie.
-        root: of the set, for what is noted.
-        points: numbers that follow each box, of key points, which are passed over.
-        notes: hears of lines that are no box.
+        files: possible label files of a picture.
+        root: root of the dataset, for the paths in findings.
+        points: how many key point numbers follow each box; they are ignored.
+        notes: receives findings on lines that are not boxes and on polygons.
 
     Raises:
-        DataError: one is there, but cannot be read.
+        DataError: the file exists, but cannot be read.
     """
     for file in files:
         try:
@@ -83,7 +86,7 @@ def read_labels(files: Iterable[Path], root: Path, points: int, notes: Findings)
 
 
 def row_of(words: list[str]) -> Row | None:
-    """Read a line as class and corners: centre and size, or the hull of a polygon; None where it is neither."""
+    """Parse a line into class and corners, from centre and size or from a polygon; return None if it is neither."""
     try:
         label, *values = map(float, words)
     except ValueError:

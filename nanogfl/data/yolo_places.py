@@ -1,6 +1,6 @@
-"""Where a data.yaml's pictures lie: the folders and lists that it names, and the lines of these lists.
+"""Locating the pictures of a data.yaml: the folders and lists that it names, and the lines of these lists.
 
-Both may be wrong by a level, or be another machine's.
+Both may be wrong by a folder level, or be paths of another machine.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from nanogfl.errors import DataError
 
 @dataclass
 class Reading:
-    """A set while it is read: its root, where paths may start, its pictures with their split.
+    """The state of reading a dataset: its root, the folders that paths may start from, its pictures with their split.
 
-    Of a set of poses ``points`` numbers follow each box; they are passed over. ``missing`` are listed, but not there.
+    In a pose dataset ``points`` numbers follow each box and are ignored. ``missing``: listed pictures without a file.
     """
 
     root: Path
@@ -33,7 +33,7 @@ class Reading:
 
 
 def places(file: Path, value: object, split: str, found: Reading) -> Iterator[Path]:
-    """Folders and lists that a split's key names, which may be wrong by a level."""
+    """Yield the folders and lists that a split's key names, corrected if they are wrong by a folder level."""
     for entry in value if isinstance(value, list) else [value] if value else []:
         if not isinstance(entry, str):
             raise DataError(f"{file}: {split} must be a path or a list of paths, not {type(entry).__name__}")
@@ -47,7 +47,7 @@ def places(file: Path, value: object, split: str, found: Reading) -> Iterator[Pa
 
 
 def _candidates(entry: str, bases: list[Path]) -> Iterator[Path]:
-    """Existing places that an entry can mean: inside the set, as written, less leading folders, a level deeper."""
+    """Yield existing paths that an entry can mean: inside the set, as written, shortened in front, a level deeper."""
     inside, *shorter = _endings(entry)
     if any(splits.named(part) for part in inside):
         shorter = [parts for parts in shorter if any(splits.named(part) for part in parts)]
@@ -58,20 +58,20 @@ def _candidates(entry: str, bases: list[Path]) -> Iterator[Path]:
 
 
 def _endings(entry: str) -> list[list[str]]:
-    """The parts of a path that stay inside, then these less leading folders."""
+    """Return the parts of a path without ``/``, ``..`` and ``.``, then its endings with fewer leading folders."""
     parts = [p for p in PurePosixPath(entry.replace("\\", "/")).parts if p not in ("/", "..", ".")]
     return [parts, *(parts[i:] for i in range(1, len(parts)))]
 
 
 def plain(path: Path) -> Path:
-    """Write a path without ``..``; symbolic links stay, so that names are relative to what the user sees."""
+    """Return an absolute path without ``..``; symbolic links are kept, so that names match what the user sees."""
     return Path(os.path.normpath(path.absolute()))
 
 
 def pictures_of(file: Path, found: Reading) -> Iterator[Path]:
-    """Pictures that the lines of a text file name, relative to it or to the root; none outside the root.
+    """Yield the pictures that the lines of a text file name, relative to the file or the root; none outside the root.
 
-    A line that leads nowhere means the picture that the end of its path leads to.
+    If a line leads to no file, the endings of its path are tried.
     """
     name = relative(file, found.root)
     bases = [file.parent, found.root, *found.bases]

@@ -1,1 +1,1 @@
-"""The data doctor: every picture and annotation looked at, what is wrong, and what to do about it."""
+"""The data doctor (``nanogfl check``): check every picture and annotation, report problems, and recommend fixes."""

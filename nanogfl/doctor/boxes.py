@@ -1,4 +1,4 @@
-"""What is wrong with boxes that the readers let pass: drawn twice, contradicting each other, too small to learn."""
+"""Problems of boxes that the readers accept: duplicates, contradicting classes, boxes too small to learn."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from nanogfl.boxes import iou
 from nanogfl.data.findings import Findings, listed
 from nanogfl.data.table import Example
 
-SAME = 0.95  # IoU from which two boxes are one
-TINY = 3.0  # px of the network's input; the finest level has a cell every 8
-MOST = 2_000  # boxes of a picture that are compared with each other
+SAME = 0.95  # IoU from which two boxes count as duplicates
+TINY = 3.0  # px of the network's input; the finest level has a stride of 8 px
+MOST = 2_000  # boxes compared with each other per picture
 
 
 def note_boxes(examples: Sequence[Example], names: Sequence[str], side: int, notes: Findings) -> None:
-    """Say what is wrong with each picture's boxes; ``side`` is the training size in px."""
+    """Note the problems of each picture's boxes; ``side`` is the side of the training input in px."""
     unannotated = {f.file for f in notes.found if f.kind == "picture-unannotated"}
     for example in examples:
         for a, b in same_boxes(example, example.labels):
@@ -39,9 +39,9 @@ def note_boxes(examples: Sequence[Example], names: Sequence[str], side: int, not
 
 
 def same_boxes(example: Example, classes: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Rows a < b, each b once, whose boxes are one: a is the first of b's class [N], else the first of any.
+    """Return rows (a, b) of duplicate boxes, a < b, each b once: a is the first of b's class [N], else of any class.
 
-    Crowd regions are no boxes.
+    Crowd regions are ignored.
     """
     rows = np.flatnonzero(~example.crowd)[:MOST]
     same = np.triu(iou(example.boxes[rows], example.boxes[rows]) >= SAME, 1)
@@ -51,12 +51,12 @@ def same_boxes(example: Example, classes: NDArray[np.int64]) -> list[tuple[int, 
 
 
 def short_sides(example: Example, side: int) -> NDArray[np.float64]:
-    """The shorter side of each box in px of a square input: [N]; infinite for crowd regions."""
+    """Return the shorter side of each box in px of a square input: [N]; infinite for crowd regions."""
     scale = np.array([side / example.width, side / example.height])
     sides = (example.boxes[:, 2:] - example.boxes[:, :2]) * scale
     return np.where(example.crowd, np.inf, sides.min(axis=1, initial=np.inf))
 
 
 def _places(example: Example, rows: NDArray[np.int64]) -> str:
-    """Where these rows stand: ``lines 3, 7``."""
+    """Format the places of these rows in the annotation: ``lines 3, 7``."""
     return listed(example.unit, [example.mark(int(i)).removeprefix(f"{example.unit} ") for i in rows])

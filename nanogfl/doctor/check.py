@@ -1,4 +1,4 @@
-"""A whole check: read patiently, look at every picture, note everything, measure, recommend."""
+"""The whole check: read the dataset despite errors, inspect every picture, note problems, measure, recommend."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ SEVERITIES = ("error", "warning", "note")
 
 @dataclass(frozen=True)
 class Checkup:
-    """What a check found, and all that a report or a cleaned copy needs.
+    """The result of a check, with all that a report or a cleaned copy needs.
 
     Attributes:
-        table: the set as training would read it, or nearly: damaged annotation files left out instead of refused.
-        looks: one a picture of the table.
-        twins: pictures that are there again.
-        problems: everything found, the gravest kinds first.
-        statistics, recommended: plain values.
+        table: the dataset as training would read it, except that damaged annotation files are left out, not refused.
+        looks: inspection result of each picture of the table.
+        twins: pictures that duplicate another one.
+        problems: everything found, most severe kinds first.
+        statistics, recommended: plain values for JSON.
     """
 
     table: Table
@@ -45,11 +45,11 @@ class Checkup:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of problems of each kind, the gravest first."""
+        """Number of problems of each kind, most severe first."""
         return dict(Counter(p.kind for p in self.problems))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, as ``nanogfl check --json`` writes them."""
+        """Return plain values, as ``nanogfl check --json`` writes them."""
         return {
             "images": len(self.table),
             "annotations": sum(len(e.boxes) for e in self.table.examples),
@@ -73,15 +73,15 @@ class Checkup:
 def check(
     data: str | Path, start: Callable[[int], Progress] | None = None, approve: Callable[[Table], None] = lambda _: None
 ) -> Checkup:
-    """Check a set: every picture and annotation, going on where training would refuse.
+    """Check every picture and annotation of a dataset, continuing after errors at which training would stop.
 
     Args:
-        data: a set in any form that is known.
-        start: told how many pictures there are, gives what hears how many more are done.
-        approve: sees the set before its pictures are looked at, which takes long, and may refuse it.
+        data: a dataset in any known format.
+        start: called with the number of pictures; returns a callback for the number of pictures newly inspected.
+        approve: called with the dataset before the long inspection of its pictures; may raise an error to stop.
 
     Raises:
-        DataError: nothing there, or no known form.
+        DataError: the dataset does not exist, or its format is unknown.
     """
     table = read_table(data, patient=True)
     approve(table)
@@ -100,5 +100,5 @@ def check(
 
 
 def _sorted(found: list[Finding]) -> tuple[Finding, ...]:
-    """The gravest first, then by kind; within a kind as found."""
+    """Sort findings by severity, most severe first, then by kind; keep the order within a kind."""
     return tuple(sorted(found, key=lambda f: (SEVERITIES.index(KINDS[f.kind].severity), f.kind)))

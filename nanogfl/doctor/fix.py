@@ -1,4 +1,4 @@
-"""A cleaned copy of a set: COCO json and pictures by split, all mended that can be; the original is untouched."""
+"""Writing a cleaned copy of a dataset: COCO JSON and pictures by split, with all fixable problems fixed."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from nanogfl.wholefile import write_json
 
 
 def write_copy(found: Checkup, out: Path, shards: int | None = None) -> str:
-    """Write the cleaned copy into a new folder, whole or not at all; give a line on what it holds.
+    """Write the cleaned copy atomically into a new folder; return one line on its content. The original is unchanged.
 
-    Left out: damaged pictures, second copies of a picture, pictures that an earlier split has too, boxes drawn twice.
-    Mended: spellings of classes, file names, suffixes, ids, sizes, and how pictures lie.
+    Left out: damaged pictures, exact copies of a picture, near copies of one in an earlier split, duplicate boxes.
+    Fixed: spellings of classes, file names, suffixes, ids, sizes, and the orientation of pictures.
 
     Args:
-        found: the set, and what is wrong with it.
-        out: the folder.
-        shards: pictures a tar; None: each is a file of its own.
+        found: the dataset and its problems.
+        out: the folder to create.
+        shards: pictures per tar archive; None: write each picture as a file of its own.
 
     Raises:
-        UsageError: the folder is there, or lies in the set.
-        DataError: nothing would be left.
+        UsageError: ``out`` exists and is not an empty folder, or lies inside the dataset.
+        DataError: no picture would be left.
     """
     out = out.absolute()
     check_place(found.table, out)
@@ -46,12 +46,12 @@ def write_copy(found: Checkup, out: Path, shards: int | None = None) -> str:
     if not kept:
         raise DataError(f"no picture of {found.table.root} is sound, so there is nothing to copy")
     out.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own: any that can be foretold may be a folder of somebody's. Inside it, for it is closed to others.
+    # A random name, as a predictable one might exist already. Only its owner can access it, hence the folder inside.
     with TemporaryDirectory(dir=out.parent, prefix=".nanogfl-copy-", ignore_cleanup_errors=True) as ours:
         partial = Path(ours) / "copy"
         boxes = sum(_write_split(found, partial, split, kept, shards) for split in (*SPLITS, None))
         if out.exists():
-            out.rmdir()  # it was empty; if it no longer is, this says so
+            out.rmdir()  # it was empty; raises an error if it no longer is
         partial.rename(out)
     before, after = ({e.split for e in examples} for examples in (found.table.examples, (e for e, _ in kept)))
     gone = ", ".join(split for split in SPLITS if split in before - after)
@@ -60,7 +60,7 @@ def write_copy(found: Checkup, out: Path, shards: int | None = None) -> str:
 
 
 def check_place(table: Table, out: Path) -> None:
-    """Raise UsageError where the copy would be written over something, or into the set."""
+    """Raise UsageError if the copy would overwrite something, or lie inside the dataset."""
     if out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
         raise UsageError(f"{out} is there already; give --fix a new folder")
     if out.resolve().is_relative_to(table.root.resolve()):
@@ -68,7 +68,7 @@ def check_place(table: Table, out: Path) -> None:
 
 
 def _kept(found: Checkup) -> Iterator[tuple[Example, Look]]:
-    """Pictures that are whole, and no second copy; near copies only leave where another split has the picture."""
+    """Yield the intact pictures except exact copies, and except near copies of a picture in another split."""
     examples = found.table.examples
     again = {t.index for t in found.twins if t.same_bytes or examples[t.index].split != examples[t.other].split}
     for index, (example, look) in enumerate(zip(examples, found.looks, strict=True)):
@@ -79,7 +79,7 @@ def _kept(found: Checkup) -> Iterator[tuple[Example, Look]]:
 def _write_split(
     found: Checkup, out: Path, split: str | None, kept: list[tuple[Example, Look]], shards: int | None
 ) -> int:
-    """Write one split's pictures and json; the number of its boxes."""
+    """Write the pictures and the JSON file of one split; return the number of its boxes."""
     mine = [(e, look) for e, look in kept if e.split == split]
     if not mine:
         return 0
@@ -98,7 +98,7 @@ def _write_split(
 
 
 def _write_pictures(mine: list[tuple[Example, Look]], folder: Path, shards: int | None) -> Iterator[str]:
-    """Write one split's pictures; what each is called in the folder."""
+    """Write the pictures of one split; yield the name of each, relative to the folder."""
     taken: set[str] = set()
     folder.mkdir(parents=True)
     size = shards or len(mine)
@@ -115,14 +115,14 @@ def _write_pictures(mine: list[tuple[Example, Look]], folder: Path, shards: int 
 
 
 def _classes(found: Checkup) -> tuple[list[str], list[int]]:
-    """Class names with one spelling each, and the category id of each of the set's own labels."""
+    """Return the class names, with one spelling each, and the category id of each label of the dataset."""
     best = spellings(found.table.names, boxes_by_class(found.table))
     names = list(dict.fromkeys(best[name] for name in found.table.names))
     return names, [names.index(best[name]) + 1 for name in found.table.names]
 
 
 def _records(example: Example, place: list[int]) -> Iterator[dict[str, Any]]:
-    """The annotations of one picture, each box once."""
+    """Yield the COCO annotations of one picture, without duplicate boxes."""
     categories = np.array(place, np.int64)[example.labels]
     again = {b for a, b in same_boxes(example, categories) if categories[a] == categories[b]}
     for row in (i for i in range(len(categories)) if i not in again):
@@ -136,7 +136,7 @@ def _records(example: Example, place: list[int]) -> Iterator[dict[str, Any]]:
 
 
 def _free_name(example: Example, look: Look, taken: set[str]) -> str:
-    """A plain file name with the right suffix that no other picture of the split has, not even in another case."""
+    """Return a plain file name with the right suffix, unique in the split ignoring case, and add it to ``taken``."""
     suffix = good_suffix(look, example.path.suffix)
     stem = plain_name(Path(example.name).stem)
     name, count = stem + suffix, 1
@@ -148,7 +148,7 @@ def _free_name(example: Example, look: Look, taken: set[str]) -> str:
 
 
 def _copy(source: Path, target: Path, look: Look) -> None:
-    """Copy a picture; one that only EXIF turns upright is saved upright, one of an odd form as PNG."""
+    """Copy a picture; save it upright if it has an EXIF orientation, and as PNG if its format is not supported."""
     if look.form not in SUFFIXES:
         write_picture(target, read_picture(source))
     elif look.orientation == 1:
@@ -158,16 +158,16 @@ def _copy(source: Path, target: Path, look: Look) -> None:
 
 
 def _save_upright(source: Path, target: Path, orientation: int) -> None:
-    """Turn a picture as EXIF says; a JPEG keeps its own tables, a WebP is lossless where it was."""
+    """Save a picture upright; a JPEG keeps its quantisation tables and subsampling, a lossless WebP stays lossless."""
     own: dict[str, Any] = {}
     content = read_bytes(source)
     with Image.open(BytesIO(content)) as picture:
         form = "JPEG" if picture.format == "MPO" else picture.format
         if isinstance(picture, JpegImagePlugin.JpegImageFile):
             own = {"qtables": picture.quantization, "subsampling": JpegImagePlugin.get_sampling(picture)}
-        elif form == "WEBP":  # does not say its quality; at the usual one it would lose half of its bytes
+        elif form == "WEBP":  # its quality is unknown; Pillow's default would halve its size
             own = {"quality": 95, "lossless": b"VP8L" in content}
         turned = upright(picture, orientation)
-        for said in ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"):  # any may say that it lies
+        for said in ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"):  # any may have the orientation
             turned.info.pop(said, None)
         turned.save(target, form, **own)

@@ -1,4 +1,4 @@
-"""Whether all of a JPEG is there: decoders fill what is missing with grey, or guess, and say nothing."""
+"""Detecting incomplete JPEGs: decoders silently fill missing parts with grey or with guesses."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from dataclasses import dataclass
 
 from PIL import ImageFile
 
-BASELINE = (0xC0, 0xC1)  # frames of one pass, Huffman coded
+BASELINE = (0xC0, 0xC1)  # sequential frames, Huffman coded
 PROGRESSIVE = 0xC2
 ALONE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a segment
 START_OF_SCAN, END = 0xDA, 0xD9
-MOST_PARTS = 4  # of a scan
-MARKER = re.compile(rb"\xff([^\x00\xff])")  # after any number of 0xff, which a + here would look at again and again
-AFTER_CODE = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # what ends entropy-coded data: no escape, no restart
-SPARE = bytes(16)  # a decoder reads ahead by eight bytes
-LEFT_OVER = 256  # bytes; of 1400 sound pictures none leaves more than 15 behind its last block
+MOST_PARTS = 4  # components in a scan
+MARKER = re.compile(rb"\xff([^\x00\xff])")  # matches the last 0xff of a run; a + would rescan long runs repeatedly
+AFTER_CODE = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # ends entropy-coded data: neither an escape nor a restart marker
+SPARE = bytes(16)  # decoders read up to eight bytes ahead
+LEFT_OVER = 256  # bytes; of 1400 intact pictures none has more than 15 left after its last block
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Where the parts of a JPEG lie.
+    """The structure of a JPEG file.
 
     Attributes:
-        code: begin and end in bytes of the entropy-coded data where one scan holds all of the picture; else (0, 0).
-        ended: whether the end marker is there.
-        complete: whether the scans of a picture in several passes brought every coefficient in full.
+        code: start and end in bytes of the entropy-coded data if a single scan contains the whole picture; else (0, 0).
+        ended: whether the end marker exists.
+        complete: whether the scans of a progressive JPEG contain all bits of every coefficient.
     """
 
     code: tuple[int, int]
@@ -34,18 +34,18 @@ class Anatomy:
     complete: bool
 
     def flaw(self, data: bytes, read: int) -> str:
-        """What is wrong with a picture that was decoded without complaint from the first bytes, this many."""
+        """Return what is wrong with a picture that was decoded without error from its first ``read`` bytes, or ""."""
         if not self.ended:
             return "the end of the JPEG is missing"
         if not self.complete:
             return "the last passes of the JPEG are missing"
         left = data[read : self.code[1]]
-        padding = len(set(left)) < 2  # as some cameras write it
+        padding = len(set(left)) < 2  # some cameras write it
         return "" if len(left) < LEFT_OVER or padding else f"damaged: it is full, but {len(left)} more bytes are coded"
 
 
 def anatomy(data: bytes) -> Anatomy:
-    """Follow the markers to the end of the picture; what lies behind it is nobody's business."""
+    """Parse the markers up to the end of the picture; ignore any data after it."""
     at, frame, scans, code = 2, 0, 0, (0, 0)
     parts: list[int] = []
     precision: dict[tuple[int, int], int] = {}
@@ -70,7 +70,7 @@ def anatomy(data: bytes) -> Anatomy:
 
 
 def _note(scan: bytes, precision: dict[tuple[int, int], int]) -> None:
-    """The lowest bit of each component's coefficients that is known after this scan."""
+    """Record the lowest bit known after this scan for each component's coefficients."""
     count = scan[0]
     if count <= MOST_PARTS and len(scan) == 4 + 2 * count:
         first, last, bits = scan[-3:]
@@ -83,9 +83,9 @@ def _complete(frame: int, parts: list[int], precision: dict[tuple[int, int], int
 
 
 class Stream(io.BytesIO):
-    """The picture up to its last coded byte: a decoder that wants more asks for it, instead of filling in grey.
+    """A JPEG up to its last coded byte, so that a decoder that needs more data fails instead of filling in grey.
 
-    It gives at most half of what is left at a time, so that one sees about where the decoder had enough.
+    Reads return at most half of the remaining data, so that the position shows roughly how much the decoder needed.
     """
 
     def __init__(self, data: bytes, parts: Anatomy) -> None:
@@ -93,7 +93,7 @@ class Stream(io.BytesIO):
         self._left = len(self.getbuffer())
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read bytes; of Pillow's blocks for the decoder, which may be short, the half of the rest."""
+        """Read bytes; for Pillow's decoder blocks, which may be short, at most half of the remaining data."""
         if size == ImageFile.MAXBLOCK:
             size = min(size, max(LEFT_OVER, (self._left - self.tell()) // 2))
         return super().read(size)

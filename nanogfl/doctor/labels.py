@@ -1,4 +1,4 @@
-"""What is wrong with classes: names that are one, classes without boxes, classes that are judged but never taught."""
+"""Problems of classes: spelling variants, classes without boxes, imbalance, classes that are tested but not trained."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from nanogfl.data.findings import Findings
 from nanogfl.data.table import Table
 
-UNEQUAL = 10  # times the boxes of another class
-BETWEEN_WORDS = re.compile(  # whole runs of them, for what is left of one would part other names
+UNEQUAL = 10  # a class is rare if the most frequent class has at least this many times its boxes
+BETWEEN_WORDS = re.compile(  # whole runs of separators, as a partly removed run would make variants differ
     r"(?<![\d\s_.-])[\s_.-]+(?![\d\s_.-])|(?<=\d)[\s_]+(?![\d\s_.-])|(?<![\d\s_.-])[\s_]+(?=\d)"
 )
 
 
 def note_labels(table: Table, notes: Findings) -> None:
-    """Say what is wrong with the set's classes."""
+    """Note the problems of the dataset's classes."""
     counts = boxes_by_class(table)
     kept = spellings(table.names, counts)
     for name, best in kept.items():
@@ -36,7 +36,7 @@ def note_labels(table: Table, notes: Findings) -> None:
 
 
 def boxes_by_class(table: Table) -> dict[str, int]:
-    """Number of boxes of each class, in the set's order."""
+    """Return the number of boxes of each class, in the dataset's order."""
     counts: Counter[int] = Counter()
     for example in table.examples:
         counts.update(example.labels.tolist())
@@ -44,9 +44,9 @@ def boxes_by_class(table: Table) -> dict[str, int]:
 
 
 def spellings(names: Sequence[str], counts: dict[str, int]) -> dict[str, str]:
-    """Map each class name to the most used name that differs only in case, accents' coding, blanks, -, _ and dots.
+    """Map each class name to its most frequent variant: names that differ in case, Unicode coding, blanks, -, _, dots.
 
-    Names with less than two letters stay apart, as numbers do: what is small in them is all that tells them apart.
+    Names with fewer than two letters, such as numbers, are not merged, since they may differ in these only.
     """
     alike: dict[str, list[str]] = defaultdict(list)
     for name in names:
@@ -55,7 +55,7 @@ def spellings(names: Sequence[str], counts: dict[str, int]) -> dict[str, str]:
 
 
 def _folded(name: str) -> str:
-    """What names of one class have in common; a dot or - by a digit, and what parts two digits, is of the number."""
+    """Return a key that is equal for variants; a dot or - next to a digit and separators between digits are kept."""
     if sum(map(str.isalpha, name)) < 2:
         return unicodedata.normalize("NFC", name)
     return BETWEEN_WORDS.sub("", unicodedata.normalize("NFKC", name).casefold())

@@ -1,4 +1,4 @@
-"""One look at each picture: what its file is, whether all of it is there, and what it can be recognised by."""
+"""Inspection of each picture file: its format, whether it is intact, and hashes for finding duplicates."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from nanogfl.machine import cores
 from nanogfl.members import read_bytes
 from nanogfl.pictures import decode_picture
 
-GLANCE = 128  # px; a JPEG is decoded no larger than needed for this, which is enough to notice all that is asked
-CHUNK = 16  # pictures a task, so that the bar moves and tasks cost little
-FLAT = 3  # levels; a picture with less in it looks like any other such
-GRAY = 2  # levels; chroma that rounding makes
+GLANCE = 128  # px; JPEGs are decoded at a reduced size of at least this, which is enough for all checks
+CHUNK = 16  # pictures per task: few enough for a smooth progress bar, enough to make the overhead small
+FLAT = 3  # grey levels; pictures with less contrast all look alike
+GRAY = 2  # levels of chroma that rounding can cause
 
 Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
 class Look:
-    """What one look at a picture's file gave.
+    """The result of inspecting a picture file.
 
     Attributes:
-        form: JPEG, PNG, ... as the content says; empty where it is unknown.
-        size: width and height in px as the file lies; (0, 0) where it could not be read.
-        orientation: EXIF's, 1 where there is none.
-        gray: whether there is no colour in it.
-        flaw: what went wrong while decoding; empty where all of it is there.
+        form: JPEG, PNG, ... according to the content; empty if unknown.
+        size: width and height in px as stored in the file; (0, 0) if it could not be read.
+        orientation: EXIF orientation, 1 if there is none.
+        gray: whether the picture has no colour.
+        flaw: what went wrong while decoding; empty if the picture is intact.
         content: hash of the file's bytes.
-        bits: bool [127], coarse light and dark: nearly the same for nearly the same pictures; None where unread.
-        thumb: int8 [1024], 32 x 32 px, grey, around 0 and of full range (0 of a flat picture); None where unread.
+        bits: bool [127], perceptual hash, similar for similar pictures; None if not decoded.
+        thumb: int8 [1024], 32 x 32 px, grey, zero mean, scaled to the full range (all 0 if flat); None if not decoded.
     """
 
     form: str
@@ -57,11 +57,11 @@ class Look:
 
 
 def look_at_all(paths: Sequence[Path], progress: Progress | None = None) -> list[Look]:
-    """Look at all pictures, on all cores; ``progress`` hears how many more are done."""
+    """Inspect all pictures on all cores; call ``progress`` with the number of pictures newly done."""
     chunks = [paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK)]
     looks: list[Look] = []
     with warnings.catch_warnings(), ThreadPoolExecutor(cores()) as pool:
-        warnings.simplefilter("ignore")  # Pillow's, of large pictures and crooked EXIF
+        warnings.simplefilter("ignore")  # from Pillow, on large pictures and invalid EXIF
         for part in pool.map(lambda chunk: [look_at(path) for path in chunk], chunks):
             looks += part
             if progress:
@@ -70,7 +70,7 @@ def look_at_all(paths: Sequence[Path], progress: Progress | None = None) -> list
 
 
 def look_at(path: Path) -> Look:
-    """Look at one picture; never raises for what is in the file."""
+    """Inspect one picture; never raises an error for the content of the file."""
     try:
         data = read_bytes(path)
     except (OSError, ValueError) as error:
@@ -84,7 +84,7 @@ def look_at(path: Path) -> Look:
                 return _look_as_training(data, content, picture.format or "")
             if picture.format not in ("JPEG", "MPO"):
                 look = _look_inside(picture, content)
-                deep = picture.mode.startswith(("I", "F"))  # of which Pillow makes 8 bits by cutting off what is bright
+                deep = picture.mode.startswith(("I", "F"))  # Pillow clips these to 8 bits
                 return _looked_again(look, data) if not look.flaw and (deep or look.form == "TIFF") else look
         parts = anatomy(data)
         stream = Stream(data, parts)
@@ -109,7 +109,7 @@ def _look_inside(picture: ImageFile.ImageFile, content: bytes) -> Look:
 
 
 def _looked_again(look: Look, data: bytes) -> Look:
-    """The look at a picture that training may see otherwise, or not at all."""
+    """Inspect a picture again with OpenCV, which may decode it differently from Pillow, or not at all."""
     seen = _look_as_training(data, look.content)
     flaw = f"no {look.form} that OpenCV can decode, as training does" if seen.flaw else ""
     return replace(look, flaw=flaw, bits=seen.bits, thumb=seen.thumb)
@@ -126,7 +126,7 @@ def _without_chroma(pixels: NDArray[np.uint8]) -> bool:
 
 
 def _look_as_training(data: bytes, content: bytes, form: str = "", why: str = "") -> Look:
-    """Look as training would, with OpenCV: it is what reads pictures, and Pillow knows other forms than it."""
+    """Inspect a picture as training reads it, with OpenCV, because Pillow supports other formats."""
     try:
         picture = decode_picture(np.frombuffer(data, np.uint8), "")
     except DataError as error:
@@ -137,9 +137,10 @@ def _look_as_training(data: bytes, content: bytes, form: str = "", why: str = ""
 
 
 def signature(gray: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.int8]]:
-    """What a grey picture [H, W] is recognised by: 63 low frequencies above their median, 64 steps that rise; a thumb.
+    """Return the perceptual hash, bool [127], and the thumbnail, int8 [1024], of a grey picture [H, W].
 
-    The two halves are the perceptual hashes known as pHash and dHash.
+    The hash is pHash (which of 63 low frequencies exceed their median) followed by dHash (which of 64 horizontal steps
+    increase).
     """
     small = np.asarray(cv2.resize(gray, (32, 32), interpolation=cv2.INTER_AREA), np.float32)
     frequencies = cv2.dct(small)[:8, :8].ravel()[1:]

@@ -1,4 +1,4 @@
-"""What is wrong with file names, and what lies in the set's folders that nobody speaks of."""
+"""Problems of file names, and files in the dataset's folders that no annotation or list mentions."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from nanogfl.pictures import SUFFIXES
 
 OTHER_FORMS = frozenset({".gif", ".heic", ".heif", ".avif", ".jp2", ".ppm", ".pgm", ".dng", ".psd", ".svg"})
 PLAIN = re.compile(r"[A-Za-z0-9_.+,()\[\]@-]+")
-LONGEST = 180  # bytes of one name; disks take 255, archives and suffixes of our own less
-COMPANIONS = re.compile(r"mask|segment|panoptic|stuff|depth|thumb")  # folders of pictures that go with others
+LONGEST = 180  # bytes of one name; file systems allow 255, archives and our own suffixes leave less
+COMPANIONS = re.compile(r"mask|segment|panoptic|stuff|depth|thumb")  # folders of auxiliary pictures
 CLASS_LISTS = frozenset({"classes", "labels", "obj", "readme", "notes"})
 
 
 def note_names(table: Table, notes: Findings) -> None:
-    """Say which file names are odd, and which are one to some disks or readers."""
+    """Note file names that are odd, or that collide on some file systems or for some readers."""
     for example in table.examples:
         if reason := oddity(example.name):
             notes.add("name-odd", example.name, "", reason)
@@ -42,7 +42,7 @@ def _note_collisions(table: Table, same: Callable[[str], str], why: str, notes: 
 
 
 def oddity(name: str) -> str:
-    """Say what is odd about a relative path; nothing where it is plain."""
+    """Return what is odd about a relative path; empty if nothing is."""
     parts = name.split("/")
     odd = sorted({c for part in parts for c in PLAIN.sub("", part)})
     if odd:
@@ -54,16 +54,16 @@ def oddity(name: str) -> str:
 
 
 def plain_name(name: str) -> str:
-    """A file name without oddities: accents dropped, all else that is odd an underscore."""
+    """Return a file name without oddities: accents are dropped, other odd characters become underscores."""
     text = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
     text = re.sub(r"[^A-Za-z0-9_.+,()\[\]@-]+", "_", text).lstrip("-.") or "_"
     return text[-LONGEST:]
 
 
 def note_orphans(table: Table, notes: Findings, whole: bool = True) -> None:
-    """Say which pictures in the set's folders nobody annotated, which cannot be read, and which labels have none.
+    """Note pictures without an annotation or in unsupported formats, and label files without a picture.
 
-    A folder that nobody speaks of at all is named once; ``whole`` looks for such in all of the set's root.
+    If ``whole`` is set, also note each folder below the root that has pictures but is not mentioned anywhere.
     """
     spoken = {example.name for example in table.examples} | {f.file for f in notes.found}
     folders = {example.path.parent for example in table.examples}
@@ -82,7 +82,7 @@ def note_orphans(table: Table, notes: Findings, whole: bool = True) -> None:
 
 
 def _unspoken_folders(root: Path, known: set[Path]) -> Iterator[tuple[str, int]]:
-    """Folders under the root with pictures but none of these that are known, and how many; no masks, no links."""
+    """Yield folders below the root that have pictures and are not known, with their number; skip masks and links."""
     spoken = {str(folder) for folder in known}
     for folder, inner, files in os.walk(root):
         inner[:] = sorted(name for name in inner if name[0] != "." and not COMPANIONS.search(name.lower()))

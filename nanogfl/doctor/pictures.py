@@ -1,4 +1,4 @@
-"""What is wrong with pictures: their files, their forms, their colours, and how EXIF turns them."""
+"""Problems of pictures: damage, formats and suffixes, size, EXIF orientation, missing colour."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from nanogfl.pictures import JPEGS
 
 SUFFIXES = {
     "JPEG": JPEGS,
-    "MPO": (".jpg", ".jpeg"),  # two views in one JPEG, as some phones write it
+    "MPO": (".jpg", ".jpeg"),  # two views in one JPEG, written by some phones
     "PNG": (".png",),
     "BMP": (".bmp", ".dib"),
     "WEBP": (".webp",),
     "TIFF": (".tif", ".tiff"),
 }
-LARGE = 40_000_000  # px; half a second each time it is decoded
+LARGE = 40_000_000  # px; takes half a second to decode
 
 
 def note_pictures(examples: Sequence[Example], looks: Sequence[Look], notes: Findings) -> None:
-    """Say what is wrong with each picture that the readers let pass."""
+    """Note the problems of each picture that the readers accept."""
     lying = {f.file for f in notes.found if f.kind == "picture-lying"}
     for example, look in zip(examples, looks, strict=True):
         width, height = look.size
@@ -41,6 +41,6 @@ def note_pictures(examples: Sequence[Example], looks: Sequence[Look], notes: Fin
 
 
 def good_suffix(look: Look, suffix: str) -> str:
-    """Name the suffix that this file's copy should have: its own where that is right."""
+    """Return the suffix for a copy of this file: its own if that matches the format."""
     fitting = SUFFIXES.get(look.form, (".png",))
     return suffix if suffix.lower() in fitting else fitting[0]

@@ -1,4 +1,4 @@
-"""Plots as inline SVG: bars, and stacked parts; colours follow the page's light or dark."""
+"""Plots as inline SVG: bars and stacked bars; colours follow the page's light or dark theme."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from numpy.typing import NDArray
 
 from nanogfl.page import Html, element
 
-WIDE, HIGH = 520, 220  # units of the drawing; it takes the width that it gets
+WIDE, HIGH = 520, 220  # SVG units; the drawing is scaled to the available width
 LEFT, RIGHT, TOP, BOTTOM = 10, 10, 18, 34
-SHADES = (0.25, 0.45, 0.65, 0.82, 1.0)  # of the accent colour, small to large
+SHADES = (0.25, 0.45, 0.65, 0.82, 1.0)  # opacities of the accent colour, small values to large
 ROW = 24
 
 
 def columns(title: str, names: Sequence[str], values: Sequence[float], unit: str = "") -> Html:
-    """One column a name, its value above it."""
+    """Draw one column per name, with its value above it if there are at most 12."""
     most = max(values, default=0) or 1
     step = (WIDE - LEFT - RIGHT) / max(1, len(names))
-    every = -(-len(names) * 46 // (WIDE - LEFT - RIGHT))  # names that would overlap are left out
+    every = -(-len(names) * 46 // (WIDE - LEFT - RIGHT))  # show every n-th name so that they do not overlap
     parts = []
     for i, (name, value) in enumerate(zip(names, values, strict=True)):
         high = (HIGH - TOP - BOTTOM) * value / most
@@ -35,14 +35,14 @@ def columns(title: str, names: Sequence[str], values: Sequence[float], unit: str
 
 
 def histogram(title: str, values: NDArray[np.floating], edges: Sequence[float], unit: str) -> Html:
-    """Columns of how many values lie between the edges; the last takes all above."""
+    """Draw columns of the number of values between the edges; the last column counts all values above."""
     counts = np.histogram(values, [*edges, np.inf])[0]
     names = [f"{edge:g}" for edge in edges[:-1]] + [f"{edges[-1]:g}+"]
     return columns(title, names, [int(c) for c in counts], unit)
 
 
 def rows(title: str, names: Sequence[str], values: Sequence[float]) -> Html:
-    """One bar a name, lying: names may be long."""
+    """Draw one horizontal bar per name; names may be long."""
     most = max(values, default=0) or 1
     parts = []
     for i, (name, value) in enumerate(zip(names, values, strict=True)):
@@ -55,7 +55,7 @@ def rows(title: str, names: Sequence[str], values: Sequence[float]) -> Html:
 
 
 def shares(title: str, names: Sequence[str], parts: Sequence[Sequence[float]], legend: Sequence[str]) -> Html:
-    """One bar a name, cut into parts of 1, darker for later ones; a legend below."""
+    """Draw one stacked bar per name, of fractions of 1, later ones darker, with a legend below."""
     drawn = []
     for i, (name, row) in enumerate(zip(names, parts, strict=True)):
         x, y = 60.0, i * (ROW + 8)

@@ -1,4 +1,4 @@
-"""What to train with, and why: a rule, not an oracle."""
+"""Recommending input size and starting weights for a dataset by a simple rule, with reasons."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from nanogfl.data.table import Table
 from nanogfl.doctor.statistics import SIDES, STRIDES, lengths
 from nanogfl.errors import DataError
 
-ENOUGH = 0.9  # part of the boxes that should span a cell of the finest level
+ENOUGH = 0.9  # fraction of the boxes that should span a cell of the finest level
 PUBLISHED = (320, 416)  # input sides of NanoDet-Plus' published weights
 
 
 def recommend(table: Table) -> dict[str, Any]:
-    """Input side, recipe (None: the defaults) and weights to start from, with reasons; plain values for JSON."""
+    """Return input side, recipe (None: the defaults) and initial weights, with reasons, as plain values for JSON."""
     side, why_input = best_side(table)
     train = _training_pictures(table)
     init = f"nanodet-plus-m_{min(PUBLISHED, key=lambda s: abs(s - side))}"
@@ -34,7 +34,11 @@ def recommend(table: Table) -> dict[str, Any]:
 
 
 def best_side(table: Table) -> tuple[int, str]:
-    """The smallest usual input at which nine of ten boxes span a cell of the finest level, not above the pictures."""
+    """Return the smallest usual input at which 90 % of the boxes span a cell of the finest level, and the reason.
+
+    If there is none, the largest is returned. Inputs from 320 px to the longer side of the median picture are
+    considered; if that side is shorter, 320 px only, or 256 px if it is at most 256 px. Without boxes it is 320 px.
+    """
     if not len(lengths(table, None)):
         return 320, "there are no boxes to choose by; 320 is the default"
     largest = _native(table)
@@ -51,7 +55,7 @@ def best_side(table: Table) -> tuple[int, str]:
 
 
 def _native(table: Table) -> int:
-    """The longer side of the middle picture, rounded up to a multiple of 32 px."""
+    """Return the median of the pictures' longer sides, rounded up to a multiple of 32 px."""
     long = float(np.median([max(e.width, e.height) for e in table.examples]))
     return int(np.ceil(long / 32) * 32)
 
@@ -59,5 +63,5 @@ def _native(table: Table) -> int:
 def _training_pictures(table: Table) -> int:
     try:
         return len(select(table, "train"))
-    except DataError:  # no split teaches
+    except DataError:  # there is no train split
         return 0

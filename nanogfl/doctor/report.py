@@ -1,4 +1,4 @@
-"""The check as one HTML page: what is wrong, where, and what to do; plots; pictures with their boxes."""
+"""The report of a check as one HTML page: problems and fixes, plots, recommendation, pictures with their boxes."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from nanogfl.pictures import Picture, read_picture
 from nanogfl.runtime.draw import draw_detections
 
 TONES = {"error": "bad", "warning": "warn", "note": "plain"}
-LISTED, SHOWN, PLAIN_SHOWN = 200, 4, 8  # findings listed a kind, pictures shown a kind, pictures shown as they are
-SIDE = 480  # px of the longer side of a picture in the page
+LISTED, SHOWN, PLAIN_SHOWN = 200, 4, 8  # findings listed per kind, pictures shown per kind, sample pictures
+SIDE = 480  # longer side in px of a picture on the page
 CLASSES = 40
 CORNERS = re.compile(r"\[" + ", ".join([r"(-?\d+\.\d+)"] * 4) + r"\]$")
-SMALL = 40  # px, half the diagonal of a box that gets a ring
+SMALL = 40  # px; boxes whose half diagonal plus 6 px is at most this are marked by a ring
 
 
 def write_report(found: Checkup, path: Path) -> None:
-    """Write the page whole or not at all; parents are created."""
+    """Write the page atomically, creating parent folders."""
     sections = [
         Section("Summary", list(_summary(found))),
         Section("Problems", list(_problems(found)) or [text("Nothing is wrong with this set.")]),
@@ -75,7 +75,7 @@ def _summary(found: Checkup) -> Iterator[Content]:
 
 
 def _problems(found: Checkup) -> Iterator[Html]:
-    """One folded part a kind: pictures of the first, and a list."""
+    """Yield one collapsible section per kind of problem: the first pictures and a list."""
     by_kind: dict[str, list[Finding]] = defaultdict(list)
     for problem in found.problems:
         by_kind[problem.kind].append(problem)
@@ -90,7 +90,7 @@ def _problems(found: Checkup) -> Iterator[Html]:
 
 
 def _pictures_of(found: Checkup, problems: list[Finding]) -> Iterator[Html]:
-    """The first pictures that these problems are of; twins beside each other, the box at fault marked."""
+    """Yield the pictures of the first problems, with the boxes at fault marked and duplicates beside each other."""
     examples = {e.name: e for e in found.table.examples}
     of_labels, labels = found.table.examples if found.table.form == "yolo" else (), Labels()
     by_label = {relative(file, found.table.root): e for e in of_labels for file in labels.of(e.path)}
@@ -107,7 +107,7 @@ def _pictures_of(found: Checkup, problems: list[Finding]) -> Iterator[Html]:
 
 
 def _samples(found: Checkup) -> Iterator[Html]:
-    """A few pictures from all over the set, evenly."""
+    """Yield a few sample pictures, evenly spaced over the dataset."""
     examples = found.table.examples
     chosen = np.unique(np.linspace(0, len(examples) - 1, PLAIN_SHOWN).astype(int)) if examples else []
     for index in chosen:
@@ -115,7 +115,7 @@ def _samples(found: Checkup) -> Iterator[Html]:
 
 
 def _shown(example: Example, found: Checkup, problem: Finding | None) -> Iterator[Html]:
-    """A picture with its boxes; nothing where it cannot be read after all."""
+    """Yield a picture with its boxes; nothing if it cannot be read."""
     try:
         canvas = read_picture(example.path)
     except DataError:
@@ -135,7 +135,7 @@ def _shown(example: Example, found: Checkup, problem: Finding | None) -> Iterato
 
 
 def _boxes_at_fault(example: Example, problem: Finding) -> NDArray[np.float64]:
-    """The boxes that the problem's place names, or the one that was left out and stands in its words: [N, 4]."""
+    """Return the boxes at the places of the problem, else the removed box that its detail quotes: [N, 4]."""
     if not problem.kind.startswith("box-"):
         return np.zeros((0, 4))
     words = set(problem.where.replace(",", " ").split())
@@ -148,7 +148,7 @@ def _boxes_at_fault(example: Example, problem: Finding) -> NDArray[np.float64]:
 
 
 def _ring(canvas: Picture, box: NDArray[np.float64]) -> None:
-    """Mark a box in red and white: a ring around a small one, a frame around a large one."""
+    """Mark a box in red and white in place: with a ring if it is small, else with a frame."""
     x1, y1, x2, y2 = (round(float(v)) for v in box)
     reach = round(float(np.hypot(x2 - x1, y2 - y1)) / 2) + 6
     for paint, line in (((255, 255, 255), 6), ((40, 40, 230), 3)):

@@ -1,4 +1,4 @@
-"""What a set is like, in the numbers that decide a recipe."""
+"""Statistics of a dataset that determine the recipe."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from nanogfl.boxes import areas
 from nanogfl.data.table import SPLITS, Table
 from nanogfl.doctor.labels import boxes_by_class
 
-SIDES = (256, 320, 416, 512, 640)  # px of square inputs that are compared
+SIDES = (256, 320, 416, 512, 640)  # sides in px of the square inputs that are compared
 STRIDES = (8, 16, 32, 64)
 QUANTILES = {"least": 0.0, "p10": 0.1, "median": 0.5, "p90": 0.9, "most": 1.0}
 
 
 def measure(table: Table) -> dict[str, Any]:
-    """Counts and quantiles of pictures and boxes, as plain values for JSON."""
+    """Return counts and quantiles of pictures and boxes as plain values for JSON."""
     counts = np.array([int((~e.crowd).sum()) for e in table.examples])
     splits = Counter(e.split for e in table.examples)
     sizes = Counter(f"{e.width}x{e.height}" for e in table.examples)
@@ -44,7 +44,7 @@ def measure(table: Table) -> dict[str, Any]:
 
 
 def at_input(table: Table, side: int) -> dict[str, Any]:
-    """How large boxes are at a square input: parts by the stride that is as long, and the middle length in px."""
+    """Return the box sizes at a square input: fractions of lengths between the strides, and the median length in px."""
     long = lengths(table, side)
     edges = [0, *STRIDES, np.inf]
     names = [f"under {STRIDES[0]}", *(f"{a} to {b}" for a, b in pairwise(STRIDES)), "64 and more"]
@@ -57,7 +57,7 @@ def at_input(table: Table, side: int) -> dict[str, Any]:
 
 
 def lengths(table: Table, side: int | None) -> NDArray[np.float64]:
-    """The square root of every box' area in px, at a square input or (None) in the pictures; no crowd regions."""
+    """Return the square root of each box's area in px, at a square input or (None) in the picture, without crowds."""
     found = [np.zeros(0)]
     for example in table.examples:
         shrink = 1.0 if side is None else side / np.sqrt(example.width * example.height)
@@ -66,14 +66,14 @@ def lengths(table: Table, side: int | None) -> NDArray[np.float64]:
 
 
 def aspects(table: Table) -> NDArray[np.float64]:
-    """Width by height of every box; no crowd regions."""
+    """Return the aspect ratio, width / height, of each box, without crowd regions."""
     sides = [e.boxes[~e.crowd, 2:] - e.boxes[~e.crowd, :2] for e in table.examples]
     wide = np.concatenate([np.zeros((0, 2)), *sides])
     return wide[:, 0] / wide[:, 1]
 
 
 def spread(values: NDArray[Any]) -> dict[str, float] | None:
-    """Quantiles with their names; None of nothing."""
+    """Return the named quantiles of the values; None if there are no values."""
     if not len(values):
         return None
     return {name: round(float(np.quantile(values, q)), 3) for name, q in QUANTILES.items()}

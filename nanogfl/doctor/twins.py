@@ -1,4 +1,4 @@
-"""Pictures that are there more than once: the same bytes, or nearly the same view, in one split or across splits."""
+"""Finding duplicate pictures: files with the same bytes, or nearly identical pictures, within and across splits."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from nanogfl.data.findings import Findings
 from nanogfl.data.table import SPLITS, Example
 from nanogfl.doctor.look import Look
 
-# Looked at pair by pair on blood cells, helmets and COCO: all pairs within both limits show the same scene (the
-# closest other pairs differ in 24 bits, or agree to .75), although cells look much alike.
+# Limits on differing bits of the hash and on correlation of the thumbnails. They were checked by eye on blood cells,
+# helmets and COCO: all pairs within both show the same scene, although cells look much alike. The closest other pairs
+# differ in 24 bits, or have a correlation of 0.75.
 BITS, ALIKE = 22, 0.85
-TABLES, NEIGHBOURS = 40, 16  # sorted orders that are looked through, and how far in each
+TABLES, NEIGHBOURS = 40, 16  # number of sorted orders, and of following pictures compared in each
 
 
 @dataclass(frozen=True)
 class Twin:
-    """A picture that is another again: indices into the examples; ``other`` is the one to keep."""
+    """A duplicate picture and its original, as indices into the examples; ``other`` is the one to keep."""
 
     index: int
     other: int
@@ -28,9 +29,10 @@ class Twin:
 
 
 def find_twins(examples: Sequence[Example], looks: Sequence[Look]) -> list[Twin]:
-    """One entry for each picture but the first of each group, splits in their order; annotated copies first.
+    """Return one entry per duplicate: all pictures but the first of each group, in the order of the splits.
 
-    Damaged pictures are nobody's twins: the copy that is left out for another must have a sound one that stays.
+    Among files with the same bytes, annotated ones come first. Damaged pictures are ignored, since a duplicate is only
+    left out if an intact picture stays.
     """
     sound = [i for i, look in enumerate(looks) if not look.flaw]
     order = sorted(sound, key=lambda i: (_rank(examples[i]), i))
@@ -47,7 +49,7 @@ def find_twins(examples: Sequence[Example], looks: Sequence[Look]) -> list[Twin]
 
 
 def note_twins(examples: Sequence[Example], twins: Sequence[Twin], notes: Findings) -> None:
-    """Say of each which picture it is again, and whether one of the two teaches what the other judges."""
+    """Note each duplicate with its original, and whether they are in different splits."""
     for twin in twins:
         one, other = examples[twin.index], examples[twin.other]
         detail = f"{'the same file as' if twin.same_bytes else 'nearly the same as'} {other.name}"
@@ -72,7 +74,7 @@ def _disagreement(one: Example, other: Example) -> str:
 
 
 def _grouped(pairs: Sequence[tuple[int, int]], count: int) -> list[int]:
-    """The smallest index that each is joined to by pairs, through others too."""
+    """Return the smallest index in the connected component of each index, given the pairs as edges."""
     first = list(range(count))
 
     def root(i: int) -> int:
@@ -88,11 +90,11 @@ def _grouped(pairs: Sequence[tuple[int, int]], count: int) -> list[int]:
 
 
 def _near_pairs(looks: Sequence[Look]) -> list[tuple[int, int]]:
-    """Pairs of nearly the same pictures, in nearly linear time: few are compared with few.
+    """Return the pairs of nearly identical pictures, in nearly linear time (locality-sensitive hashing).
 
-    Pictures whose hashes agree in some random bits lie side by side when sorted by these bits. With log2(n) + 2 bits
-    chance neighbours are rare. Of 40 such orders a pair that differs in 12 of the 127 bits always shares one; one that
-    differs in 22 shares one in 98 of 100 cases among a thousand pictures, in 55 among a hundred thousand.
+    Pictures whose hashes agree in some random bits are adjacent when sorted by these bits. With log2(n) + 2 bits
+    adjacency by chance is rare. With 40 such orders a pair that differs in 12 of the 127 bits is always found; one that
+    differs in 22 is found in 98 of 100 cases among a thousand pictures, in 55 among a hundred thousand.
     """
     if len(looks) < 2:
         return []
@@ -110,14 +112,14 @@ def _near_pairs(looks: Sequence[Look]) -> list[tuple[int, int]]:
 
 
 def _correlation(a: NDArray[np.int8], b: NDArray[np.int8]) -> NDArray[np.float32]:
-    """Correlation of each row with the other's: [N]; 0 where one is flat."""
+    """Return the correlation of corresponding rows: [N]; 0 if one of them is flat."""
     x, y = a.astype(np.float32), b.astype(np.float32)
     product, lengths = np.einsum("ij,ij->i", x, y), np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
     return product / np.maximum(lengths, 1)
 
 
 def _neighbours(bits: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Pairs of rows that agree in one of the random choices of bits."""
+    """Yield pairs of nearby rows that agree in one of the random choices of bits."""
     rng = np.random.default_rng(0)
     chosen = int(np.ceil(np.log2(len(bits)))) + 2
     for _ in range(TABLES):
