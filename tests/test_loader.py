@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -416,3 +417,28 @@ def test_no_process_is_without_a_view(table: Table) -> None:
     seen = [[i for indices, _, _ in view_loader(few, SIZE, "stretch", 2, 0, r, 3) for i in indices] for r in range(3)]
     assert seen == [[0], [1], [0]]
     assert len(view_loader([], SIZE, "stretch", 2, 0, 0, 1)) == 0
+
+
+@pytest.mark.parametrize(("before", "reported"), [("pass", True), ("init_worker(0)", False)])
+def test_a_main_process_that_leaves_while_it_fetches_a_batch_is_no_error(before: str, reported: bool) -> None:
+    code = f"""
+from multiprocessing import process, resource_sharer
+from multiprocessing.connection import Client
+from nanogfl.data.loader import init_worker
+{before}
+address, _ = resource_sharer.DupFd(0)._id
+Client(address, authkey=process.current_process().authkey).close()
+resource_sharer.stop(timeout=5)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0 and ("EOFError" in ended.stderr) == reported, ended.stderr
+
+
+def test_other_errors_of_a_loader_process_are_reported() -> None:
+    code = """
+from nanogfl.data.loader import init_worker
+init_worker(0)
+raise ValueError("a defect")
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert ended.stderr.endswith("ValueError: a defect\n")

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import TracebackType
 from typing import Any
 
 import cv2
@@ -199,12 +200,12 @@ def training_loader(dataset: TrainingSet, batches: EvenBatches, workers: int, pi
         num_workers=workers,
         persistent_workers=workers > 0,
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,  # to share the cache
-        worker_init_fn=settle,
+        worker_init_fn=init_worker,
         pin_memory=pin,
     )
 
 
-def settle(_: int) -> None:
+def init_worker(_: int) -> None:
     """Initialise a loader process: use one thread, which leaves cores to the network, and ignore SIGINT and SIGTERM.
 
     Ctrl-C in a terminal reaches all processes, but the main process ends its loader processes itself.
@@ -213,6 +214,13 @@ def settle(_: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    sys.excepthook = _report_unless_disconnected
+
+
+def _report_unless_disconnected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Report an uncaught error, unless the main process was interrupted while it fetched a batch's shared memory."""
+    if not issubclass(kind, EOFError | ConnectionError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def view_loader(
@@ -237,5 +245,5 @@ def view_loader(
         sampler=list(mine),
         collate_fn=collate_views,
         num_workers=0 if views.keep(mine) else affordable(workers, batch * size[0] * size[1] * 12, processes),
-        worker_init_fn=settle,
+        worker_init_fn=init_worker,
     )
