@@ -20,7 +20,7 @@ def cores() -> int:
     return max(1, math.ceil(min(_bound(), quota(GROUPS))))
 
 
-def rationed() -> bool:
+def limited_by_quota() -> bool:
     """Return whether libraries that count cores themselves would use more than the quota grants."""
     return cores() < _bound()
 
@@ -43,7 +43,7 @@ def quota(groups: Path) -> float:
     return math.inf
 
 
-def affordable(workers: int, batch_bytes: int, processes: int = 1) -> int:
+def limit_workers(workers: int, batch_bytes: int, processes: int = 1) -> int:
     """Limit loader processes to what shared memory has room for; without room, a process would hang without an error.
 
     Each process has two batches ready, and one more batch is in use. Half of the memory is left to other loaders and

@@ -11,10 +11,10 @@ from typing import Any, Literal
 from nanogfl.errors import RecipeError, nearest
 
 Pair = tuple[float, float]
-MANY, PROCESSES = 1_000_000, 256  # upper limits: larger numbers are typing errors; no machine would ever finish
+MAX_COUNT, PROCESSES = 1_000_000, 256  # upper limits: larger numbers are typing errors; no machine would ever finish
 RATES = (1e-12, 100.0)  # limits of learning rates, outside of which nothing is learnt
 YES_OR_NO = frozenset({"share_levels", "separate_sides", "sync_batch_norm", "cuda_graphs", "compile"})
-CLOSED = {"extra": "forbid"}  # pydantic: an unknown key is an error
+FORBID_EXTRA = {"extra": "forbid"}  # pydantic: an unknown key is an error
 
 
 def _refuse_outside(section: str, record: Any, limits: Mapping[str, float]) -> None:
@@ -61,7 +61,7 @@ class ModelRecipe:
         guidance: module that assigns in training: full (as in NanoDet-Plus), light, none (the head itself).
     """
 
-    __pydantic_config__ = CLOSED
+    __pydantic_config__ = FORBID_EXTRA
     size: Literal["s", "m", "l"] | None = None
     family: Literal["plus", "first", "resnet"] | None = None
     share_levels: bool | None = None
@@ -91,7 +91,7 @@ class InputRecipe:
         resize: a resize rule of nanogfl.view; None: stretch.
     """
 
-    __pydantic_config__ = CLOSED
+    __pydantic_config__ = FORBID_EXTRA
     size: int | str | None = None
     resize: Literal["stretch", "stretch-antialias", "stretch-corner", "letterbox", "letterbox-antialias"] | None = None
 
@@ -115,7 +115,7 @@ class AugmentRecipe:
         mosaic: probability that four pictures are combined into one input.
     """
 
-    __pydantic_config__ = CLOSED
+    __pydantic_config__ = FORBID_EXTRA
     scale: Pair = (0.6, 1.4)
     stretch: Pair = (0.8, 1.2)
     translate: float = 0.2
@@ -176,7 +176,7 @@ class TrainRecipe:
         compile: first compile the network of a GPU with torch.compile, a minute for each batch size.
     """
 
-    __pydantic_config__ = CLOSED
+    __pydantic_config__ = FORBID_EXTRA
     epochs: int | None = None
     batch: int = 16
     accumulate: int = 1
@@ -213,9 +213,9 @@ class TrainRecipe:
         if not self.teacher:
             raise ValueError("train.teacher must be a checkpoint, a published name, or none")
         for name in ("epochs", "batch", "accumulate", "nodes", "validate_every", "save_every"):
-            _refuse_count(f"train.{name}", getattr(self, name), 1, MANY)
+            _refuse_count(f"train.{name}", getattr(self, name), 1, MAX_COUNT)
         for name in ("warmup", "patience", "plain_epochs"):
-            _refuse_count(f"train.{name}", getattr(self, name), 0, MANY)
+            _refuse_count(f"train.{name}", getattr(self, name), 0, MAX_COUNT)
         for name in ("workers", "devices"):
             _refuse_count(f"train.{name}", getattr(self, name), 0, PROCESSES)
         _refuse_not_positive("train.clip", self.clip)
@@ -244,7 +244,7 @@ class LossRecipe:
         temperature: temperature of both distributions in that divergence.
     """
 
-    __pydantic_config__ = CLOSED
+    __pydantic_config__ = FORBID_EXTRA
     qfl: float = 1.0
     giou: float = 2.0
     dfl: float = 0.25
@@ -264,14 +264,14 @@ class LossRecipe:
             raise ValueError(f"loss.beta must be 0 or at least 1, not {self.beta}")
         _refuse_not_positive("loss.anchor", self.anchor)
         _refuse_not_positive("loss.temperature", self.temperature)
-        _refuse_count("loss.topk", self.topk, 1, MANY)
+        _refuse_count("loss.topk", self.topk, 1, MAX_COUNT)
 
 
 @dataclass(frozen=True)
 class Recipe:
     """The configuration of a whole run; ``init`` is a published name, a checkpoint, or none."""
 
-    __pydantic_config__ = CLOSED
+    __pydantic_config__ = FORBID_EXTRA
     model: ModelRecipe = field(default_factory=ModelRecipe)
     input: InputRecipe = field(default_factory=InputRecipe)
     augment: AugmentRecipe = field(default_factory=AugmentRecipe)
@@ -327,14 +327,14 @@ def from_dict(content: Mapping[str, Any], where: str) -> Recipe:
     if isinstance(model, dict) and "arch" in model:
         raise RecipeError(f"{where} is NanoDet's own configuration; start from a recipe, such as nanodet-plus-m_416")
     filled = {key: value for key, value in content.items() if value is not None}  # an empty section means its defaults
-    _refuse_odd(filled, where)
+    _check_scalars(filled, where)
     try:
         return TypeAdapter(Recipe).validate_python(filled)
     except ValidationError as error:
         raise RecipeError(f"{where}: " + "; ".join(_explain(dict(e)) for e in error.errors())) from None
 
 
-def _refuse_odd(content: Mapping[str, Any], where: str) -> None:
+def _check_scalars(content: Mapping[str, Any], where: str) -> None:
     """Refuse YAML's true, which would pass for the number 1, and lone surrogates, which no file can store."""
     for section, value in content.items():
         keys = [(f"{section}.{key}", v, key) for key, v in value.items()] if isinstance(value, dict) else []

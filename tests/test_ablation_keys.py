@@ -23,7 +23,7 @@ from nanogfl.predictor import TorchDetector
 from nanogfl.recipe import LossRecipe, load_recipe
 from nanogfl.training.folder import Folder
 from nanogfl.training.objective import Targets, assign, head_loss
-from nanogfl.training.resume import former_state, going_on
+from nanogfl.training.resume import resumed_recipe, saved_state
 from nanogfl.training.start import start
 
 Train = Callable[..., dict[str, Any]]
@@ -174,13 +174,13 @@ GUIDED = "model.guidance=light"  # as tiny_run was trained
 
 
 def test_a_resumed_run_keeps_what_its_recipe_leaves_open(tiny_run: Path) -> None:
-    names, last = nanogfl.load(tiny_run / "best.ckpt").names, former_state(Folder(tiny_run, resume=True), {})
+    names, last = nanogfl.load(tiny_run / "best.ckpt").names, saved_state(Folder(tiny_run, resume=True), {})
     assert last is not None
-    model = going_on(load_recipe(None, [GUIDED]), last, tuple(names)).model
+    model = resumed_recipe(load_recipe(None, [GUIDED]), last, tuple(names)).model
     assert (model.size, model.family, model.reg_max, model.sides) == ("s", "plus", 7, "distribution")
     for change in ("sides=dirac", "family=first", "reg_max=8", "separate_sides=true", "guidance=none"):
         with pytest.raises(UsageError, match=rf"model\.{change.split('=')[0]} cannot change within a run"):
-            going_on(load_recipe(None, [GUIDED, f"model.{change}"]), last, tuple(names))
+            resumed_recipe(load_recipe(None, [GUIDED, f"model.{change}"]), last, tuple(names))
 
 
 @pytest.mark.slow

@@ -17,8 +17,8 @@ from nanogfl.data.batch import Batch
 from nanogfl.errors import TrainingError
 from nanogfl.model.dense import interleave, join, reshuffle
 from nanogfl.recipe import load_recipe
-from nanogfl.training.cores import Cores, Meeting, Networks, average, parts_for, replica
-from nanogfl.training.gradients import given, gradients_of
+from nanogfl.training.cores import Cores, MeanBarrier, Networks, average, parts_for, replica
+from nanogfl.training.gradients import gradients_of, with_gradients
 from nanogfl.training.keeper import Keeper
 from nanogfl.training.objective import WHOLE, Share
 from nanogfl.training.schedule import plan
@@ -81,13 +81,13 @@ def test_processes_of_unequal_size_make_the_step_of_all() -> None:
     whole = batch(7)
     parts = made.losses(made, whole, WHOLE)
     expected = gradients(torch.stack(list(parts.values())).sum(), made)
-    meeting = Meeting(2, 2, lambda mean: mean)
+    barrier = MeanBarrier(2, 2, lambda mean: mean)
     own = [Batch(**{name: value[rows] for name, value in vars(whole).items()}) for rows in (slice(4), slice(4, 7))]
 
     def process(rank: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         mine = copy.deepcopy(made)
         cores = Cores(Networks(mine.detector, mine.guidance), 2)
-        share = Share(lambda value: meeting.mean(rank, value), 2)
+        share = Share(lambda value: barrier.mean(rank, value), 2)
         found = cores.losses(own[rank].cut(2), mine.losses, share)
         return found, gradients(torch.stack(list(found.values())).sum(), mine)
 
@@ -148,7 +148,7 @@ def test_gradients_that_are_known_are_scaled_by_what_comes_back(factor: float) -
     parts = {"a": (used**2).sum(), "b": (3 * used).sum()}
     known = gradients_of(parts, [used, idle])
     assert known[1] is None
-    made = given({name: part.detach() for name, part in parts.items()}, known, [used, idle])
+    made = with_gradients({name: part.detach() for name, part in parts.items()}, known, [used, idle])
     assert {name: part.item() for name, part in made.items()} == {"a": 5.0, "b": -3.0}
     (torch.stack(list(made.values())).sum() * factor).backward()
     assert used.grad is not None and used.grad.tolist() == [5 * factor, -1 * factor] and idle.grad is None

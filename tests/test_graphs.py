@@ -114,7 +114,7 @@ def test_a_compiled_network_learns_the_same(row: str) -> None:
     counters.clear()
     task.fused = compiled(task, backend="aot_eager")
     names = list(task.state_dict())
-    parts = task.spread(batch(), WHOLE)
+    parts = task.accelerated_losses(batch(), WHOLE)
     torch.stack(list(parts.values())).sum().backward()
     assert counters["stats"]["unique_graphs"] == 3 and not counters["graph_break"]
     assert {name: part.item() for name, part in parts.items()} == pytest.approx(learn(other, batch()), rel=1e-4)

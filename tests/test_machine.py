@@ -15,7 +15,7 @@ import pytest
 from models import write_models
 
 from nanogfl import machine
-from nanogfl.machine import affordable, cores, quota, rationed
+from nanogfl.machine import cores, limit_workers, limited_by_quota, quota
 from nanogfl.runtime.session import open_session
 
 MB = 1 << 20
@@ -54,7 +54,7 @@ def granted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.Fix
 
 @pytest.mark.parametrize(("granted", "expected"), [(0.2, 1), (2, 2), (2.5, 3), (8, 8), (64, 8)], indirect=["granted"])
 def test_cores_are_those_bound_that_the_quota_pays_for(granted: None, expected: int) -> None:
-    assert cores() == expected and rationed() is (expected < 8)
+    assert cores() == expected and limited_by_quota() is (expected < 8)
 
 
 @pytest.mark.parametrize(("granted", "expected"), [(2, 2), (64, 0)], indirect=["granted"])
@@ -114,15 +114,15 @@ def test_no_more_loader_processes_than_shared_memory_holds(
 
     monkeypatch.setattr("shutil.disk_usage", usage)
     with caplog.at_level(logging.WARNING, "nanogfl"):
-        assert affordable(asked, batch, processes) == expected
+        assert limit_workers(asked, batch, processes) == expected
     assert len(caplog.records) == (expected < asked)
 
 
 def test_the_line_says_what_to_give(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=64 * MB))
-    affordable(8, 5 * MB)
+    limit_workers(8, 5 * MB)
     (line,) = caplog.messages
     assert line.startswith("the 64 MB of /dev/shm hold the batches of 2 loader processes, not of 8: give it 171 MB")
     assert line.endswith("(docker run --shm-size), or set train.workers=2")
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=171 * MB))
-    assert affordable(8, 5 * MB) == 8
+    assert limit_workers(8, 5 * MB) == 8

@@ -92,13 +92,13 @@ def test_one_detection_is_named_by_what_it_overlaps(box: list[float], label: int
     matched = match(example([A], [0]), found([box], [label]))
     assert matched.kinds.tolist() == [kind], why
     assert matched.truths.tolist() == [-1 if kind == BACKGROUND else 0]
-    assert matched.finders.tolist() == [0 if kind == CORRECT else -1]
+    assert matched.found_by.tolist() == [0 if kind == CORRECT else -1]
 
 
 def test_the_second_on_a_found_label_is_a_duplicate_and_the_better_score_finds_it() -> None:
     matched = match(example([A], [0]), found([BEYOND_A, A], [0, 0]))
     assert matched.kinds.tolist() == [CORRECT, DUPLICATE]
-    assert matched.finders.tolist() == [0]
+    assert matched.found_by.tolist() == [0]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_of_labels_that_overlap_alike_the_last_is_taken() -> None:
     """As pycocotools takes it; the first is left for a worse detection."""
     labels = [[0, 0, 100, 120], [0, 0, 120, 100]]
     matched = match(example(labels, [0, 0]), found([A, [0, 0, 100, 160]], [0, 0]))
-    assert (matched.truths.tolist(), matched.finders.tolist()) == ([1, 0], [1, 0])
+    assert (matched.truths.tolist(), matched.found_by.tolist()) == ([1, 0], [1, 0])
 
 
 def test_a_box_that_is_half_in_a_crowd_is_ignored() -> None:
@@ -202,7 +202,7 @@ def test_gains_are_pycocotools_where_errors_are_put_right(seed: int) -> None:
         mended = set()
         for n in np.flatnonzero(pooled.kinds == kind):
             (boxes, labels, keep), row, truth = right[pooled.pictures[n]], pooled.rows[n], int(pooled.truths[n])
-            if kind in (CLASS, LOCALIZATION) and pooled.finders[truth] < 0 and truth not in mended:
+            if kind in (CLASS, LOCALIZATION) and pooled.found_by[truth] < 0 and truth not in mended:
                 mended.add(truth)
                 own, at = data.examples[pooled.pictures[n]], pooled.truth_rows[truth]
                 boxes[row], labels[row] = own.boxes[at], own.labels[at]

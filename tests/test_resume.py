@@ -41,13 +41,13 @@ from nanogfl.recipe import Recipe, TrainRecipe, load_recipe
 from nanogfl.training.folder import WITHIN, Folder, finished, write_config
 from nanogfl.training.keeper import Keeper
 from nanogfl.training.resume import (
-    Former,
-    LongEpochs,
-    Signals,
-    former_state,
-    going_on,
+    KeepSigterm,
+    MidEpochCheckpoints,
+    SavedState,
     interrupted,
-    shifted,
+    resumed_plan,
+    resumed_recipe,
+    saved_state,
     was_interrupted,
 )
 from nanogfl.training.schedule import Plan
@@ -239,12 +239,12 @@ def test_the_newer_of_the_two_states_is_taken(
     run = Folder(tmp_path / "run", resume=True)
 
     def taken(**changed: int) -> Path | None:
-        former = former_state(run, cut | changed)
+        former = saved_state(run, cut | changed)
         return former and former.path
 
     assert taken() == run / WITHIN
     assert taken(seed=1) == run / "last.ckpt"
-    assert former_state(Folder(tmp_path / "run", resume=False), cut) is None
+    assert saved_state(Folder(tmp_path / "run", resume=False), cut) is None
     kept = (run / WITHIN).read_bytes()
     nanogfl.train(tiny_set, out=tmp_path / "run", resume=True)
     (run / WITHIN).write_bytes(kept)
@@ -297,7 +297,7 @@ def test_what_shows_that_a_state_was_lost(rows: int | None, ended: bool, lost: b
     if ended:
         (tmp_path / "summary.json").write_text("{}")
     with pytest.raises(UsageError, match=r"there is no last\.ckpt") if lost else nullcontext():
-        assert former_state(Folder(tmp_path, resume=True), {}) is None
+        assert saved_state(Folder(tmp_path, resume=True), {}) is None
 
 
 def test_a_finished_run_is_not_another(whole: Path, tiny_set: Path) -> None:
@@ -349,8 +349,8 @@ def test_with_another_batch_the_rate_goes_on_where_it_was(whole: Path, tiny_set:
     assert rates[1][-1] == pytest.approx(5e-5)
 
 
-def former(run: Path) -> Former:
-    found = former_state(Folder(run, resume=True), {})
+def former(run: Path) -> SavedState:
+    found = saved_state(Folder(run, resume=True), {})
     assert found is not None
     return found
 
@@ -358,7 +358,7 @@ def former(run: Path) -> Former:
 @pytest.mark.parametrize(("an_epoch", "shift"), [(3, 0), (6, 12), (2, -4)])
 def test_epochs_of_other_length_shift_the_plan(an_epoch: int, shift: int, whole: Path) -> None:
     made = Plan(6, an_epoch, 1e-3, 1, 0.9, 1, 6)
-    assert shifted(made, former(whole)).shift == shift  # four epochs of three steps are done
+    assert resumed_plan(made, former(whole)).shift == shift  # four epochs of three steps are done
 
 
 @pytest.mark.parametrize(("accumulate", "ended"), [(1, 6), (2, 8)])
@@ -369,7 +369,7 @@ def test_steps_of_a_state_within_an_epoch_are_counted_as_they_were_made(accumula
     state = {"epoch": 1, "global_step": 10, "loops": {"fit_loop": batches}, "nanogfl": recipe}
     for epochs in (6, 1):  # at least as many as are done
         made = Plan(epochs, 3, 1e-3, 1, 0.9, 1, 6)
-        assert shifted(made, Former(Path("within.ckpt"), state)).shift == 3 - ended
+        assert resumed_plan(made, SavedState(Path("within.ckpt"), state)).shift == 3 - ended
 
 
 def state_file(path: Path, epoch: int, step: int, **batches: int) -> Path:
@@ -395,7 +395,7 @@ def test_which_of_two_states_is_taken_and_why(
     state_file(tmp_path / "last.ckpt", 1, 6, batch=8)
     state_file(tmp_path / WITHIN, 2, 8, **within)
     with caplog.at_level(logging.WARNING, "nanogfl"):
-        found = former_state(Folder(tmp_path, resume=True), {"batch": 4, "seed": 0})
+        found = saved_state(Folder(tmp_path, resume=True), {"batch": 4, "seed": 0})
     assert found is not None and found.path.name == taken
     assert (said or "") in caplog.text and bool(caplog.text) == bool(said)
 
@@ -406,7 +406,7 @@ def test_a_state_within_the_first_epoch_is_alone(
 ) -> None:
     state_file(tmp_path / WITHIN, 0, 2, batch=4)
     with caplog.at_level(logging.WARNING, "nanogfl"):
-        found = former_state(Folder(tmp_path, resume=True), {"batch": 8 if changed else 4})
+        found = saved_state(Folder(tmp_path, resume=True), {"batch": 8 if changed else 4})
     assert (found is None) == changed
     assert caplog.messages == ["epoch 1 was left at step 2 with other batch; going back to the beginning"] * changed
 
@@ -415,7 +415,7 @@ def test_of_two_states_of_one_step_that_of_the_epochs_end_is_taken(tmp_path: Pat
     """The run was killed between writing the one and removing the other."""
     state_file(tmp_path / WITHIN, 1, 6, batch=4)
     state_file(tmp_path / "last.ckpt", 1, 6, batch=4)
-    found = former_state(Folder(tmp_path, resume=True), {"batch": 4})
+    found = saved_state(Folder(tmp_path, resume=True), {"batch": 4})
     assert found is not None and found.path.name == "last.ckpt"
 
 
@@ -423,7 +423,7 @@ def test_nothing_to_go_on_from_is_said(tmp_path: Path, caplog: pytest.LogCapture
     (tmp_path / "metrics.csv").write_bytes(b"epoch,\xff\n0,1")  # spoilt, and one row at most
     for resume in (False, True):
         with caplog.at_level(logging.WARNING, "nanogfl"):
-            assert former_state(Folder(tmp_path, resume), {}) is None
+            assert saved_state(Folder(tmp_path, resume), {}) is None
         assert caplog.messages == [f"nothing to go on from in {tmp_path}: starting from the beginning"] * resume
 
 
@@ -434,16 +434,16 @@ def test_what_a_resumed_run_leaves_open_is_as_it_was(whole: Path) -> None:
     names = tuple(card["names"])
     card |= {"input_size": [64, 96], "resize": "letterbox"}
     card["recipe"]["train"]["lr"] = 0.004
-    made = going_on(Recipe(), last, names)
+    made = resumed_recipe(Recipe(), last, names)
     assert (made.input.size, made.input.resize, made.train.lr) == ("64x96", "letterbox", 0.004)
     assert made.model.size == "s" and made.model.reg_max == 7
     asked = load_recipe(None, ["input.size=128", "input.resize=stretch", "train.lr=0.001", "train.epochs=9"])
-    made = going_on(asked, last, names)
+    made = resumed_recipe(asked, last, names)
     assert (made.input.size, made.input.resize, made.train.lr) == (128, "stretch", 0.001) and made.train.epochs == 9
     with pytest.raises(
         UsageError, match=r"the data's classes cannot change within a run: .* has .*, asked for is a, b"
     ):
-        going_on(Recipe(), last, ("a", "b"))
+        resumed_recipe(Recipe(), last, ("a", "b"))
 
 
 def test_the_programs_own_handler_of_a_polite_kill_is_put_back() -> None:
@@ -452,7 +452,7 @@ def test_the_programs_own_handler_of_a_polite_kill_is_put_back() -> None:
     try:
         for own, stays in ((given[0], False), (given[1], True)):
             signal.signal(signal.SIGTERM, own)
-            callback, lightnings = Signals(), lambda *_: None
+            callback, lightnings = KeepSigterm(), lambda *_: None
             signal.signal(signal.SIGTERM, lightnings)
             with ThreadPoolExecutor(1) as pool:
                 pool.submit(callback.on_train_start, *NOBODY).result()
@@ -468,7 +468,7 @@ def test_a_long_epochs_state_is_written_once_a_step_and_not_at_its_end(tmp_path:
     written: list[tuple[str, int]] = []
     trainer: Any = SimpleNamespace(global_step=4, is_last_batch=False)
     trainer.save_checkpoint = lambda path, weights_only: written.append((path.name, trainer.global_step))
-    callback = LongEpochs(Folder(tmp_path, resume=True), 2)
+    callback = MidEpochCheckpoints(Folder(tmp_path, resume=True), 2)
     callback.on_train_start(trainer, NOBODY[1])
     for batch in range(20):
         trainer.global_step, trainer.is_last_batch = 4 + (batch + 1) // 2, batch == 11

@@ -22,7 +22,7 @@ from nanogfl.model.guidance import FullGuidance, LightGuidance
 from nanogfl.model.weights import read_weights
 from nanogfl.pictures import write_picture
 from nanogfl.recipe import Recipe, load_recipe
-from nanogfl.training.start import filled, start
+from nanogfl.training.start import complete_model, start
 
 MIXED = ("green", "yellow", "red")  # two of red, green, blue, in another order and place
 
@@ -150,7 +150,7 @@ def test_a_checkpoint_brings_all_its_parts(made: Architecture, tmp_path: Path) -
     old = weights(path)
     assert {f"detector.{k}" for k in begin.detector.state_dict()} == set(old)
     assert all(torch.equal(v, old[f"detector.{k}"]) for k, v in begin.detector.state_dict().items())
-    written = filled(recipe(init=path).model, made)
+    written = complete_model(recipe(init=path).model, made)
     assert (written.sides, written.quality) == ("distribution" if made.reg_max else "dirac", made.quality)
 
 

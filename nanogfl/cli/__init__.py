@@ -18,7 +18,7 @@ import typer
 from nanogfl.cli import check, learn, ship, use  # the verbs, which add themselves to the app
 from nanogfl.cli.app import app, put_in_order
 from nanogfl.errors import NanogflError, UsageError
-from nanogfl.machine import cores, rationed
+from nanogfl.machine import cores, limited_by_quota
 from nanogfl.training.folder import is_main
 
 __all__ = ["app", "check", "learn", "main", "ship", "use"]
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     debug = "--debug" in given
     _quiet(debug)
-    if rationed():  # torch counts the machine's cores, and threads beyond a container's quota wait for each other
+    if limited_by_quota():  # torch counts the machine's cores; threads beyond a container's quota wait for each other
         os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names may have letters that a terminal's coding lacks

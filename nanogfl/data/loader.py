@@ -27,7 +27,7 @@ from nanogfl.data.device import Store
 from nanogfl.data.order import EvenBatches, ResumableLoader
 from nanogfl.data.shards import Shards
 from nanogfl.data.table import Example, Table
-from nanogfl.machine import affordable, cores
+from nanogfl.machine import cores, limit_workers
 from nanogfl.recipe import AugmentRecipe
 from nanogfl.view import View
 
@@ -192,7 +192,7 @@ def collate_views(items: list[Seen]) -> tuple[list[int], Tensor, list[tuple[int,
 def training_loader(dataset: TrainingSet, batches: EvenBatches, workers: int, pin: bool) -> ResumableLoader:
     """Return the loader of batches of augmented samples."""
     pixels = batches.batch_size * dataset.size[0] * dataset.size[1] if dataset.sizes is None else 0
-    workers = affordable(workers, 3 * pixels, batches.processes)
+    workers = limit_workers(workers, 3 * pixels, batches.processes)
     return ResumableLoader(
         dataset,
         batch_sampler=batches,
@@ -244,6 +244,6 @@ def view_loader(
         batch_size=batch,
         sampler=list(mine),
         collate_fn=collate_views,
-        num_workers=0 if views.keep(mine) else affordable(workers, batch * size[0] * size[1] * 12, processes),
+        num_workers=0 if views.keep(mine) else limit_workers(workers, batch * size[0] * size[1] * 12, processes),
         worker_init_fn=init_worker,
     )

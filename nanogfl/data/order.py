@@ -108,5 +108,5 @@ class ResumableLoader(DataLoader):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Start the next pass after the batches already taken; the order must be determined by the same values."""
         assert isinstance(self.batch_sampler, EvenBatches)
-        assert state.items() >= self.batch_sampler.cut().items(), "see nanogfl.training.resume.former_state"
+        assert state.items() >= self.batch_sampler.cut().items(), "see nanogfl.training.resume.saved_state"
         self.batch_sampler.first = state["taken"]

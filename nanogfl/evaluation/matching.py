@@ -35,13 +35,13 @@ class Matched:
     Attributes:
         kinds: int64 [N], CORRECT .. IGNORED (inside a crowd region).
         truths: int64 [N], the label that the detection refers to, -1 for none.
-        finders: int64 [M], the detection that found each label, -1 for none.
+        found_by: int64 [M], the detection that found each label, -1 for none.
         nearest: float64 [M], highest IoU of any detection with each label, of any class.
     """
 
     kinds: NDArray[np.int64]
     truths: NDArray[np.int64]
-    finders: NDArray[np.int64]
+    found_by: NDArray[np.int64]
     nearest: NDArray[np.float64]
 
 
@@ -54,7 +54,7 @@ def match(example: Example, found: Detections, iou: float = MATCH_IOU) -> Matche
     overlap = box_math.iou(boxes, example.boxes)
     overlap[:, example.crowd] = 0
     same = found.labels[:, None] == example.labels[None, :]
-    finders = _take(np.where(same, overlap, 0), iou)
+    found_by = _take(np.where(same, overlap, 0), iou)
     kinds = np.full(len(found), BACKGROUND, np.int64)
     truths = np.full(len(found), -1, np.int64)
     if overlap.shape[1]:
@@ -69,20 +69,20 @@ def match(example: Example, found: Detections, iou: float = MATCH_IOU) -> Matche
             holds = near.max(axis=1) >= lowest
             kinds[holds], truths[holds] = kind, near.argmax(axis=1)[holds]
     kinds[(crowd_cover(example, boxes) * same >= iou).any(axis=1)] = IGNORED
-    labels = np.flatnonzero(finders >= 0)
-    kinds[finders[labels]], truths[finders[labels]] = CORRECT, labels
-    return Matched(kinds, truths, finders, overlap.max(axis=0, initial=0))
+    labels = np.flatnonzero(found_by >= 0)
+    kinds[found_by[labels]], truths[found_by[labels]] = CORRECT, labels
+    return Matched(kinds, truths, found_by, overlap.max(axis=0, initial=0))
 
 
 def _take(overlap: NDArray[np.float64], iou: float) -> NDArray[np.int64]:
     """Return the detection that takes each label, given the IoU [N, M] of pairs of one class, best score first."""
-    finders = np.full(overlap.shape[1], -1, np.int64)
+    found_by = np.full(overlap.shape[1], -1, np.int64)
     for i in np.flatnonzero((overlap >= iou).any(axis=1)):
-        free = np.where(finders < 0, overlap[i], 0)
+        free = np.where(found_by < 0, overlap[i], 0)
         best = len(free) - 1 - int(free[::-1].argmax())  # the last of equal ones, as in pycocotools
         if free[best] >= iou:
-            finders[best] = i
-    return finders
+            found_by[best] = i
+    return found_by
 
 
 def crowd_cover(example: Example, boxes: NDArray[np.float64]) -> NDArray[np.floating]:
@@ -101,7 +101,7 @@ class Pool:
         labels, scores, kinds: [N], of the detection.
         truths: int64 [N], index of the label that it refers to in the arrays below, -1 for none.
         truth_pictures, truth_rows, truth_labels: int64 [M].
-        finders: int64 [M], index of the detection that found the label, -1 for none.
+        found_by: int64 [M], index of the detection that found the label, -1 for none.
         nearest: float64 [M], highest IoU of any detection with the label, of any class.
     """
 
@@ -115,7 +115,7 @@ class Pool:
     truth_pictures: NDArray[np.int64]
     truth_rows: NDArray[np.int64]
     truth_labels: NDArray[np.int64]
-    finders: NDArray[np.int64]
+    found_by: NDArray[np.int64]
     nearest: NDArray[np.float64]
 
     def counts(self) -> NDArray[np.int64]:
@@ -142,10 +142,10 @@ def pool(table: Table, detections: Sequence[Detections], iou: float = MATCH_IOU)
     columns = [np.concatenate(column) for column in zip(*found, strict=True)]
     order = np.argsort(-columns[3], kind="stable")  # by descending score
     pictures, rows, labels, scores, kinds, about = (column[order] for column in columns)
-    finders = np.full(total, -1, np.int64)
-    finders[about[kinds == CORRECT]] = np.flatnonzero(kinds == CORRECT)
+    found_by = np.full(total, -1, np.int64)
+    found_by[about[kinds == CORRECT]] = np.flatnonzero(kinds == CORRECT)
     truth_pictures, truth_rows, truth_labels, nearest = (np.concatenate(column) for column in zip(*truths, strict=True))
     return Pool(
         tuple(table.names), pictures, rows, labels, scores, kinds, about,
-        truth_pictures, truth_rows, truth_labels, finders, nearest,
+        truth_pictures, truth_rows, truth_labels, found_by, nearest,
     )  # fmt: skip

@@ -110,13 +110,13 @@ def error_kinds(data: Pool, threshold: float) -> dict[str, ErrorKind]:
 def found_at(data: Pool, threshold: float) -> NDArray[np.bool_]:
     """Return which labels are found by a detection with at least this score: [M]."""
     scores = np.append(data.scores, -1.0)
-    return scores[data.finders] >= threshold
+    return scores[data.found_by] >= threshold
 
 
 def _ap_without(data: Pool, kind: int) -> float:
     labels, kinds = data.labels.copy(), data.kinds.copy()
     mended = np.flatnonzero(kinds == kind) if kind in (CLASS, LOCALIZATION) else np.zeros(0, np.int64)
-    mended = mended[data.finders[data.truths[mended]] < 0]
+    mended = mended[data.found_by[data.truths[mended]] < 0]
     _, first = np.unique(data.truths[mended], return_index=True)  # the best one finds it, the others are duplicates
     mended = mended[first]
     kinds[mended], labels[mended] = CORRECT, data.truth_labels[data.truths[mended]]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from nanogfl.decode import Thresholds, decode, sigmoid
 from nanogfl.detections import Detections
 from nanogfl.errors import ModelError, UsageError
-from nanogfl.machine import cores, rationed
+from nanogfl.machine import cores, limited_by_quota
 from nanogfl.pictures import Picture, as_picture
 from nanogfl.runtime.card import FileCard, read_card
 from nanogfl.view import View
@@ -39,7 +39,7 @@ def open_session(model: Path | bytes, threads: int | None = None) -> ort.Inferen
         raise UsageError(f"threads {threads}: give a whole number from 1 to 1024")
     name = model if isinstance(model, Path) else "the model"
     options = ort.SessionOptions()
-    if threads or rationed():
+    if threads or limited_by_quota():
         options.intra_op_num_threads = threads or cores()
     try:
         content = model.read_bytes() if isinstance(model, Path) else model

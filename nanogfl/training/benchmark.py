@@ -30,13 +30,13 @@ GROW = {
 
 
 BASE = Row("as NanoDet-Plus trains", "full", cached=False, batched=False)
-APART, DEFAULT = Row("no guidance, stages apart", "none"), Row("no guidance", "none", spread=True)
+APART, DEFAULT = Row("no guidance, stages apart", "none"), Row("no guidance", "none", accelerated=True)
 ROWS = (
     BASE,
     Row("full guidance, stages apart", "full"),
     Row("light guidance, stages apart", "light"),
     APART,
-    Row("light guidance", "light", spread=True),
+    Row("light guidance", "light", accelerated=True),
     DEFAULT,
 )
 
@@ -95,7 +95,8 @@ def grow(what: str, values: list[int], work: Work) -> list[dict[str, Any]]:
             "classes": replace(work, classes=value),
             "pixels": replace(work, recipe=replace(recipe, input=replace(recipe.input, size=str(value)))),
         }[what]
-        one = summary(f"{what} {value}", [apart(measure, Row(what, "none", spread=True), replace(changed, data=None))])
+        row = Row(what, "none", accelerated=True)
+        one = summary(f"{what} {value}", [apart(measure, row, replace(changed, data=None))])
         made.append(one | {what: value})
         batch = changed.recipe.train.batch
         print(f"{value:8}{one['p50_ms']:12.1f}{one['p50_ms'] / batch:14.2f}{one['megabytes']:8.0f}", flush=True)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from nanogfl.model.detector import Detector
-from nanogfl.training.gradients import Gradients, given, gradients_of
+from nanogfl.training.gradients import Gradients, gradients_of, with_gradients
 from nanogfl.training.objective import Parts, Share
 
 LEAST = 8  # minimum number of pictures in a part of a full batch, for batch normalisation
@@ -71,21 +71,21 @@ class Cores:
             for ours, theirs in zip(self.replicas[0].modules(), one.modules(), strict=True):
                 theirs.training = ours.training
         parts = len(self.replicas)  # the same in every step and process: parts that a small batch lacks count as zero
-        meeting, count = Meeting(len(pieces), parts, share.mean), share.count * parts
+        barrier, count = MeanBarrier(len(pieces), parts, share.mean), share.count * parts
         autocast = torch.get_autocast_dtype("cpu"), torch.is_autocast_enabled("cpu")
 
         def part(index: int, piece: Any) -> tuple[Parts, Sequence[Tensor | None]]:
-            with meeting, torch.autocast("cpu", *autocast):
-                losses = loss(self.replicas[index], piece, Share(partial(meeting.mean, index), count))
+            with barrier, torch.autocast("cpu", *autocast):
+                losses = loss(self.replicas[index], piece, Share(partial(barrier.mean, index), count))
             return losses, gradients_of(losses, self.parameters)
 
         futures = [self.pool.submit(part, *item) for item in enumerate(pieces)]
         made = results(futures)
         shown = {name: torch.stack([p[name].detach() for p, _ in made]).sum() / parts for name in made[0][0]}
-        return given(shown, average([g for _, g in made], parts), self.parameters)
+        return with_gradients(shown, average([g for _, g in made], parts), self.parameters)
 
 
-class Meeting:
+class MeanBarrier:
     """A barrier at which the parts of a batch average a number; if one part fails, the others stop waiting.
 
     Args:
@@ -97,7 +97,7 @@ class Meeting:
     def __init__(self, count: int, parts: int, mean: Callable[[Tensor], Tensor]) -> None:
         self.values: list[Tensor | None] = [None] * count
         self.parts, self.over_processes, self.result = parts, mean, torch.zeros(())
-        self.barrier = Barrier(count, self._settle)
+        self.barrier = Barrier(count, self._average)
 
     def __enter__(self) -> None: ...
 
@@ -111,7 +111,7 @@ class Meeting:
         self.barrier.wait()
         return self.result
 
-    def _settle(self) -> None:
+    def _average(self) -> None:
         total = torch.stack([v for v in self.values if v is not None]).sum(dim=0)
         self.result = self.over_processes(total / self.parts)
 

@@ -33,7 +33,7 @@ class _Number:
     names: list[str]
 
 
-class Watch:
+class FiniteCheck:
     """A queue of the numbers of the last steps, in the order in which they were computed.
 
     On a CPU each number is checked at once, before the weights are updated. On a GPU it is checked at most ``LAG``
@@ -43,11 +43,11 @@ class Watch:
     def __init__(self) -> None:
         self.waiting: deque[_Number] = deque()
 
-    def __deepcopy__(self, _: dict[int, Any]) -> Watch:
+    def __deepcopy__(self, _: dict[int, Any]) -> FiniteCheck:
         """Return an empty queue: weight averaging copies the task, and the copy takes no steps."""
-        return Watch()
+        return FiniteCheck()
 
-    def see(self, own: Tensor, mean: Tensor, what: str, epoch: int, names: list[str]) -> None:
+    def add(self, own: Tensor, mean: Tensor, what: str, epoch: int, names: list[str]) -> None:
         """Append a number, then check those that are due.
 
         Args:
@@ -67,10 +67,10 @@ class Watch:
             own, mean, arrived = host[0], host[1], torch.cuda.Event()
             arrived.record()
         self.waiting.append(_Number(own.detach(), mean, arrived, what, epoch, names))
-        self.settle(LAG if arrived is not None else 0)
+        self.check(LAG if arrived is not None else 0)
 
-    def settle(self, left: int = 0) -> None:
-        """Check all numbers but the newest ``left``; raise TrainingError as ``see`` does."""
+    def check(self, left: int = 0) -> None:
+        """Check all numbers but the newest ``left``; raise TrainingError as ``add`` does."""
         while len(self.waiting) > left:
             number = self.waiting.popleft()
             if number.arrived is not None:

@@ -18,13 +18,13 @@ def gradients_of(parts: Parts, parameters: list[nn.Parameter]) -> Gradients:
     return list(torch.autograd.grad(total, parameters, allow_unused=True))
 
 
-def given(parts: Parts, gradients: Gradients, parameters: list[nn.Parameter]) -> Parts:
+def with_gradients(parts: Parts, gradients: Gradients, parameters: list[nn.Parameter]) -> Parts:
     """Return loss parts with known gradients: backward through their sum passes on copies of these."""
     name = next(iter(parts))
-    return parts | {name: _Given.apply(parts[name], gradients, *parameters)}
+    return parts | {name: _KnownGradients.apply(parts[name], gradients, *parameters)}
 
 
-class _Given(torch.autograd.Function):
+class _KnownGradients(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, loss: Tensor, gradients: Gradients, *parameters: Tensor) -> Tensor:
         ctx.gradients = gradients

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from nanogfl.data.batch import Batch
-from nanogfl.training.gradients import Gradients, given, gradients_of
+from nanogfl.training.gradients import Gradients, gradients_of, with_gradients
 from nanogfl.training.objective import Parts
 
 WARM = 2  # passes before recording, in which libraries select their kernels
@@ -56,7 +56,7 @@ class Graphs:
         key = (batch.images.shape, batch.boxes.shape[1])
         if key not in self.recorded:
             self.recorded[key] = Recording(self._step, batch, self.modules, self.pool)
-        return given(*self.recorded[key].replay(batch), self.parameters)
+        return with_gradients(*self.recorded[key].replay(batch), self.parameters)
 
     def _step(self, batch: Batch) -> tuple[Parts, Gradients]:
         kind, enabled = torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda")

@@ -153,7 +153,7 @@ class Keeper(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write one line to metrics.csv and to the log, then save the state to resume from."""
         assert isinstance(pl_module, DetectionTask)
-        pl_module.watch.settle()
+        pl_module.finite.check()
         if trainer.is_global_zero:
             self._write_row(trainer)
         trainer.save_checkpoint(self.out / "last.ckpt", weights_only=False)

@@ -19,13 +19,13 @@ from nanogfl.model.weights import read_tensors_only, weights_of
 from nanogfl.recipe import Recipe, from_dict
 from nanogfl.training.folder import WITHIN, Folder
 from nanogfl.training.schedule import Plan
-from nanogfl.training.start import filled
+from nanogfl.training.start import complete_model
 
 log = logging.getLogger(__name__)
 ANEW = "--overwrite starts anew; --init with its best.ckpt, into another folder, keeps what it has learnt"
 
 
-class Signals(Callback):
+class KeepSigterm(Callback):
     """A callback that keeps the program's SIGTERM handler.
 
     Lightning's handler communicates with the other processes while they are in the middle of their work.
@@ -40,7 +40,7 @@ class Signals(Callback):
             signal.signal(signal.SIGTERM, self.before)
 
 
-class LongEpochs(Callback):
+class MidEpochCheckpoints(Callback):
     """A callback that saves the state within an epoch; it must come after the averaging, which is part of the step."""
 
     def __init__(self, folder: Folder, every: int) -> None:
@@ -60,7 +60,7 @@ class LongEpochs(Callback):
 
 
 @dataclass(frozen=True)
-class Former:
+class SavedState:
     """The checkpoint that a run resumes from, with its contents."""
 
     path: Path
@@ -77,7 +77,7 @@ class Former:
         return self.state["nanogfl"]["recipe"]["train"]["accumulate"]
 
 
-def former_state(folder: Folder, cut: Mapping[str, int]) -> Former | None:
+def saved_state(folder: Folder, cut: Mapping[str, int]) -> SavedState | None:
     """Return the checkpoint that this run resumes from, or None to start from the beginning.
 
     This is the state within an epoch if it is newer than last.ckpt. If settings have changed that decide which pictures
@@ -117,14 +117,14 @@ def _refuse_lost(folder: Folder) -> None:
     log.warning("nothing to go on from in %s: starting from the beginning", folder.path)
 
 
-def _loaded(path: Path) -> Former | None:
+def _loaded(path: Path) -> SavedState | None:
     if not path.is_file():
         return None
     try:
         state = read_tensors_only(path)
         if "loops" not in state:
             raise ModelError(f"{path} holds weights alone")
-        return Former(path, state)
+        return SavedState(path, state)
     except ModelError as error:
         raise TrainingError(
             f"cannot go on from {path}: it is damaged, or holds no state of a run; "
@@ -132,7 +132,7 @@ def _loaded(path: Path) -> Former | None:
         ) from error
 
 
-def going_on(recipe: Recipe, last: Former, names: tuple[str, ...]) -> Recipe:
+def resumed_recipe(recipe: Recipe, last: SavedState, names: tuple[str, ...]) -> Recipe:
     """Return the recipe of a resumed run; settings that it leaves open stay as they were.
 
     Raises:
@@ -140,7 +140,7 @@ def going_on(recipe: Recipe, last: Former, names: tuple[str, ...]) -> Recipe:
     """
     weights = weights_of(last.state, last.path)
     card, was = read_card(weights), from_dict(weights.card.get("recipe", {}), str(last.path))
-    model, former_model = (filled(m, card.architecture) for m in (recipe.model, was.model))
+    model, former_model = (complete_model(m, card.architecture) for m in (recipe.model, was.model))
     for key, asked, former in [
         *((f"model.{key}", value, getattr(former_model, key)) for key, value in vars(model).items()),
         ("train.freeze", recipe.train.freeze, was.train.freeze),
@@ -156,7 +156,7 @@ def going_on(recipe: Recipe, last: Former, names: tuple[str, ...]) -> Recipe:
     return replace(recipe, model=model, input=seen, train=train)
 
 
-def shifted(made: Plan, last: Former) -> Plan:
+def resumed_plan(made: Plan, last: SavedState) -> Plan:
     """Return the plan of a resumed run, shifted so that the learning rate continues if epochs now differ in length.
 
     Raises:

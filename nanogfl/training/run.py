@@ -25,15 +25,23 @@ from nanogfl.machine import cores
 from nanogfl.model.detector import count_parameters
 from nanogfl.model.weights import read_tensors_only
 from nanogfl.recipe import Recipe, load_recipe
-from nanogfl.training.accidents import explain
 from nanogfl.training.averaging import Averaging
+from nanogfl.training.failures import as_training_error
 from nanogfl.training.folder import TENSORBOARD, Folder, finished, open_folder
 from nanogfl.training.hardware import devices, keep_memory
 from nanogfl.training.keeper import Best, Keeper, WholeCheckpoints, save_detector
 from nanogfl.training.progress import Progress
-from nanogfl.training.resume import LongEpochs, Signals, former_state, going_on, interrupted, shifted, was_interrupted
+from nanogfl.training.resume import (
+    KeepSigterm,
+    MidEpochCheckpoints,
+    interrupted,
+    resumed_plan,
+    resumed_recipe,
+    saved_state,
+    was_interrupted,
+)
 from nanogfl.training.schedule import Plan, plan, with_plan
-from nanogfl.training.start import Start, filled, start
+from nanogfl.training.start import Start, complete_model, start
 from nanogfl.training.task import DetectionTask
 from nanogfl.training.teacher import read_teacher
 from nanogfl.view import parse_input
@@ -81,9 +89,9 @@ def train(
         if len(table) and not any((~example.crowd).any() for example in table.examples):
             log.warning("none of the %d %s pictures has a box: %s", len(table), part, follows)
     if folder.resume and finished(folder, made):
-        last = former_state(folder, {})
+        last = saved_state(folder, {})
         if last is not None:
-            going_on(made, last, training.names)
+            resumed_recipe(made, last, training.names)
         summary = json.loads((folder / "summary.json").read_text())
         log.info("%s is finished (%d epochs); give more --epochs to go on", folder.path, summary["epochs"])
         return summary
@@ -96,17 +104,17 @@ def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> d
     hardware, processes = devices(recipe.train)
     shards = shards_of(training)
     order = EpochOrder(len(training), recipe.train.seed, None if shards is None else shards.numbers)
-    last = former_state(folder, EvenBatches(order, recipe.train.batch, 0, processes).cut())
+    last = saved_state(folder, EvenBatches(order, recipe.train.batch, 0, processes).cut())
     if last is not None:
-        recipe = going_on(recipe, last, training.names)
+        recipe = resumed_recipe(recipe, last, training.names)
     begin = start(recipe, training.names, resumed=last is not None)
     keep_memory(recipe.train.batch, begin.card.input_size)
     made = plan(recipe.train, len(training), processes, begin.trained)
     if last is not None:
-        made = shifted(made, last)
+        made = resumed_plan(made, last)
     resumed_from = None if last is None else last.path
     del last  # frees as much memory as the run itself takes
-    recipe = written_out(recipe, begin, made)
+    recipe = complete_recipe(recipe, begin, made)
     log.info("%d training and %d validation pictures", len(training), len(validation))
     log.info("%d epochs, %d steps, input %dx%d", made.epochs, made.steps, *begin.card.input_size)
     teacher = read_teacher(recipe, begin.card)
@@ -120,7 +128,7 @@ def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> d
         return write_summary(folder, trainer, task, keeper)
     except (SystemExit, RuntimeError, OSError, ValueError, MemoryError) as error:  # Lightning turns Ctrl-C into an exit
         if not was_interrupted(error):
-            raise explain(error, folder.path) from error
+            raise as_training_error(error, folder.path) from error
         if trainer.global_rank:
             raise SystemExit(0) from error  # rank 0 reports it
         raise TrainingError(interrupted(folder, trainer.current_epoch)) from error
@@ -128,11 +136,11 @@ def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> d
         folder.leave()
 
 
-def written_out(recipe: Recipe, begin: Start, made: Plan) -> Recipe:
+def complete_recipe(recipe: Recipe, begin: Start, made: Plan) -> Recipe:
     """Return the recipe with everything filled in that follows from data and initial weights."""
     size = "x".join(map(str, begin.card.input_size))
     seen = replace(recipe.input, size=size, resize=begin.card.resize)
-    return with_plan(replace(recipe, input=seen, model=filled(recipe.model, begin.card.architecture)), made)
+    return with_plan(replace(recipe, input=seen, model=complete_model(recipe.model, begin.card.architecture)), made)
 
 
 def make_trainer(recipe: Recipe, made: Plan, keeper: Keeper, hardware: dict[str, Any]) -> pl.Trainer:
@@ -141,7 +149,13 @@ def make_trainer(recipe: Recipe, made: Plan, keeper: Keeper, hardware: dict[str,
     logger = tensorboard(keeper.out.path)
     return pl.Trainer(
         max_epochs=made.epochs,
-        callbacks=[Signals(), keeper, *averaging, LongEpochs(keeper.out, recipe.train.save_every), Progress(keeper)],
+        callbacks=[
+            KeepSigterm(),
+            keeper,
+            *averaging,
+            MidEpochCheckpoints(keeper.out, recipe.train.save_every),
+            Progress(keeper),
+        ],
         plugins=[WholeCheckpoints()],
         logger=logger,
         enable_checkpointing=False,

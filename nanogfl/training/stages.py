@@ -40,14 +40,14 @@ class Row:
         guidance: value of model.guidance.
         cached: whether pictures are decoded only once.
         batched: whether the pictures of a batch are assigned together.
-        spread: whether the cores of a CPU share a batch, or a GPU replays its steps.
+        accelerated: whether the cores of a CPU share a batch, or a GPU replays its steps.
     """
 
     name: str
     guidance: str
     cached: bool = True
     batched: bool = True
-    spread: bool = False
+    accelerated: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Loop:
         self.optimizer = task.configure_optimizers()["optimizer"]
         # before use_cores: this copies the task, and threads cannot be copied
         self.average = Averages(task, task.device, made.average or 0.999)
-        if row.spread:
+        if row.accelerated:
             task.use_cores()
             task.use_compiler()
             task.use_graphs()
@@ -118,8 +118,8 @@ class Loop:
         """Train on a batch that is on the device; call ``tick`` with the name of each stage that ends."""
         task, row = self.task, self.row
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-            if row.spread:
-                loss = torch.stack(list(task.spread(batch, WHOLE).values())).sum()
+            if row.accelerated:
+                loss = torch.stack(list(task.accelerated_losses(batch, WHOLE).values())).sum()
                 tick("at once")
             else:
                 choose = assign if row.batched else one_by_one

@@ -72,7 +72,7 @@ def _init_file(recipe: Recipe) -> Path:
 def _architecture(recipe: Recipe, weights: Weights | None, former: Card | None, classes: int) -> Architecture:
     """Return the architecture that the recipe and the initial weights specify together."""
     size, family = _size(recipe, weights, former), _family(recipe, weights, former)
-    model = recipe.model if former is None else filled(recipe.model, former.architecture)
+    model = recipe.model if former is None else complete_model(recipe.model, former.architecture)
     return Architecture(
         size,  # type: ignore[arg-type]
         classes,
@@ -84,7 +84,7 @@ def _architecture(recipe: Recipe, weights: Weights | None, former: Card | None, 
     )
 
 
-def filled(model: ModelRecipe, was: Architecture) -> ModelRecipe:
+def complete_model(model: ModelRecipe, was: Architecture) -> ModelRecipe:
     """Return the model recipe with everything that it leaves open taken from a detector's architecture.
 
     Raises:

@@ -16,7 +16,7 @@ from nanogfl.model.checkpoint import Card
 from nanogfl.model.detector import Detector, exact
 from nanogfl.recipe import Recipe, to_dict
 from nanogfl.training.cores import Cores, Networks, parts_for
-from nanogfl.training.finite import Watch
+from nanogfl.training.finite import FiniteCheck
 from nanogfl.training.graphs import Graphs, compiled
 from nanogfl.training.objective import WHOLE, Assignment, Share, Targets, assign, head_loss, split
 from nanogfl.training.schedule import Plan, learning_rate
@@ -61,7 +61,7 @@ class DetectionTask(pl.LightningModule):
         self.register_buffer("mean", torch.tensor(MEAN), persistent=False)
         self.register_buffer("std", torch.tensor(STD), persistent=False)
         self.names: list[str] = []
-        self.watch = Watch()
+        self.finite = FiniteCheck()
         self.rates: list[dict[str, float]] = []
         if recipe.train.freeze == "backbone":
             detector.backbone.requires_grad_(False)
@@ -75,15 +75,15 @@ class DetectionTask(pl.LightningModule):
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Return the sum of the loss parts; on a CPU, several threads compute them together."""
         self.names = batch.names
-        parts = self.spread(batch, Share(self._mean, self.trainer.world_size))
+        parts = self.accelerated_losses(batch, Share(self._mean, self.trainer.world_size))
         losses = torch.stack(list(parts.values()))
         loss, means = losses.sum(), self._mean(losses.detach())
-        self.watch.see(loss, means.sum(), "loss", self.current_epoch, self.names)
+        self.finite.add(loss, means.sum(), "loss", self.current_epoch, self.names)
         shown = dict(zip(parts, means, strict=True))
         self.log_dict(shown, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(batch.names))
         return loss
 
-    def spread(self, batch: Batch, share: Share) -> dict[str, Tensor]:
+    def accelerated_losses(self, batch: Batch, share: Share) -> dict[str, Tensor]:
         """Return the loss parts of a batch, from a replayed graph or from several cores if these are set up."""
         if self.graphs is not None:
             return self.graphs.losses(batch, self.guidance is not None and self._late())
@@ -139,7 +139,7 @@ class DetectionTask(pl.LightningModule):
 
     def on_validation_start(self) -> None:
         """Stop before weights that are not finite are scored, and thus saved."""
-        self.watch.settle()
+        self.finite.check()
 
     def validation_step(self, batch: tuple[list[int], Tensor, list[tuple[int, int]]], _: int) -> list[Predicted]:
         """Return the raw outputs, in float32 as in ``eval`` and exports; the keeper decodes and scores them."""
@@ -221,11 +221,11 @@ class DetectionTask(pl.LightningModule):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.recipe.train.clip)
         if not self.recipe.train.fp16:  # the fp16 gradient scaler skips such a step
-            self.watch.see(norm, self._mean(norm), "gradient", self.current_epoch, self.names)
+            self.finite.add(norm, self._mean(norm), "gradient", self.current_epoch, self.names)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add recipe, class names and architecture to the checkpoint; refuse to save weights that are not finite."""
-        self.watch.settle()
+        self.finite.check()
         checkpoint["nanogfl"] = self.card.to_dict() | {"recipe": to_dict(self.recipe)}
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:

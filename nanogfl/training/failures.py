@@ -8,7 +8,7 @@ from pathlib import Path
 from nanogfl.errors import TrainingError
 
 
-def explain(error: BaseException, folder: Path) -> TrainingError:
+def as_training_error(error: BaseException, folder: Path) -> TrainingError:
     """Return a one-line error for an exception that ended a training run: its cause, and what to do about it."""
     text = str(error)
     lacking = any(words in text.lower() for words in ("out of memory", "can't allocate memory"))
