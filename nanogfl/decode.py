@@ -111,7 +111,7 @@ def nms(boxes: Array, scores: Array, labels: NDArray[np.integer], limits: Thresh
     """Run greedy, class-aware non-maximum suppression; return the indices of the kept boxes, best first."""
     order = np.argsort(-scores, kind="stable")
     kept: list[int] = []
-    for start in range(0, len(order), BLOCK):  # one call per block keeps numpy's overhead low
+    for start in range(0, len(order), BLOCK):  # IoUs of whole blocks need fewer numpy calls
         rows = order[start : start + BLOCK]
         if kept:
             rows = rows[~_suppresses(np.array(kept), rows, boxes, labels, limits.iou).any(axis=0)]

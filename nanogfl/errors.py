@@ -6,7 +6,7 @@
     ├── DataError           a picture, an annotation, or a set that cannot be used
     ├── ModelError          a checkpoint or an ONNX file that cannot be used
     ├── DownloadError       a published file that could not be fetched
-    ├── TrainingError       training that cannot go on
+    ├── TrainingError       training that cannot continue
     ├── ExportError         a failed export, check or benchmark of an exported file
     └── UsageError          exit code 2: the command itself is wrong
         └── RecipeError     a recipe key or value that is wrong
@@ -45,7 +45,7 @@ class DownloadError(NanogflError):
 
 
 class TrainingError(NanogflError):
-    """Training that cannot go on."""
+    """Training that cannot continue."""
 
 
 class ExportError(NanogflError):
