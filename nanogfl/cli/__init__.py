@@ -33,7 +33,7 @@ class _OneLine(logging.Formatter):
 
 
 def _quiet(debug: bool) -> None:
-    """Log to stderr, below errors only from a run's main process; silence other libraries unless --debug is given."""
+    """Log to stderr, except for errors only from a run's main process; silence other libraries unless under --debug."""
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine())
     own = logging.getLogger("nanogfl")
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.stderr.write(f"error: {NanogflError(message)}\n")  # NanogflError makes it one line
     except KeyboardInterrupt:
         _forget_loaders()
-        code = int(is_main())  # the other processes of a run are silent
+        code = int(is_main())  # only the main process of a run prints the message
         if code:
             sys.stderr.write("error: interrupted; nothing half-written was left\n")
     _end_output()
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _end_output() -> None:
-    """Flush stdout; ignore a closed pipe (``| head``) or a full disk, reported, if at all, where they occurred."""
+    """Flush stdout; ignore a closed pipe (``| head``) or a full disk, which the failed write reports, if at all."""
     if sys.stdout is None:  # stdout may be closed
         return
     try:
@@ -88,7 +88,7 @@ def _end_output() -> None:
 
 
 def _forget_loaders() -> None:
-    """Remove torch's SIGCHLD handler, which raises at any point of the program if a loader process ends early."""
+    """Remove torch's SIGCHLD handler, which raises anywhere in the program if a loader process ends before it."""
     if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 

@@ -125,7 +125,7 @@ def webcam(
 ) -> None:
     """Detect live in a camera, a stream or a video, in a window; its keys are listed at the start.
 
-    Of cameras and streams the latest frame is shown, whatever the model's speed; of files every frame is shown.
+    Cameras and streams show the latest frame, whatever the model's speed; files show every frame.
     """
     from nanogfl.predictor import load
     from nanogfl.runtime.capture import files_of, open_source
@@ -169,7 +169,7 @@ def _tracker(track: bool, smooth: bool, hold: float | None) -> Tracker | None:
 
 @contextmanager
 def _stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Call ``stop`` on SIGINT and SIGTERM, so that recordings are finished; a second signal gets its former handler."""
+    """Call ``stop`` on SIGINT and SIGTERM, so that recordings are finished; a second signal is handled as before."""
     chosen = (signal.SIGINT, signal.SIGTERM)
     before = [signal.getsignal(number) for number in chosen]
 

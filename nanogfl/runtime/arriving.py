@@ -41,7 +41,7 @@ class Arriving(io.RawIOBase):
         try:
             return self._connection.recv_into(buffer)
         finally:
-            self._connection.settimeout(self._silence)  # this timeout applies to responses too
+            self._connection.settimeout(self._silence)  # the timeout for sending responses
 
 
 class PatientHandler(BaseHTTPRequestHandler):

@@ -52,7 +52,7 @@ class Source(Protocol):
 
     @property
     def live(self) -> bool:
-        """Whether pictures arrive even if they are not taken; final only after the first one."""
+        """Whether pictures arrive even if they are not taken; may change until the first one is read."""
         ...
 
     @property

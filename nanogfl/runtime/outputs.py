@@ -44,7 +44,7 @@ def spare(sources: Iterable[str | Path], targets: Iterable[tuple[str, Path]]) ->
         targets: files to be written, each with its option.
 
     Raises:
-        UsageError: a target is refused, or one target would be a folder of another.
+        UsageError: a target is a source or another target, or lies inside another target.
     """
     taken = {Path(source).resolve(): f"{source}, which is read" for source in sources}
     written: dict[Path, str] = {}

@@ -1,8 +1,8 @@
 """Detection in overlapping tiles of large pictures, so that small objects remain large enough to be found.
 
 Every tile has the size of the network's input times a scale. The whole picture is processed once more for objects that
-are too large for a tile. If a tile's inner border cuts an object, its box comes from a tile that contains the object
-completely; the overlap ensures this for objects smaller than the overlap. Other objects are joined from their pieces.
+are too large for a tile. If a tile's inner border cuts an object, its box comes from a tile that contains the whole
+object; there always is one for objects smaller than the overlap. Other objects are joined from their pieces.
 """
 
 from __future__ import annotations

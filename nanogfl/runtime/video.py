@@ -61,7 +61,7 @@ def write_video(path: str | Path, fps: float, size: tuple[int, int]) -> Iterator
         raise UsageError(f"cannot write {path.name}: {size[1]} x {size[0]} at {fps} frames a second is no video")
     path.parent.mkdir(parents=True, exist_ok=True)
     place = path.resolve()  # a symbolic link is kept; its target is replaced
-    partial = place.with_name(f"{place.stem}.partial.mp4")  # the suffix chooses the container
+    partial = place.with_name(f"{place.stem}.partial.mp4")  # OpenCV chooses the container by the suffix
     try:
         sink = VideoSink(partial, fps, size)
         try:

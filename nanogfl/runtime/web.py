@@ -20,7 +20,7 @@ from nanogfl.runtime.serve import TYPES, Server, Site
 from nanogfl.runtime.session import OnnxDetector
 
 log = logging.getLogger(__name__)
-EVERYWHERE = ("0.0.0.0", "::")  # all addresses of the machine; a browser cannot open these names
+EVERYWHERE = ("0.0.0.0", "::")  # listen on all addresses of the machine; not an address to open in a browser
 NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 CHECKPOINTS = (".ckpt", ".pth", ".pt")
 
