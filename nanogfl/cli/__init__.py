@@ -33,7 +33,7 @@ class _OneLine(logging.Formatter):
 
 
 def _quiet(debug: bool) -> None:
-    """Log to stderr, except for errors only from a run's main process; silence other libraries unless under --debug."""
+    """Log errors to stderr, other records only from the main process; silence other libraries unless under --debug."""
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine())
     own = logging.getLogger("nanogfl")

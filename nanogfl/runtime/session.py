@@ -100,7 +100,7 @@ class OnnxDetector:
         return found
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the path: another process opens the file again, because a session cannot be pickled."""
+        """Support pickling by path: another process opens the file again, because a session cannot be pickled."""
         return OnnxDetector, (self.path.resolve(), None, self._threads)
 
     def prepare(self, pictures: Sequence[Picture]) -> NDArray[Any]:

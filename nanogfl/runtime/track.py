@@ -1,7 +1,7 @@
 """Tracking: detections are matched to boxes that move at constant velocity, and each side of a box is filtered.
 
 Every side of a box has its own Kalman filter with position and velocity. If the model gives the deviation of each side
-(``side_sigma``), it determines the measurement noise: certain sides are followed, uncertain sides are smoothed.
+(``side_sigma``), it determines the measurement noise: precise sides are followed, uncertain sides are smoothed.
 """
 
 from __future__ import annotations

@@ -212,7 +212,7 @@ class Webcam:
             log.info(text)
 
     def _length(self, shot: Shot, before: Shot | None) -> float:
-        """Return how long to show a picture (s), so that files play at their own speed: the time since the last."""
+        """Return how many seconds to show a picture, so that files play at their own speed: as long as the last one."""
         if self.source.live:
             return 0.0
         if shot.time_s is None:
