@@ -45,9 +45,9 @@ def _jpeg(data: bytes) -> tuple[int, int]:
 
 def _webp(data: bytes) -> tuple[int, int]:
     kind = data[12:16]
-    if kind == b"VP8X":  # 24 bits each, minus one
+    if kind == b"VP8X":  # 24 bits each, stored minus one
         return 1 + int.from_bytes(data[27:30], "little"), 1 + int.from_bytes(data[24:27], "little")
-    if kind == b"VP8L":  # 14 bits each, minus one
+    if kind == b"VP8L":  # 14 bits each, stored minus one
         (bits,) = struct.unpack_from("<I", data, 21)
         return 1 + (bits >> 14 & 0x3FFF), 1 + (bits & 0x3FFF)
     if kind == b"VP8 ":
