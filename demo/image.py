@@ -20,7 +20,7 @@ for record in found.records():
     cv2.rectangle(picture, (x1, y1), (x2, y2), (255, 153, 0), 2)
 try:
     done = cv2.imwrite(drawn, picture)
-except cv2.error:  # a suffix that it does not know
+except cv2.error:  # an unknown suffix
     done = False
 if not done:
     sys.exit(f"error: {drawn} could not be written; check the folder, and that the name ends in .jpg or .png")

@@ -1,6 +1,6 @@
-"""The live demo, as the command ``nanogfl webcam`` has it: python demo/webcam.py model.onnx --source 0 --track.
+"""The live demo, identical to the command ``nanogfl webcam``: python demo/webcam.py model.onnx --source 0 --track.
 
-All options: ``--help``. For a window of your own, see ``Screen`` in nanogfl/runtime/screen.py.
+``--help`` lists all options. For a window of your own, see ``Screen`` in nanogfl/runtime/screen.py.
 """
 
 import sys

@@ -1,9 +1,9 @@
-"""The paper's ablation on a set of one's own: what each part of the loss and of the assignment is worth.
+"""The paper's ablation on your own data set: the effect of each part of the loss and of the assignment.
 
-Every row is a training of its own by `nanogfl train`, as short as NanoDet's own example schedule (9 epochs, batch 8,
-320 px), on a GPU where there is one, then `nanogfl eval` on the test split. Rows are taken seed by seed, and what the
-results file already holds is left out, so that a long ablation can be done in pieces. Table and picture come at the
-end, or at once with --jobs 0.
+Every row is a separate `nanogfl train`, as short as NanoDet's own example schedule (9 epochs, batch 8, 320 px), on a
+GPU if there is one, followed by `nanogfl eval` on the test split. Rows run seed by seed. Runs that the results file
+already contains are skipped, so that a long ablation can be done in parts. The table and the picture are made at the
+end, or immediately with --jobs 0.
 
     python docs/ablation.py BCCD --init nanodet-plus-m_416 --seeds 0,1,2 --jobs 2 --results docs/ablation.json
 """
@@ -43,15 +43,15 @@ ROWS = {
     "guidance, light": ["model.guidance=light"],
     "guidance, NanoDet-Plus' own": ["model.guidance=full"],
 }
-TEACHER = "a teacher, {}"  # one row for each that was given a name by --teacher
+TEACHER = "a teacher, {}"  # row of the teacher that --teacher names
 SCHEDULE = ["--epochs", "9", "--input", "320", "--size", "m"]
-LAST = ["--set", "train.workers=0", "--set", "train.validate_every=9"]  # the weights of the end, not of the best epoch
+LAST = ["--set", "train.workers=0", "--set", "train.validate_every=9"]  # best.ckpt is from the last epoch
 COMMAND = [sys.executable, "-m", "nanogfl"]
 Record = dict[str, Any]
 
 
 def planned(given: argparse.Namespace, done: Sequence[Record]) -> Iterator[Record]:
-    """Runs that are still to be done, seed by seed."""
+    """Yield the runs that are still to be done, seed by seed."""
     known = {identity(record) for record in done}
     rows = [row for row in [*ROWS, *teachers(given)] if re.search(given.rows, row)]
     changed = {"set": " ".join(given.set)} if given.set else {}
@@ -64,18 +64,18 @@ def planned(given: argparse.Namespace, done: Sequence[Record]) -> Iterator[Recor
 
 
 def identity(record: Record) -> tuple[Any, ...]:
-    """What makes a run another one."""
+    """Return the key that identifies a run."""
     return tuple(record.get(name, "") for name in ("data", "init", "row", "seed", "batch", "set"))
 
 
 def teachers(given: argparse.Namespace) -> dict[str, list[str]]:
-    """The row of the teacher that was given, if any."""
+    """Return the row of the teacher given by --teacher, if any."""
     name, _, checkpoint = (given.teacher or "").rpartition("=")
     return {TEACHER.format(name or Path(checkpoint).stem): [f"train.teacher={checkpoint}"]} if checkpoint else {}
 
 
 def run(record: Record, given: argparse.Namespace) -> Record:
-    """Train and score one row."""
+    """Train and evaluate one row."""
     keys = (ROWS | teachers(given))[record["row"]]
     settings = [word for key in [*keys, *given.set] for word in ("--set", key)]
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // given.jobs))}
@@ -94,12 +94,12 @@ def run(record: Record, given: argparse.Namespace) -> Record:
 
 
 def machine() -> str:
-    """What trains."""
+    """Return the name of the GPU, or ``CPU``."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
 
 
 def groups(done: Sequence[Record]) -> dict[tuple[str, str], dict[str, list[Record]]]:
-    """Records by (set, start), then by row, in the order of ROWS; teachers last."""
+    """Group records by (data set, initial weights), then by row, in the order of ROWS; teachers come last."""
     found: dict[tuple[str, str], dict[str, list[Record]]] = {}
     for row in in_order(done):
         for record in done:
@@ -109,13 +109,13 @@ def groups(done: Sequence[Record]) -> dict[tuple[str, str], dict[str, list[Recor
 
 
 def in_order(done: Sequence[Record]) -> list[str]:
-    """The rows that were run, as ROWS has them, then the teachers."""
+    """Return the rows that were run, in the order of ROWS, then the teachers."""
     present = [record["row"] for record in done]
     return [row for row in dict.fromkeys([*ROWS, *present]) if row in present]
 
 
 def table(done: Sequence[Record]) -> str:
-    """Markdown: mean and standard deviation over the seeds; seconds are those of a core that others share."""
+    """Return a Markdown table with mean and standard deviation over the seeds."""
     lines = []
     for (data, init), rows in groups(done).items():
         every = [record for records in rows.values() for record in records]
@@ -138,7 +138,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def picture(done: Sequence[Record], path: Path) -> None:
-    """Each run as a dot, each mean as a bar, one panel a set and start, two beside each other."""
+    """Plot runs as dots and means as bars, one panel per data set and initial weights, two panels side by side."""
     found = groups(done)
     columns = min(2, len(found))
     lines = -(-len(found) // columns)
@@ -169,7 +169,7 @@ def picture(done: Sequence[Record], path: Path) -> None:
 
 
 def main() -> None:
-    """Run what is missing, then write table and picture beside the results."""
+    """Run what is missing, then print the table and write the picture beside the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("--init", default="none", help="where all rows start: a checkpoint, a published name, or none")

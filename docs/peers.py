@@ -1,9 +1,9 @@
-"""Our exports beside deployments of NanoDet-Plus that others made: AP, and the network's time on one thread.
+"""Comparison of nanogfl exports with other deployments of NanoDet-Plus: AP, and the network's time on one thread.
 
-Takes ONNX files as NanoDet's exporter writes them (input ``data``, output [1, P, C + 32], class part after the sigmoid)
-and ncnn files as its demo reads them (blobs ``data``, ``cls..8`` to ``cls..64`` and ``dis..8`` to ``dis..64``). All get
-the same pictures, resized by the first file's rule; ratios are of times taken in turns, resize and decode left out (but
-for the sigmoid and the joining of levels that others have in their files: some .4 of 22 ms).
+Accepts ONNX files as NanoDet's exporter writes them (input ``data``, output [1, P, C + 32], class part after the
+sigmoid) and ncnn files as its demo reads them (blobs ``data``, ``cls..8`` to ``cls..64`` and ``dis..8`` to
+``dis..64``). All get the same pictures, resized by the first file's rule. Times are measured in turns, without resizing
+and decoding, except for the sigmoid and the concatenation of levels in the files of others (about 0.4 of 22 ms).
 
     python docs/peers.py COCO_VAL OURS.onnx [OURS_INT8.onnx ...] [THEIRS.onnx ...] [THEIRS.param ...]
 """
@@ -33,14 +33,14 @@ ROUNDS, LEAST = 100, 1e-6
 
 @dataclass
 class Deployment:
-    """A network of whatever origin.
+    """A network from any of the supported files.
 
     Attributes:
-        name: in the table.
-        mb: of its files.
-        prepare: image float32 [1, 3, H, W], BGR 0 to 255 -> what it takes.
-        run: that -> what it gives; this alone is timed.
-        outputs: what it gives -> by the names of our core form, classes as logits.
+        name: name in the table.
+        mb: size of its files in MB.
+        prepare: image float32 [1, 3, H, W], BGR 0 to 255 -> input of the network.
+        run: input of the network -> its output; only this is timed.
+        outputs: output of the network -> maps by the names of nanogfl's core form, classes as logits.
     """
 
     name: str
@@ -50,12 +50,12 @@ class Deployment:
     outputs: Callable[[Any], dict[str, Any]]
 
     def network(self, image: Any) -> dict[str, Any]:
-        """Image -> maps by name, or ``raw``."""
+        """Run the network on an image; return its maps by name, or the joined output as ``raw``."""
         return self.outputs(self.run(self.prepare(image)))
 
 
 def deployment(path: Path) -> Deployment:
-    """A file of ours, of NanoDet's exporter, or of ncnn."""
+    """Load a file of nanogfl, of NanoDet's exporter, or of ncnn."""
     if path.suffix == ".param":
         return _ncnn(path)
     session = open_session(path.read_bytes(), 1)
@@ -115,7 +115,7 @@ def _ncnn(path: Path) -> Deployment:
         maps = {}
         for name, level in zip(order, found, strict=True):
             if name.startswith("sides"):
-                maps[name] = level.reshape(-1, 32).T[None]  # sides come last
+                maps[name] = level.reshape(-1, 32).T[None]  # the sides are the last axis
             else:
                 maps[name] = _logits(level.T if level.ndim == 2 else level)[None]
         return maps
@@ -125,7 +125,7 @@ def _ncnn(path: Path) -> Deployment:
 
 
 def main() -> None:
-    """One line a file."""
+    """Print a table with one line per file."""
     data, *files = sys.argv[1:]
     first = nanogfl.load(files[0])
     assert isinstance(first, OnnxDetector), "the first file is one of ours"

@@ -1,8 +1,8 @@
-"""The numbers of docs/reports.md: what `nanogfl mine` finds, and whether a calibrated sigma holds on other pictures.
+"""The numbers of docs/reports.md: the errors that `nanogfl mine` finds, and sigma's calibration on held-out pictures.
 
-Mining: labels are hidden from the ranking, then the model's errors (missed and wrong boxes at the score of the best
+Mining: pictures are ranked without labels; then the model's errors (missed and wrong boxes at the score of the best
 F1, IoU 0.5) are counted in the first fifth of each ranking. Sigma: the factor is fitted on a random half of the
-pictures and tried on the other half, twenty times.
+pictures and tested on the other half, twenty times.
 
     python docs/uncertainty.py nanodet-plus-m_416 COCO_VAL [SPLIT,SPLIT]
 """
@@ -41,7 +41,7 @@ RANKINGS: dict[str, Callable[[Detections], float]] = {
 
 
 def rankings(detections: Sequence[Detections], errors: np.ndarray, f1: np.ndarray) -> list[str]:
-    """One line a ranking: errors a picture, and 1 - F1, in its first fifth."""
+    """Return one line per ranking: errors per picture, and 1 - F1, in its first fifth."""
     count, rng = len(errors), np.random.default_rng(0)
     first = round(PART * count)
     values = np.stack([errors, 1 - f1])
@@ -59,7 +59,7 @@ def rankings(detections: Sequence[Detections], errors: np.ndarray, f1: np.ndarra
 
 
 def held_out(table: Table, detections: Sequence[Detections]) -> list[str]:
-    """The factor of one half of the pictures on the other half, mean and spread of the draws."""
+    """Fit the factor on one half of the pictures and test it on the other; return mean and deviation over the draws."""
     rng, rows = np.random.default_rng(0), []
     for _ in range(HALVES):
         order = rng.permutation(len(table))
@@ -79,7 +79,7 @@ def held_out(table: Table, detections: Sequence[Detections]) -> list[str]:
 
 
 def main(model: str, data: str, split: str | None = None) -> None:
-    """Predict, rank, count."""
+    """Predict on the pictures of a set, and print the rankings and the calibration."""
     predictor = nanogfl.load(model)
     table = read_table(data)
     parts = [select(table, part) for part in (split or evaluation_split(table)).split(",")]

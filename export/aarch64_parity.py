@@ -1,4 +1,4 @@
-"""Compare an exported file here with the same file in another Python, given as a command: see aarch64_parity.sh."""
+"""Compare an exported file's results here and in another Python, given as a command; see aarch64_parity.sh."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nanogfl.deploy.runtimes import runtime
 
 def main(model: str, *command: str) -> None:
     with TemporaryDirectory() as name:
-        folder, frames = Path(name), camera_frames()[:3]  # an emulator takes seconds for each
+        folder, frames = Path(name), camera_frames()[:3]  # an emulator needs seconds per frame
         ready = prepare(model, Path(model).name, folder / "m0", frames)
         place = Place([*command, device_runner.__file__], str(folder / "m0"))
         with Rows(place, folder, frames) as rows:

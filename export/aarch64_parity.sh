@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Is the exported file the same detector on ARM? Runs it with aarch64 onnxruntime under qemu-user and compares boxes and
-# raw outputs with this machine's.
+# Check that an exported file gives the same results on ARM: run it with aarch64 onnxruntime under qemu-user, and compare
+# boxes and raw outputs with those of this machine.
 #
 #   export/aarch64_parity.sh model.onnx [WORK_FOLDER]
 #
-# Needs a Debian or Ubuntu with apt-get, dpkg and the network; not root, and nothing is installed: the emulator and an
-# aarch64 Python from Debian's packages are unpacked into WORK_FOLDER (about 250 MB), numpy and onnxruntime for aarch64
-# come from PyPI. PYTHON names the Python that nanogfl is installed in.
+# Needs Debian or Ubuntu with apt-get, dpkg and network access, but not root. Nothing is installed: the emulator and an
+# aarch64 Python from Debian's packages are unpacked into WORK_FOLDER (about 250 MB); numpy and onnxruntime for aarch64
+# come from PyPI. PYTHON is the Python in which nanogfl is installed.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 [[ $# -ge 1 && -f "$1" ]] || { echo "usage: $0 model.onnx [WORK_FOLDER]" >&2; exit 2; }
@@ -14,10 +14,10 @@ model="$(realpath "$1")"
 work="$(realpath -m "${2:-${TMPDIR:-/tmp}/nanogfl-aarch64}")"
 python="${PYTHON:-python3}"
 release="${RELEASE:-bookworm}"             # its Python is 3.11
-onnxruntime="${ONNXRUNTIME:-1.20.1}"       # newer ones end in a segmentation fault under bookworm's qemu 7.2
+onnxruntime="${ONNXRUNTIME:-1.20.1}"       # newer versions crash with a segmentation fault under bookworm's qemu 7.2
 numpy="${NUMPY:-2.2.6}"
 
-# Packages of another architecture, with apt's own state in a folder of ours: the machine's stays as it is.
+# Run apt-get for arm64 packages, with apt's state in WORK_FOLDER, so that the machine's own state does not change.
 apt_aarch64() {
   apt-get -qq -o APT::Architecture=arm64 -o APT::Architectures=arm64 -o Dir::Etc::SourceList="$work/sources.list" \
     -o Dir::Etc::SourceParts=- -o Dir::State="$work/apt" -o Dir::State::status="$work/apt/status" \
@@ -46,6 +46,6 @@ if [[ ! -e "$work/ready" ]]; then
 fi
 
 qemu="$(command -v qemu-aarch64-static || echo "$work/qemu/usr/bin/qemu-aarch64-static")"
-export OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1  # numpy's threads are what the emulator trips over
+export OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1  # the emulator fails with numpy's threads
 "$python" "$here/aarch64_parity.py" "$model" \
   "$qemu" -L "$work/root" -E "PYTHONPATH=$work/site" -E PYTHONDONTWRITEBYTECODE=1 "$work/root/usr/bin/python3.11" -u

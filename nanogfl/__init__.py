@@ -1,7 +1,8 @@
 """nanogfl: small object detectors for phones, from your pictures to one ONNX file.
 
-Importing it brings nothing else; each name fetches what it needs when it is first used. onnxruntime, which from 1.29 on
-reports each session and its model's name to Microsoft, is told not to before it is imported.
+Importing the package imports none of its modules: each public name is imported on first use. onnxruntime from 1.29 on
+reports each session and its model's name to Microsoft; the package disables this by an environment variable before
+onnxruntime is imported.
 """
 
 from __future__ import annotations

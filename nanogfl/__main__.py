@@ -1,10 +1,10 @@
-"""Where the command begins: ``nanogfl``, or ``python -m nanogfl`` where scripts are not on the path."""
+"""Entry point of the command line: ``nanogfl``, or ``python -m nanogfl`` if scripts are not on the path."""
 
 import sys
 
 
 def main() -> None:
-    """The command; Ctrl-C within its imports is said in one line too."""
+    """Run the command; report Ctrl-C during its imports in one line too."""
     try:
         from nanogfl.cli import main as command
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""From the network's logits to boxes in the picture: sigmoid, integral, clip, NMS, and back through the view."""
+"""Decoding of the network's logits into boxes: sigmoid, integral, clipping, NMS, and mapping to picture px."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ from nanogfl.errors import UsageError
 from nanogfl.view import View
 
 Array = NDArray[np.float32]
-BLOCK = 128  # candidates whose overlaps are asked for at once
+BLOCK = 128  # candidates whose IoUs are computed in one call
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What is kept. A pair of prior and class is a candidate above ``score``; greedy NMS within a class.
+    """The limits that decide which detections are kept.
+
+    Each pair of prior and class with a score above ``score`` is a candidate; greedy NMS runs within each class.
 
     Attributes:
-        score: only scores above this, 0 to 1.
-        iou: a box that overlaps a better one of its class by more than this goes.
-        max_boxes: at most this many boxes a picture.
+        score: scores must be above this, 0 to 1.
+        iou: a box is removed if its IoU with a better box of its class is above this, 0 to 1.
+        max_boxes: maximum number of boxes per picture.
     """
 
     score: float = 0.05
@@ -38,21 +40,21 @@ class Thresholds:
             number = isinstance(value, float | int | np.floating | np.integer)
             if not (number and 0 <= value <= 1):  # NaN is refused too
                 raise UsageError(f"{name} {value}: give a number from 0 to 1")
-        if not isinstance(self.max_boxes, int | np.integer) or not 0 <= self.max_boxes < 2**63:  # the graph's int64
+        if not isinstance(self.max_boxes, int | np.integer) or not 0 <= self.max_boxes < 2**63:  # an int64 in the graph
             raise UsageError(f"max_boxes {self.max_boxes}: give a whole number from 0, below 2^63")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What the numbers of a raw output [P, C + 4 * (R + 1)] mean.
+    """The layout of a raw output [P, C + 4 * (R + 1)].
 
     Attributes:
         input_size: (H, W) in px.
-        strides: of the levels in px, in the order of the rows.
-        reg_max: R; each side has R + 1 bins; 0: one value, softplus of it is the distance.
-        centred: priors at the cells' centres (the first NanoDet) instead of their corners.
-        sigma: whether the deviation of each side is wanted.
-        temperature: factor on that deviation.
+        strides: strides of the levels in px, in the order of the rows.
+        reg_max: R; each side has R + 1 bins. If 0, each side has one value, whose softplus is the distance.
+        centred: whether priors lie at the centres of the cells (as in the first NanoDet) instead of their corners.
+        sigma: whether to return the standard deviation of each side.
+        temperature: factor applied to that deviation.
     """
 
     input_size: tuple[int, int]
@@ -63,14 +65,14 @@ class Layout:
     temperature: float = 1.0
 
     def priors_at(self, rows: NDArray[np.intp]) -> Array:
-        """Priors [N, 3] (x, y, stride) in px of these rows of the raw output."""
+        """Return the priors [N, 3] (x, y, stride) in px of these rows of the raw output."""
         return all_priors(self.input_size, self.strides, self.centred)[rows]
 
 
 def decode(
     raw: Array, layout: Layout, view: View, names: Sequence[str], thresholds: Thresholds | None = None
 ) -> Detections:
-    """One picture's raw output [P, C + 4 * (R + 1)] to its detections."""
+    """Decode one picture's raw output [P, C + 4 * (R + 1)] into its detections."""
     limits = thresholds or Thresholds()
     classes = raw.shape[1] - 4 * (layout.reg_max + 1)
     prior, label = np.nonzero(raw[:, :classes] > _logit(limits.score))
@@ -87,7 +89,7 @@ def decode(
 
 
 def side_geometry(logits: Array, priors: Array, reg_max: int) -> tuple[Array, Array]:
-    """Side logits [N, 4 * (R + 1)] around priors [N, 3] -> boxes [N, 4] and deviations [N, 4], input px."""
+    """Return boxes [N, 4] and side deviations [N, 4], in input px, from side logits [N, 4 * (R + 1)] and priors."""
     if reg_max == 0:
         return _around(np.logaddexp(0, logits), priors), np.zeros((len(logits), 4), np.float32)
     bins = np.arange(reg_max + 1, dtype=np.float32)
@@ -100,16 +102,16 @@ def side_geometry(logits: Array, priors: Array, reg_max: int) -> tuple[Array, Ar
 
 
 def _around(distances: Array, priors: Array) -> Array:
-    """Sides in strides [N, 4] around priors [N, 3] -> boxes [N, 4] in px."""
+    """Return boxes [N, 4] in px from the distances of the sides [N, 4], in strides, to priors [N, 3]."""
     side = distances * priors[:, 2:]
     return np.concatenate([priors[:, :2] - side[:, :2], priors[:, :2] + side[:, 2:]], axis=1).astype(np.float32)
 
 
 def nms(boxes: Array, scores: Array, labels: NDArray[np.integer], limits: Thresholds) -> NDArray[np.intp]:
-    """Greedy, class-aware non-maximum suppression: indices of what is kept, best first."""
+    """Run greedy, class-aware non-maximum suppression; return the indices of the kept boxes, best first."""
     order = np.argsort(-scores, kind="stable")
     kept: list[int] = []
-    for start in range(0, len(order), BLOCK):  # all overlaps within a block at once: few numpy calls a picture
+    for start in range(0, len(order), BLOCK):  # IoUs of whole blocks need fewer numpy calls
         rows = order[start : start + BLOCK]
         if kept:
             rows = rows[~_suppresses(np.array(kept), rows, boxes, labels, limits.iou).any(axis=0)]
@@ -126,24 +128,24 @@ def nms(boxes: Array, scores: Array, labels: NDArray[np.integer], limits: Thresh
 def _suppresses(
     better: NDArray[np.intp], worse: NDArray[np.intp], boxes: Array, labels: NDArray[np.integer], limit: float
 ) -> NDArray[np.bool_]:
-    """Which of the better rows [N] leaves no room for which of the worse [M]: [N, M]."""
+    """Return [N, M]: whether each better box [N] suppresses each worse box [M] (same class, IoU above the limit)."""
     same = labels[better][:, None] == labels[worse]
     return same & (box_math.iou(boxes[better], boxes[worse]) > limit)
 
 
 def sigmoid(x: Array) -> Array:
-    """Elementwise, float32, without overflow."""
+    """Return the elementwise sigmoid in float32, without overflow."""
     return (1 / (1 + np.exp(-x.astype(np.float32).clip(-80, 80)))).astype(np.float32)
 
 
 def _logit(score: float) -> float:
-    """A little below the logit of a score, so that the exact comparison decides; -inf for 0."""
+    """Return slightly less than a score's logit, as a prefilter before the exact comparison; -inf for 0, inf for 1."""
     return float(np.log(score / (1 - score))) - 1e-3 if 0 < score < 1 else (-np.inf if score <= 0 else np.inf)
 
 
 @lru_cache(maxsize=16)
 def all_priors(input_size: tuple[int, int], strides: tuple[int, ...], centred: bool) -> Array:
-    """One prior a cell: [P, 3] (x, y, stride) in px, levels in order, rows first."""
+    """Return one prior per cell, [P, 3] (x, y, stride) in px, level by level and row by row."""
     levels = []
     for stride in strides:
         rows, columns = -(-input_size[0] // stride), -(-input_size[1] // stride)

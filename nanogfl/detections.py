@@ -1,4 +1,4 @@
-"""The one value that every predicting tool returns."""
+"""``Detections``, the result of every predictor."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from nanogfl.errors import UsageError, nearest
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """What was found in one picture, best first.
+    """The objects detected in one picture, best first.
 
     Attributes:
-        boxes: float32 [N, 4], x1 y1 x2 y2 in pixels of that picture, clipped to it.
+        boxes: float32 [N, 4], x1 y1 x2 y2 in px of the picture, clipped to it.
         scores: float32 [N], descending, 0 to 1.
         labels: int64 [N], index into ``names``.
         names: all classes of the model.
-        side_sigma: float32 [N, 4], standard deviation of the left, top, right, bottom side in pixels, or None.
+        side_sigma: float32 [N, 4], standard deviation of the left, top, right, bottom side in px, or None.
     """
 
     boxes: NDArray[np.float32]
@@ -39,18 +39,18 @@ class Detections:
         return len(self.scores)
 
     def select(self, keep: NDArray[Any]) -> Detections:
-        """The detections at these indices or where this mask is true."""
+        """Return the detections at these indices, or where this mask is true."""
         sigma = None if self.side_sigma is None else self.side_sigma[keep]
         return Detections(self.boxes[keep], self.scores[keep], self.labels[keep], self.names, sigma)
 
     def of_classes(self, classes: Sequence[str] | None) -> Detections:
-        """Only these classes (all where None). Raises UsageError for a name that the model does not have."""
+        """Return the detections of these classes, or all if None; raise UsageError for an unknown class name."""
         if classes is None:
             return self
         return self.select(np.isin(self.labels, class_indices(classes, self.names)))
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """JSON-ready dictionaries ``{class, label, score, box}``, with ``side_sigma`` where there is one."""
+        """Yield JSON-serialisable dictionaries ``{class, label, score, box}``, with ``side_sigma`` if available."""
         for i, (box, score, label) in enumerate(zip(self.boxes, self.scores, self.labels, strict=True)):
             record = {
                 "class": self.names[label],
@@ -64,7 +64,7 @@ class Detections:
 
 
 def class_indices(classes: Sequence[str], names: Sequence[str]) -> list[int]:
-    """Indices of these class names. Raises UsageError for an unknown one, with the nearest known name."""
+    """Return the indices of these class names; for an unknown one, raise UsageError with the nearest known name."""
     for name in classes:
         if name not in names:
             known = nearest(name, names) or f"; the model knows {', '.join(names[:20])}"

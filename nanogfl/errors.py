@@ -1,4 +1,4 @@
-"""Every error a user can meet, as one tree.
+"""All errors that a user can encounter, as one hierarchy.
 
 ::
 
@@ -6,12 +6,12 @@
     ├── DataError           a picture, an annotation, or a set that cannot be used
     ├── ModelError          a checkpoint or an ONNX file that cannot be used
     ├── DownloadError       a published file that could not be fetched
-    ├── TrainingError       training that cannot go on
-    ├── ExportError         an export that failed or did not prove itself
+    ├── TrainingError       training that cannot continue
+    ├── ExportError         a failed export, check or benchmark of an exported file
     └── UsageError          exit code 2: the command itself is wrong
         └── RecipeError     a recipe key or value that is wrong
 
-A message is one line and says what is wrong, where, and what to do.
+A message is one line that states what is wrong, where, and what to do.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-LONGEST = 1000  # letters of a message; what it quotes may be any length
+LONGEST = 1000  # characters in a message; quoted text may have any length
 
 
 class NanogflError(Exception):
-    """The work or the data failed."""
+    """Base class of all errors of nanogfl: the work or the data failed."""
 
     exit_code = 1
 
@@ -45,15 +45,15 @@ class DownloadError(NanogflError):
 
 
 class TrainingError(NanogflError):
-    """Training that cannot go on."""
+    """Training that cannot continue."""
 
 
 class ExportError(NanogflError):
-    """An export that failed or did not prove itself."""
+    """A failed export, check or benchmark of an exported file."""
 
 
 class UsageError(NanogflError):
-    """The command itself is wrong."""
+    """An error in the command or its arguments."""
 
     exit_code = 2
 
@@ -63,6 +63,6 @@ class RecipeError(UsageError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return ``" (did you mean X?)"`` for the closest known word, or nothing."""
+    """Return ``" (did you mean X?)"`` for the closest known word, or an empty string."""
     match = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {match[0]}?)" if match else ""

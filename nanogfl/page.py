@@ -1,7 +1,7 @@
-"""One self-contained HTML page: titled sections of text, tables, tiles and inline pictures, in light and dark.
+"""Self-contained HTML pages: titled sections of text, tables, tiles and inline pictures, in light and dark mode.
 
-Whatever is given as ``str`` is text and is escaped; only ``Html`` is markup, and only ``element`` makes it. The page
-has no scripts, and its own policy forbids it to load anything.
+A ``str`` is text and is escaped; only ``Html``, which ``element`` creates, is markup. A page has no scripts, and its
+content security policy forbids it to load anything.
 
 ::
 
@@ -30,7 +30,7 @@ PICTURES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 
 @dataclass(frozen=True)
 class Html:
-    """Markup that is safe to stand in a page."""
+    """Markup that is safe to insert into a page."""
 
     markup: str
 
@@ -40,14 +40,14 @@ Content = Html | str | int | float
 
 @dataclass(frozen=True)
 class Section:
-    """A titled part of a page; ``content`` stands one below the other."""
+    """A titled part of a page; the items of ``content`` are placed one below the other."""
 
     title: str
     content: Sequence[Content]
 
 
 def escaped(value: Content) -> str:
-    """Text as markup: what would be a tag, an entity, the end of an attribute, or no character at all, is none."""
+    """Return a value as markup: text is escaped, for attributes too, and unprintable characters are replaced."""
     if isinstance(value, Html):
         return value.markup
     shown = f"{value:.4g}" if isinstance(value, float) else str(value)
@@ -55,7 +55,7 @@ def escaped(value: Content) -> str:
 
 
 def element(tag: str, *content: Content, **attributes: str | float) -> Html:
-    """One element; ``class_`` is class, ``stroke_width`` is stroke-width. Names are the caller's own, never data."""
+    """Return an element; ``class_`` becomes class, ``stroke_width`` stroke-width. Names must not come from data."""
     names = [name.rstrip("_").replace("_", "-") for name in attributes]
     if not all(map(NAME.fullmatch, (tag, *names))):
         raise ValueError(f"<{tag} {' '.join(names)}> is no name of an element and its attributes")
@@ -65,22 +65,22 @@ def element(tag: str, *content: Content, **attributes: str | float) -> Html:
 
 
 def text(*parts: Content) -> Html:
-    """A paragraph."""
+    """Return a paragraph."""
     return element("p", *parts)
 
 
 def code(value: str) -> Html:
-    """A command, a file or a key as it is typed."""
+    """Return a command, a file or a key in monospaced type."""
     return element("code", value)
 
 
 def badge(word: str, tone: str = "plain") -> Html:
-    """A word on a coloured ground; the tone is ``bad``, ``warn``, ``good`` or ``plain``."""
+    """Return a word as a coloured badge; the tone is ``bad``, ``warn``, ``good`` or ``plain``."""
     return element("span", word, class_=f"badge {tone}")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Content | None]]) -> Html:
-    """A table; columns that hold numbers stand to the right, ``None`` is a dash."""
+    """Return a table; columns with numbers are right-aligned, ``None`` is shown as a dash."""
     listed = [list(row) for row in rows]
     classes = ["n" if any(isinstance(row[i], int | float) for row in listed) else "t" for i in range(len(header))]
     head = element("tr", *(element("th", name, class_=c) for name, c in zip(header, classes, strict=True)))
@@ -93,13 +93,13 @@ def _cell(value: Content | None, class_: str) -> Html:
 
 
 def tiles(entries: Iterable[tuple[str, Content]]) -> Html:
-    """The few numbers that matter, large: (what it is, the value)."""
+    """Return key figures in large type; each entry is (label, value)."""
     made = [element("div", element("b", value), element("span", label), class_="tile") for label, value in entries]
     return element("div", *made, class_="tiles")
 
 
 def picture(data: bytes, caption: Content = "", alt: str = "", width: int | None = None) -> Html:
-    """A PNG or JPEG, in the page itself; ``width`` in px is the most it takes."""
+    """Return a PNG or JPEG embedded in the page, at most ``width`` px wide."""
     kind = next((kind for start, kind in PICTURES.items() if data.startswith(start)), None)
     if kind is None:
         raise ValueError("a picture in a page must be the bytes of a PNG or JPEG")
@@ -109,18 +109,18 @@ def picture(data: bytes, caption: Content = "", alt: str = "", width: int | None
 
 
 def grid(items: Iterable[Html], least: int = 300) -> Html:
-    """Pictures or plots side by side, each at least this many px wide."""
+    """Return pictures or plots side by side, each at least ``least`` px wide."""
     return element("div", *items, class_="grid", style=f"--least:{least}px")
 
 
 def folded(title: Content, *content: Content, unfolded: bool = False) -> Html:
-    """Content behind its title, unfolded by a click."""
+    """Return content that a click on its title shows or hides; at first it is hidden unless ``unfolded``."""
     summary = element("summary", title)
     return element("details", summary, *content, open="") if unfolded else element("details", summary, *content)
 
 
 def to_html(title: str, lead: Content, sections: Sequence[Section]) -> str:
-    """The whole page as text."""
+    """Return the whole page as text."""
     anchors = [f"part{i}" for i in range(1, len(sections) + 1)]
     links = [element("a", s.title, href=f"#{a}") for s, a in zip(sections, anchors, strict=True)]
     parts = [
@@ -141,7 +141,7 @@ def to_html(title: str, lead: Content, sections: Sequence[Section]) -> str:
 
 
 def write_page(path: Path, title: str, lead: Content, sections: Sequence[Section]) -> None:
-    """Write the page whole or not at all; parents are created."""
+    """Write the page atomically; create parent folders."""
     with whole_file(path) as partial:
         partial.write_text(to_html(title, lead, sections), encoding="utf-8")
 

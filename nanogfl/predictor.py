@@ -1,4 +1,4 @@
-"""``nanogfl.load``: one predictor for checkpoints and ONNX files, and one way to call it."""
+"""``nanogfl.load``: load a checkpoint or an ONNX file as a predictor, both with the same interface."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ log = logging.getLogger(__name__)
 
 
 class Predictor(Protocol):
-    """What ``nanogfl.load`` returns.
+    """A detector, as ``nanogfl.load`` returns it.
 
     Attributes:
-        network: the torch module in eval mode; None where the file is an ONNX.
-        names: all classes.
+        network: the torch module in eval mode; None if the file is an ONNX.
+        names: names of all classes.
         input_size: (H, W) of the network's input in px.
     """
 
@@ -49,11 +49,11 @@ class Predictor(Protocol):
     def predict(
         self, source: str | Path | NDArray[np.uint8], score: float = 0.3, *, iou: float = 0.6, max_boxes: int = 100
     ) -> Detections:
-        """Detect in one picture: a path, or uint8 BGR [H, W, 3]."""
+        """Detect objects in one picture: a path, or uint8 BGR [H, W, 3]."""
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What ``nanogfl info`` shows."""
+        """Return what ``nanogfl info`` shows."""
         ...
 
 
@@ -64,17 +64,17 @@ def load(
     config: str | Path | None = None,
     threads: int | None = None,
 ) -> Predictor:
-    """Load a detector from a checkpoint (ours or NanoDet's), an ONNX file of ours, or a published name.
+    """Load a detector from a checkpoint (nanogfl's or NanoDet's), an exported ONNX file, or a published name.
 
     Args:
         source: ``best.ckpt``, ``model.onnx``, or a name such as ``nanodet-plus-m_416``.
-        input: another input size, ``320`` or ``HxW`` or (H, W); not for ONNX files, where it is fixed.
-        config: a NanoDet ``.yml`` that says input size and class names.
-        threads: of onnxruntime, 1 to 1024; its own choice where None.
+        input: input size instead of the checkpoint's, ``320`` or ``HxW`` or (H, W); an ONNX file accepts only its own.
+        config: NanoDet ``.yml`` with the input size and the class names; for checkpoints.
+        threads: onnxruntime threads, 1 to 1024; None: its default, limited to a container's CPU quota.
 
     Raises:
-        ModelError: the file is missing, damaged, or of another kind.
-        UsageError: size or threads cannot be.
+        ModelError: the file is missing, damaged, or not a supported model.
+        UsageError: an argument is invalid.
     """
     if not isinstance(source, str | os.PathLike):
         raise UsageError(f"load takes a file or a published name, not {type(source).__name__}; give its path")
@@ -93,7 +93,7 @@ def load(
 
 
 class TorchDetector:
-    """A checkpoint as a predictor."""
+    """A predictor that runs a checkpoint in torch."""
 
     def __init__(self, network: Detector, card: Card, source: Path, kind: str) -> None:
         self.network = network.eval()
@@ -104,23 +104,23 @@ class TorchDetector:
     def predict(
         self, source: str | Path | NDArray[np.uint8], score: float = 0.3, *, iou: float = 0.6, max_boxes: int = 100
     ) -> Detections:
-        """Detect in one picture: a path, or uint8 BGR [H, W, 3]."""
+        """Detect objects in one picture: a path, or uint8 BGR [H, W, 3]."""
         picture, limits = as_picture(source), Thresholds(score, iou, max_boxes)
         view, image = self.see(picture)
         return self.decode(self.raw(image[None])[0], view, limits)
 
     def see(self, picture: NDArray[np.uint8], rounds: bool = False) -> tuple[View, NDArray[np.float32]]:
-        """How a picture is seen, and what of it: normalised [3, H, W], of whole numbers where ``rounds``."""
+        """Return a picture's view and normalised input [3, H, W]; ``rounds`` rounds the resized pixels first."""
         view = View(picture.shape[:2], self.input_size, self.card.resize)
         image = view.apply(picture)
         return view, normalise(np.rint(image) if rounds else image)
 
     def decode(self, raw: NDArray[np.float32], view: View, thresholds: Thresholds) -> Detections:
-        """Detections from a picture's raw output."""
+        """Decode a picture's raw output into its detections."""
         return decode(raw, self.card.layout, view, self.names, thresholds)
 
     def raw(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Normalised images [B, 3, H, W] -> raw output [B, P, C + 4 * (R + 1)]."""
+        """Run the network on normalised images [B, 3, H, W]; return its raw output [B, P, C + 4 * (R + 1)]."""
         import torch
 
         from nanogfl.model.detector import exact
@@ -130,18 +130,18 @@ class TorchDetector:
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """Device of the network's parameters."""
         return next(self.network.parameters()).device
 
     def save(self, path: Path) -> Path:
-        """Write a checkpoint of ours, which says itself what NanoDet's name, ``.yml`` and the options said."""
+        """Write a nanogfl checkpoint that includes the settings from NanoDet's file name, ``.yml`` and the options."""
         from nanogfl.model.checkpoint import write_detector
 
         write_detector(path, self.network, self.card.to_dict())
         return path
 
     def describe(self) -> dict[str, Any]:
-        """What ``nanogfl info`` shows."""
+        """Return what ``nanogfl info`` shows."""
         from nanogfl.model.detector import count_parameters
 
         a = self.card.architecture

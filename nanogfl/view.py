@@ -1,14 +1,14 @@
-"""From a picture to the network's input and back: one resize rule, one matrix.
+"""Mapping of pictures to the network's input, and of boxes back, by a resize rule.
 
-The same rule runs in training's validation, in eval, in predict and inside the exported graph, and is recorded in
-checkpoint and ONNX. Rules:
+The validation during training, eval, predict and the exported graph apply the same rule, which the checkpoint and the
+ONNX file record. Rules:
 
 ``stretch``            sides scaled independently, half-pixel centres
-``stretch-antialias``  the same with a triangle filter as wide as the reduction, so that large photographs keep
-                       their thin lines
-``stretch-corner``     NanoDet-Plus' own: source = destination x scale (ONNX: asymmetric), no antialias
-``letterbox``          aspect kept, centred on grey 114, half-pixel centres
-``letterbox-antialias``
+``stretch-antialias``  the same with a triangle filter scaled by the reduction, so that large photographs keep their
+                       thin lines
+``stretch-corner``     as in NanoDet-Plus: source = destination x scale (ONNX: asymmetric), no antialiasing
+``letterbox``          aspect ratio kept, centred on grey 114, half-pixel centres
+``letterbox-antialias``  the same with the triangle filter
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nanogfl.errors import UsageError
 
 RULES = ("stretch", "stretch-antialias", "stretch-corner", "letterbox", "letterbox-antialias")
 GREY = 114.0
-MAX_SIDE = 4096  # of an input, in px; beyond it no machine has the memory
+MAX_SIDE = 4096  # px; no machine has the memory for larger inputs
 MEAN = (103.53, 116.28, 123.675)
 STD = (57.375, 57.12, 58.395)
 Array = NDArray[np.float32]
@@ -32,7 +32,7 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class View:
-    """How one picture is seen by the network.
+    """The mapping of one picture to the network's input.
 
     Attributes:
         picture: (H, W) of the picture in px.
@@ -50,10 +50,10 @@ class View:
 
     @property
     def content(self) -> tuple[int, int]:
-        """(H, W) in px that the picture takes in the input."""
+        """(H, W) in px of the area that the picture covers in the input."""
         if self.rule.startswith("stretch"):
             return self.input
-        # whole numbers throughout, so that the exported graph rounds alike
+        # integer arithmetic, so that the exported graph rounds in the same way
         (height, width), (high, wide) = self.picture, self.input
         if wide * height <= high * width:
             return max(1, (2 * height * wide + width) // (2 * width)), wide
@@ -66,17 +66,17 @@ class View:
 
     @property
     def scale(self) -> tuple[float, float]:
-        """(y, x) input px a picture px."""
+        """(y, x) input px per picture px."""
         return self.content[0] / self.picture[0], self.content[1] / self.picture[1]
 
     @property
     def matrix(self) -> NDArray[np.float64]:
-        """3x3, picture px to input px, continuous coordinates."""
+        """3x3 matrix from picture px to input px, in continuous coordinates."""
         (sy, sx), (oy, ox) = self.scale, self.offset
         return np.array([[sx, 0, ox], [0, sy, oy], [0, 0, 1]], np.float64)
 
     def apply(self, picture: NDArray[np.uint8]) -> Array:
-        """uint8 [H, W, 3] -> float32 [H_in, W_in, 3], still 0 to 255."""
+        """Map a picture, uint8 [H, W, 3], to the input: float32 [H_in, W_in, 3], still 0 to 255."""
         content = resize(picture, self.content, self.rule)
         if self.content == self.input:
             return content
@@ -86,27 +86,27 @@ class View:
         return canvas
 
     def back(self, boxes: Array) -> Array:
-        """Boxes [N, 4] in input px -> picture px, clipped to the picture."""
+        """Map boxes [N, 4] from input px to picture px, clipped to the picture."""
         (sy, sx), (oy, ox) = self.scale, self.offset
         moved = boxes - np.array([ox, oy, ox, oy], boxes.dtype)
         return box_math.clip(moved / np.array([sx, sy, sx, sy], boxes.dtype), *self.picture)
 
     def back_lengths(self, lengths: Array) -> Array:
-        """Lengths [N, 4] along x y x y in input px -> picture px."""
+        """Convert lengths [N, 4] along x, y, x, y from input px to picture px."""
         sy, sx = self.scale
         return lengths / np.array([sx, sy, sx, sy], lengths.dtype)
 
 
 def is_side(pixels: int) -> bool:
-    """Whether the network takes inputs with a side of this many px."""
+    """Return whether a side of the network's input may have this many px."""
     return 64 <= pixels <= MAX_SIDE and pixels % 32 == 0
 
 
 def parse_input(value: str | int | tuple[int, int]) -> tuple[int, int]:
-    """``320``, ``"320"``, ``"256x416"`` (H x W) or (H, W) to (H, W); multiples of 32 from 64 on.
+    """Parse an input size, ``320``, ``"320"``, ``"256x416"`` (H x W) or (H, W), into (H, W).
 
     Raises:
-        UsageError: anything else.
+        UsageError: it is not a size, or a side is not a multiple of 32 from 64 to MAX_SIDE.
     """
     try:
         sides = [str(v) for v in value] if isinstance(value, tuple | list) else str(value).lower().split("x")
@@ -125,7 +125,7 @@ def _near(side: int) -> int:
 
 
 def normalise(image: Array) -> Array:
-    """Float [H, W, 3] BGR 0 to 255 -> [3, H, W], zero mean and unit deviation (ImageNet's)."""
+    """Normalise a BGR image [H, W, 3], 0 to 255, with ImageNet's mean and deviation; return float32 [3, H, W]."""
     made = np.empty((3, *image.shape[:2]), np.float32)
     for channel, (mean, deviation) in enumerate(zip(MEAN, STD, strict=True)):
         np.subtract(image[..., channel], np.float32(mean), out=made[channel])
@@ -134,14 +134,14 @@ def normalise(image: Array) -> Array:
 
 
 def resize(picture: NDArray[np.uint8], size: tuple[int, int], rule: str) -> Array:
-    """Bilinear resize in float32, separable: rows first, then columns."""
+    """Resize bilinearly in float32, in two separable passes: rows first, then columns."""
     rows = _taps(picture.shape[0], size[0], rule)
     columns = _taps(picture.shape[1], size[1], rule)
     return _gather(_gather(picture, *rows, axis=0), *columns, axis=1)
 
 
 def _gather(image: NDArray, index: NDArray[np.intp], weight: Array, axis: int) -> Array:
-    """Weighted sum of ``taps`` lines along an axis; index and weight are [taps, size]."""
+    """Return the weighted sum of ``taps`` lines along an axis; index and weight are [taps, size]."""
     shape = (-1, 1, 1) if axis == 0 else (1, -1, 1)
     result = image.take(index[0], axis) * weight[0].reshape(shape)
     for i, w in zip(index[1:], weight[1:], strict=True):
@@ -151,7 +151,7 @@ def _gather(image: NDArray, index: NDArray[np.intp], weight: Array, axis: int) -
 
 @lru_cache(maxsize=64)
 def _taps(source: int, target: int, rule: str) -> tuple[NDArray[np.intp], Array]:
-    """Which source lines make a target line, and their weights: two arrays [taps, target]."""
+    """Return the indices and weights of the source lines of each target line: two arrays [taps, target]."""
     ratio = source / target
     shift = 0.0 if rule == "stretch-corner" else 0.5
     centre = (np.arange(target) + shift) * ratio - shift
@@ -160,7 +160,7 @@ def _taps(source: int, target: int, rule: str) -> tuple[NDArray[np.intp], Array]
     first = np.ceil(centre - support).astype(np.intp) if support > 1 else np.floor(centre).astype(np.intp)
     index = first[None] + np.arange(count)[:, None]
     weight = (1 - np.abs(index - centre) / support).clip(0)
-    if support > 1:  # a filter that leaves the picture is cut and rescaled
+    if support > 1:  # truncate the filter at the picture's border and renormalise it
         weight[(index < 0) | (index >= source)] = 0
         weight /= weight.sum(axis=0)
     return index.clip(0, source - 1), weight.astype(np.float32)

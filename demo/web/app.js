@@ -1,4 +1,4 @@
-// The page: where pictures come from, the model that looks at them, and the buttons.
+// The page: the picture sources, the model that runs on them, and the buttons.
 
 import { cameraCount, CameraFault, closeCamera, nextFrame, openCamera } from "./camera.js";
 import { Detector, whatIsMissing } from "./detector.js";
@@ -8,10 +8,10 @@ import { canShare, deviceName, drawCard, shareCard } from "./share.js";
 import { firstModel, keep } from "./store.js";
 import { above, at, clearFound, complain, hint, showFigures, showFound, showSize, showSource } from "./view.js";
 
-const LARGEST = 4_000_000; // px; larger pictures are shrunk first, because phones have little room
-const PICTURE_RUNS = 8; // of one picture, so that its latency is a median too
+const LARGEST = 4_000_000; // px; larger pictures are shrunk first, because phones have little memory
+const PICTURE_RUNS = 8; // runs on one picture, so that its latency is a median too
 
-/** All that changes. `frame` is a canvas with the pixels that `found` is of. */
+/** The state of the page. `frame` is a canvas with the pixels that `found` was detected in. */
 export const state = {
   detector: null, card: null, file: "", source: "", paused: false, facing: "environment", mirror: false,
   found: null, frame: document.createElement("canvas"), meter: new Meter(), round: 0,
@@ -20,7 +20,7 @@ const framePen = state.frame.getContext("2d", { willReadFrequently: true });
 
 // --- the model ---
 
-let asked = null; // the model that was asked for last: others may still be on their way
+let asked = null; // the latest request for a model; earlier ones may still be loading
 
 /** Opens a model, `given` as bytes or a promise of them. */
 export async function useModel(given, file, chosen = true) {
@@ -62,9 +62,9 @@ function showModel() {
   showFigures(state.meter, false);
 }
 
-// --- looking ---
+// --- detection ---
 
-/** Feeds the pixels in `frame` to the model and shows what it found, unless model or source changed meanwhile. */
+/** Runs the model on the pixels in `frame` and shows the detections, unless model or source changed meanwhile. */
 async function look() {
   const { detector, frame, round } = state;
   const late = () => detector !== state.detector || round !== state.round;
@@ -81,7 +81,7 @@ async function look() {
   show();
 }
 
-/** Shows the last detections again, as the threshold and the window now are. */
+/** Shows the last detections again, with the current threshold and window size. */
 function show() {
   if (!state.found || !state.source) return;
   showFound(shown(), state.frame, { mirror: state.mirror, soft: at("soft").checked });
@@ -104,7 +104,7 @@ async function startCamera(facing) {
   const { round } = state;
   try {
     const opened = await openCamera(at("video"), facing);
-    if (!opened) return; // something else was chosen while the browser asked
+    if (!opened) return; // another source was chosen while the browser asked for permission
     Object.assign(state, { source: "camera", facing: opened.facing, mirror: opened.facing === "user" });
     opened.track.addEventListener("ended", () => { stop(); complain("The camera was taken away. Press Camera to start it again."); });
     state.meter.reset();
@@ -119,7 +119,7 @@ async function startCamera(facing) {
   }
 }
 
-/** Looks at frame after frame while this camera is the source. Frames that come meanwhile are left out. */
+/** Detects in frame after frame while this camera is the source. Frames that arrive during a run are skipped. */
 async function follow(track) {
   const video = at("video");
   const { round } = state;
@@ -149,7 +149,7 @@ function stop() {
   showButtons();
 }
 
-let picked = null; // the picture that was chosen last, while it is read
+let picked = null; // the latest request for a picture
 
 export async function usePicture(file) {
   const turn = picked = {};
@@ -269,7 +269,7 @@ function wireButtons() {
 async function start() {
   wireFiles();
   wireButtons();
-  navigator.serviceWorker?.register("sw.js").catch(() => {}); // then it does not work offline, and that is all
+  navigator.serviceWorker?.register("sw.js").catch(() => {}); // optional: without it, the page does not work offline
   const lacking = whatIsMissing();
   if (lacking) {
     at("choose-model").disabled = true;
@@ -278,10 +278,10 @@ async function start() {
     return;
   }
   const model = await firstModel();
-  if (asked) return; // a person was faster
+  if (asked) return; // the user has chosen a model meanwhile
   if (model) await useModel(model.buffer, model.file, false);
   else hint("Choose a model (.onnx), or drop one here.");
 }
 
-/** Resolves once the first model is open, or it is clear that there is none. */
+/** Resolves once the first model is open, or if there is none. */
 export const ready = start().catch(report);

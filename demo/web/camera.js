@@ -1,16 +1,16 @@
-// The camera: opening, switching, closing, and saying what is wrong.
+// The camera: opening, switching, closing, and error messages.
 
-// As the camera delivers it: browsers that scale or cut the picture to these numbers cost time and lose its edges.
+// The camera's own mode: a browser that scales or crops the picture to these numbers takes time and loses its edges.
 const WANTED = { width: { ideal: 640 }, height: { ideal: 480 }, resizeMode: { ideal: "none" } };
 
 export class CameraFault extends Error {}
 
-let running = false, lock = null; // the lock is of the screen
-let turn = 0; // of those who want the camera: whoever is asked for last, or closes it, has it
+let running = false, lock = null; // lock: wake lock of the screen
+let turn = 0; // number of the latest call that opened or closed the camera; earlier calls give up
 
 /**
- * Starts the camera that looks this way ("environment" is the back, "user" the front) and plays it in the video.
- * Null, with no camera left on, where it was closed or asked for anew while the browser asked.
+ * Starts the camera of this facing mode ("environment" is the back, "user" the front) and plays it in the video.
+ * Returns null, with the camera off, if it was closed or requested again while the browser asked for permission.
  */
 export async function openCamera(video, facing) {
   closeCamera(video);
@@ -30,7 +30,7 @@ export async function openCamera(video, facing) {
   }
   video.srcObject = stream;
   await video.play();
-  if (mine !== turn) return null; // whoever took the turn stopped this stream
+  if (mine !== turn) return null; // the later call has stopped this stream
   running = true;
   stayAwake();
   const settings = stream.getVideoTracks()[0].getSettings();
@@ -43,10 +43,10 @@ async function stayAwake() {
   try {
     lock = await navigator.wakeLock.request("screen");
     lock.addEventListener("release", () => { lock = null; });
-  } catch { /* a low battery: the screen goes dark, and that is all */ }
+  } catch { /* refused, for example at low battery: the screen may turn off */ }
 }
 
-document.addEventListener("visibilitychange", stayAwake); // browsers let go of it whenever the page is hidden
+document.addEventListener("visibilitychange", stayAwake); // browsers release the lock when the page is hidden
 
 export function closeCamera(video) {
   running = false;

@@ -1,18 +1,18 @@
-// A model in a worker: open it, feed it one picture at a time.
+// A model in a worker: opens it and runs it on one picture at a time.
 
 import { ModelFault } from "./modelfile.js";
 
 const SIMD = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11];
-const PATIENCE = 30_000; // ms; some phones never answer where several threads share memory
+const PATIENCE = 30_000; // ms; some phones never answer if several threads share memory
 
-/** What this browser lacks, in words; "" where nothing is. */
+/** Returns a message about what this browser lacks; "" if it lacks nothing. */
 export function whatIsMissing() {
   if (typeof WebAssembly !== "object" || typeof Worker !== "function") return "This browser has no WebAssembly. Use a newer one.";
   if (WebAssembly.validate(new Uint8Array(SIMD))) return "";
   return "This browser's WebAssembly has no SIMD, which the detector needs. Use Safari 16.4, Chrome 91, Firefox 89, or newer.";
 }
 
-/** Threads that are worth having: half the cores, four at most, and one where the page is not isolated. */
+/** Returns the number of threads to use: half the cores, at most four; one if the page is not cross-origin isolated. */
 export function threadsHere() {
   if (!globalThis.crossOriginIsolated) return 1;
   return Math.max(1, Math.min(4, Math.floor((navigator.hardwareConcurrency ?? 2) / 2)));
@@ -20,10 +20,10 @@ export function threadsHere() {
 
 export class Detector {
   #worker;
-  #waiting = null; // {resolve, reject} of the message that is under way
+  #waiting = null; // callback for the answer to the pending message
   #turn = Promise.resolve();
 
-  /** Opens the model; with several threads first, and alone where that fails. Throws ModelFault. */
+  /** Opens the model with several threads, or with one thread if that fails. Throws ModelFault. */
   static async open(model, file) {
     const lacking = whatIsMissing();
     if (lacking) throw new ModelFault(lacking);
@@ -50,7 +50,7 @@ export class Detector {
     };
   }
 
-  /** Boxes of one picture (ImageData, whose memory is given away); pictures wait for each other. Throws ModelFault. */
+  /** Detects in one picture (ImageData, whose buffer is transferred to the worker); calls are queued. Throws ModelFault. */
   run(picture) {
     const { width, height } = picture;
     const turn = this.#turn.then(async () => {

@@ -1,15 +1,15 @@
-// Boxes and names over a picture.
+// Drawing of boxes and names over a picture.
 
-const CROWD = 12; // with more boxes than this, tags are small and without numbers
+const CROWD = 12; // with more boxes than this, tags are small and without scores
 
-/** The colour of a class: neighbours in the list lie far apart on the wheel. */
+/** Returns the colour of a class; successive classes are far apart on the colour wheel. */
 export function classColor(label) {
   return `hsl(${(205 + label * 137.508) % 360} 90% ${label % 2 ? 62 : 68}%)`;
 }
 
 /**
  * Draws detections: {boxes, scores, labels, sigma, count} in px of a picture of this width and height.
- * `to` is {x, y, width, height, mirror} on the canvas; `unit` is the canvas's px for one px of type.
+ * `to` is the target {x, y, width, height, mirror} on the canvas; `unit` scales lines and text, in canvas px.
  */
 export function drawDetections(pen, found, size, to, unit, soft) {
   const scale = to.width / size.width;
@@ -44,13 +44,13 @@ function outline(pen, box, color, unit, thin) {
   pen.stroke();
 }
 
-/** Standard deviations of left, top, right, bottom in px of the canvas. */
+/** Returns the standard deviations of left, top, right, bottom in canvas px, at least 1. */
 function sigmaOf(found, i, mirror, scale) {
   const [left, top, right, bottom] = found.sigma.subarray(4 * i, 4 * i + 4).map((px) => Math.max(px * scale, 1));
   return mirror ? [right, top, left, bottom] : [left, top, right, bottom];
 }
 
-/** Each side as a band, as dense as the side is likely to be there. */
+/** Draws each side as a band with the opacity of a normal distribution of its position. */
 function softEdges(pen, { x, y, width, height }, [left, top, right, bottom], color) {
   const band = (from, spread, across, rect) => {
     const [a, b] = [from - 2.5 * spread, from + 2.5 * spread];

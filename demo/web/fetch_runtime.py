@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Fetch the files of onnxruntime-web that the page needs: the version pinned in runtime.json, checked, from npm.
 
-Standard library only. Run it once before you put this folder on a web server; ``nanogfl web`` runs it by itself.
-The registry is $NPM_REGISTRY, else npm's own setting, else https://registry.npmjs.org.
+It needs only the standard library. Run it once before you put this folder on a web server; ``nanogfl web`` runs it by
+itself. The registry is $NPM_REGISTRY, else $NPM_CONFIG_REGISTRY, else npm's setting, else https://registry.npmjs.org.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def registry() -> str:
-    """Where npm packages come from: https, or http for a mirror at home (the checksum is what is trusted)."""
+    """Return the npm registry's address: https, or http for a local mirror, since the checksum protects the content."""
     chosen = os.environ.get("NPM_REGISTRY") or os.environ.get("NPM_CONFIG_REGISTRY") or asked_npm()
     address = chosen or "https://registry.npmjs.org"
     if not address.startswith(("https://", "http://")):
@@ -56,7 +56,7 @@ def registry() -> str:
 
 
 def asked_npm() -> str:
-    """What ``npm config`` says, where npm is installed."""
+    """Return npm's registry setting, or an empty string if npm is not installed."""
     npm = shutil.which("npm")
     if not npm:
         return ""
@@ -73,7 +73,7 @@ def download(address: str) -> bytes:
 
 
 def integrity(data: bytes) -> str:
-    """npm's own notation, as in its lock files."""
+    """Return the SHA-512 of the data in npm's notation, as in its lock files."""
     return "sha512-" + base64.b64encode(hashlib.sha512(data).digest()).decode()
 
 
@@ -82,7 +82,7 @@ def checked(path: Path, sha256: str) -> bool:
 
 
 def unpack(package: bytes, folder: Path, wanted: dict[str, str]) -> None:
-    """Take the wanted files out of package/dist, each whole or not at all."""
+    """Extract the wanted files from package/dist, each atomically and with its checksum verified."""
     folder.mkdir(parents=True, exist_ok=True)
     with tarfile.open(fileobj=io.BytesIO(package)) as archive:
         for name, sha256 in wanted.items():

@@ -1,4 +1,4 @@
-// Latency of the last frames.
+// Latency statistics of the last frames.
 
 const KEPT = 120, WARM_UP = 3;
 
@@ -7,7 +7,7 @@ export class Meter {
   #stamps = [];
   frames = 0;
 
-  /** Milliseconds from pixels to boxes; the first few runs, which fill caches, do not count. */
+  /** Adds the time of a run from pixels to boxes, in ms; the first few runs, which fill caches, are left out. */
   add(ms) {
     this.frames += 1;
     this.#stamps.push(performance.now());
@@ -28,7 +28,7 @@ export class Meter {
   get p50() { return quantile(this.#times, 0.5); }
   get p90() { return quantile(this.#times, 0.9); }
 
-  /** Frames a second, of the last second or two. */
+  /** Frames per second over the last 31 frames. */
   get fps() {
     const stamps = this.#stamps;
     return stamps.length < 2 ? NaN : (1000 * (stamps.length - 1)) / (stamps.at(-1) - stamps[0]);
@@ -42,13 +42,13 @@ export function quantile(values, share) {
   return sorted[low] + (at - low) * ((sorted[low + 1] ?? sorted[low]) - sorted[low]);
 }
 
-/** "8.4 ms", "37 ms", "1.2 s"; a dash where nothing was measured. */
+/** Formats a time as "8.4 ms", "37 ms" or "1.2 s"; NaN becomes a dash. */
 export function inMs(ms) {
   if (ms >= 1000) return `${(ms / 1000).toFixed(1)} s`;
   return Number.isFinite(ms) ? `${ms < 9.95 ? ms.toFixed(1) : Math.round(ms)} ms` : "–";
 }
 
-/** A bar for each of the last frames, the median as a line. */
+/** Draws a bar for each of the last frames, and the median as a line. */
 export function drawBars(canvas, times) {
   const ratio = devicePixelRatio || 1, width = canvas.clientWidth, height = canvas.clientHeight;
   if (canvas.width !== Math.round(width * ratio)) canvas.width = Math.round(width * ratio);

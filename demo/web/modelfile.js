@@ -1,13 +1,13 @@
-// What an exported .onnx says of itself. onnxruntime-web has no call for a model's metadata, so the few fields that are
-// needed are read from the file: ModelProto (protobuf) with graph = 7 and metadata_props = 14 {key = 1, value = 2}.
+// Reads the metadata of an exported .onnx. onnxruntime-web has no API for a model's metadata, so the few fields that are
+// needed are parsed from the file: ModelProto (protobuf) with graph = 7 and metadata_props = 14 {key = 1, value = 2}.
 
 const GRAPH = 7, METADATA = 14;
 const VARINT = 0, FIXED64 = 1, BYTES = 2, FIXED32 = 5;
 
-/** A file that the page cannot use; the message is for people. */
+/** The error for a file that the page cannot use; the message is shown to the user. */
 export class ModelFault extends Error {}
 
-/** The card of a model: {names, inputSize: [H, W], precision}. Throws ModelFault. */
+/** Returns the metadata of a model: {names, inputSize: [H, W], precision}. Throws ModelFault. */
 export function readCard(buffer, file) {
   const metadata = readMetadata(new Uint8Array(buffer), file);
   const schema = metadata.get("nanogfl.schema");
@@ -26,7 +26,7 @@ function readNames(metadata, file) {
   try {
     const names = JSON.parse(metadata.get("nanogfl.classes"));
     if (Array.isArray(names) && names.length) return names.map(String);
-  } catch { /* said below */ }
+  } catch { /* reported below */ }
   throw new ModelFault(`${file} does not say its classes. Export it again.`);
 }
 
@@ -36,7 +36,7 @@ function readSize(metadata, file) {
   throw new ModelFault(`${file} does not say its input size. Export it again.`);
 }
 
-/** metadata_props as a Map of strings. */
+/** Returns metadata_props as a Map of strings. */
 function readMetadata(bytes, file) {
   const metadata = new Map();
   let hasGraph = false;
@@ -55,7 +55,7 @@ function readMetadata(bytes, file) {
   return metadata;
 }
 
-/** The fields of one protobuf message, in order: [number, Uint8Array | number]. Throws RangeError where it is cut. */
+/** Yields the fields of one protobuf message in order: [number, Uint8Array | number]. Throws RangeError if malformed. */
 function* fields(bytes) {
   let at = 0;
   const varint = () => {

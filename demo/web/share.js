@@ -1,4 +1,4 @@
-// The card that people share: device, model, milliseconds, and the picture if they like. Nothing leaves the device here.
+// The card for sharing: device, model, latency, and optionally the picture. This module sends nothing to any server.
 
 import { drawDetections } from "./draw.js";
 import { inMs } from "./meter.js";
@@ -7,13 +7,13 @@ const WIDTH = 1080, HEIGHT = 1350, EDGE = 72;
 const DIM = "#b4c1dc";
 const FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif";
 
-/** What this device is called, as far as its browser tells. */
+/** Returns the name of this device, as far as the browser reveals it. */
 export async function deviceName() {
   const agent = navigator.userAgent;
   let hints = {};
   try {
     hints = (await navigator.userAgentData?.getHighEntropyValues?.(["model", "platform"])) ?? {};
-  } catch { /* a browser that tells nothing */ }
+  } catch { /* the browser does not reveal it */ }
   const found = /iPhone|iPad|Macintosh|Windows|Android|CrOS|Linux/.exec(agent)?.[0] ?? "Device";
   const names = { Macintosh: "Mac", Windows: "Windows PC", Linux: "Linux PC", CrOS: "Chromebook", Android: "Android phone" };
   return hints.model || names[found] || found;
@@ -53,7 +53,7 @@ export function drawCard(canvas, { device, model, input, times, threads, shot })
   write("nanogfl", HEIGHT - 58, 46, 800, "#5cc8ff", "right");
 }
 
-/** Paints the whole card with a gradient that runs down from one height to another. */
+/** Fills the whole card with a vertical gradient between two heights. */
 function fill(pen, stops, from, to) {
   const paint = pen.createLinearGradient(0, from, 0, to);
   for (const [share, color] of stops) paint.addColorStop(share, color);
@@ -61,7 +61,7 @@ function fill(pen, stops, from, to) {
   pen.fillRect(0, 0, WIDTH, HEIGHT);
 }
 
-/** The picture, as wide as the card and at its top, cut where it is taller; gives the height that it takes. */
+/** Draws the picture at the top, over the full width and at least 720 px high, cropped to the card; returns its height. */
 function drawShot(pen, { source, width, height, found, mirror }) {
   const scale = Math.max(WIDTH / width, 720 / height);
   const to = { x: (WIDTH - width * scale) / 2, y: 0, width: width * scale, height: height * scale, mirror };
@@ -82,7 +82,7 @@ function fit(pen, text, room) {
   return shown;
 }
 
-/** Hands the card to the system's share sheet where there is one; else saves it. Gives "shared", "saved" or "". */
+/** Opens the system's share sheet if there is one, else saves the card. Returns "shared", "saved", or "" if aborted. */
 export async function shareCard(canvas, saveOnly) {
   const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
   const file = new File([blob], "nanogfl.png", { type: "image/png" });

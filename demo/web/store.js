@@ -1,10 +1,10 @@
-// The model that was used last, kept on this device so that the page works without a network.
+// Keeps the model that was used last on this device, so that the page works offline.
 
 const CACHE = "nanogfl-model", KEY = "last-model.onnx", CHOSEN = "nanogfl-chosen";
 
 /**
- * The model to start with: {buffer, file}, or null. What was chosen in this tab outlives a reload; else the model beside
- * the page comes first, and without a network the last one.
+ * Returns the model to start with, {buffer, file}, or null: the last model if one was chosen in this tab (before a
+ * reload), else the model on the server, else (offline) the last model.
  */
 export async function firstModel() {
   const last = await lastModel();
@@ -16,12 +16,12 @@ export async function firstModel() {
   return last;
 }
 
-/** Keeps a model that could be opened; `chosen` by a person, or found beside the page. */
+/** Stores a model that could be opened; `chosen` is true if the user chose it, false if it came from the server. */
 export async function keep(blob, file, chosen) {
   try {
     if (chosen) sessionStorage.setItem(CHOSEN, file);
     await (await open())?.put(KEY, new Response(blob, { headers: { "X-File": encodeURIComponent(file) } }));
-  } catch { /* no room, or a private window: the page works all the same */ }
+  } catch { /* storage full, or a private window: the page works without it */ }
 }
 
 async function lastModel() {
@@ -29,7 +29,7 @@ async function lastModel() {
     const kept = await (await open())?.match(KEY);
     return kept ? { buffer: await kept.arrayBuffer(), file: decodeURIComponent(kept.headers.get("X-File") ?? "model.onnx") } : null;
   } catch {
-    return null; // a browser that stores nothing
+    return null; // the browser refuses storage
   }
 }
 
@@ -37,7 +37,7 @@ function chosenHere() {
   try {
     return sessionStorage.getItem(CHOSEN) !== null;
   } catch {
-    return false; // a browser that stores nothing
+    return false; // the browser refuses storage
   }
 }
 

@@ -1,6 +1,6 @@
-// Makes the page work offline after the first visit: its own files from the network while there is one, else from the
-// cache; the runtime, which never changes under its address, from the cache first. It also adds the headers that let
-// WebAssembly use threads, for hosts that cannot send them.
+// Makes the page work offline after the first visit: the page's own files come from the network, or from the cache if
+// there is none; the runtime, which never changes at its address, comes from the cache first. It also adds the headers
+// that allow WebAssembly threads, for hosts that cannot send them.
 
 const CACHE = "nanogfl-page";
 const PAGE = [
@@ -28,7 +28,7 @@ async function fill() {
     if (old.url.includes("/ort/") && !old.url.includes(`/ort/${pin.version}/`)) await cache.delete(old);
   }
   const runtime = [pin.script, pin.wasm].map((name) => `ort/${pin.version}/${name}`);
-  await Promise.allSettled(runtime.map((file) => cache.add(file))); // where they are missing, the page says so
+  await Promise.allSettled(runtime.map((file) => cache.add(file))); // if they are missing, the page reports it
   await skipWaiting();
 }
 

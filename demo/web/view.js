@@ -1,9 +1,9 @@
-// What the page shows: the picture with its boxes, the list, the figures, and what is said when something is wrong.
+// The display: the picture with its boxes, the list of detections, the statistics, and error messages.
 
 import { classColor, drawDetections } from "./draw.js";
 import { drawBars, inMs } from "./meter.js";
 
-const SPEAK_EVERY = 2500; // ms; a voice that reads each frame's list would never stop
+const SPEAK_EVERY = 2500; // ms; a screen reader that reads each frame's list would never stop
 
 export const at = (id) => document.getElementById(id);
 
@@ -23,7 +23,7 @@ export function showSource(source, mirror = false) {
   if (source !== "camera") at("pill").hidden = true;
 }
 
-/** Detections that pass the threshold, in the same arrays. Best come first, so they are a first part. */
+/** Returns the detections above the threshold as views of the same arrays, whose first entries are the best. */
 export function above(found, score, names) {
   let count = 0;
   while (count < found.scores.length && found.scores[count] > score) count += 1;
@@ -56,7 +56,7 @@ export function clearFound() {
   showList([]);
 }
 
-/** One entry a class, best first: {label, name, count, score}. */
+/** Returns one entry per class, best first: {label, name, count, score}. */
 function listed(found) {
   const classes = new Map();
   found.labels.forEach((label, i) => {
@@ -87,7 +87,7 @@ function entry() {
   return item;
 }
 
-/** Tells screen readers, when it changed and not too often. */
+/** Announces the list to screen readers if it changed, at most once per SPEAK_EVERY. */
 function speak(classes, canvas) {
   const text = classes.map(({ name, count }) => `${count} ${name}`).join(", ") || "nothing found";
   canvas.setAttribute("aria-label", `Picture: ${text}`);

@@ -1,5 +1,5 @@
-// The network's own thread: one session, one input tensor that is filled again for each frame. The page ends this worker
-// when the model changes, because WebAssembly memory only ever grows.
+// The thread of the network: one session, and one input tensor that is reused for each frame. The page ends this worker
+// when the model changes, because WebAssembly memory never shrinks.
 
 let ort, session, input;
 
@@ -28,12 +28,12 @@ async function open({ model, threads, script, wasm }) {
   return { opened: true, outputs: [...session.outputNames], threads };
 }
 
-/** Without its files the runtime speaks of a backend; what is wrong with a model it says otherwise. */
+/** Returns "runtime" if the runtime's files are missing, which its messages call a backend error, else "model". */
 function fault(error) {
   return error?.missing || /backend/.test(error?.message ?? "") ? "runtime" : "model";
 }
 
-/** RGBA pixels in; boxes in those pixels out. The thresholds are the file's defaults: the runtime takes no optional inputs. */
+/** Detects in RGBA pixels; boxes are in px. Thresholds are the file's defaults: the runtime supports no optional inputs. */
 async function run({ pixels, width, height }) {
   const started = performance.now();
   const image = inputFor(width, height);

@@ -6,17 +6,17 @@ import java.nio.ByteBuffer
 
 class Found(val label: Int, val score: Float, val left: Float, val top: Float, val right: Float, val bottom: Float)
 
-/** Finds boxes with the file of `nanogfl export`; make one, keep it for all frames, and close it at the end. */
+/** Detects objects with a file of `nanogfl export`. Create one, reuse it for all frames, and close it at the end. */
 class Detector(model: ByteArray) : AutoCloseable {
     private val env = OrtEnvironment.getEnvironment()
     val session = env.createSession(model)
     private var pixels = IntArray(0)
     private var image = ByteBuffer.allocateDirect(0)
 
-    /** Gives back the session's native memory, which no garbage collector sees. */
+    /** Releases the session's native memory, which the garbage collector does not manage. */
     override fun close() = session.close()
 
-    /** An upright ARGB_8888 bitmap of any size; boxes are in its pixels, the best first. */
+    /** Detects in an upright ARGB_8888 bitmap of any size; boxes are in px of the bitmap, best first. */
     fun detect(bitmap: Bitmap, score: Float = 0.4f): List<Found> {
         val (width, height) = bitmap.width to bitmap.height
         if (pixels.size != width * height) {

@@ -3,7 +3,7 @@ import onnxruntime_objc // with the Swift package: OnnxRuntimeBindings
 
 struct Found { let label: Int, score: Float, box: [Float] }
 
-/// Finds boxes with the file of `nanogfl export`; make one, and keep it for all frames.
+/// Detects objects with a file of `nanogfl export`. Create one, and reuse it for all frames.
 final class Detector {
     private let env: ORTEnv, session: ORTSession
 
@@ -12,7 +12,8 @@ final class Detector {
         session = try ORTSession(env: env, modelPath: path, sessionOptions: try ORTSessionOptions())
     }
 
-    /// Three bytes a pixel (blue, green, red), rows from the top, upright; boxes are left, top, right, bottom in its pixels.
+    /// Detects in an upright picture, three bytes per pixel (blue, green, red), rows from the top. Boxes are left, top,
+    /// right, bottom in px of the picture.
     func detect(_ bgr: NSMutableData, width: Int, height: Int, score: Float = 0.4) throws -> [Found] {
         let shape = [height, width, 3] as [NSNumber]
         let frame = try ORTValue(tensorData: bgr, elementType: .uInt8, shape: shape)

@@ -1,4 +1,4 @@
-"""The command line: options in, calls to the package, one line for every error."""
+"""The command line: parses options, calls the package, and reports every error in one line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from nanogfl.cli import check, learn, ship, use  # the verbs, which add themselves to the app
+from nanogfl.cli import check, learn, ship, use  # the import registers their commands with the app
 from nanogfl.cli.app import app, put_in_order
 from nanogfl.errors import NanogflError, UsageError
 from nanogfl.machine import cores, limited_by_quota
@@ -33,7 +33,7 @@ class _OneLine(logging.Formatter):
 
 
 def _quiet(debug: bool) -> None:
-    """Our own notes to stderr, from the first process of a run; other libraries only speak under --debug."""
+    """Log errors to stderr, other records only from the main process; silence other libraries unless under --debug."""
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine())
     own = logging.getLogger("nanogfl")
@@ -42,8 +42,8 @@ def _quiet(debug: bool) -> None:
     own.propagate = False
     if not debug:
         warnings.simplefilter("ignore")
-        warnings.showwarning = lambda *_, **__: None  # some libraries switch theirs on again
-        if not logging.getLogger().handlers:  # where there is one, Lightning brings none of its own
+        warnings.showwarning = lambda *_, **__: None  # some libraries enable warnings again
+        if not logging.getLogger().handlers:  # if there is a handler, Lightning adds none
             logging.getLogger().addHandler(logging.NullHandler())
         logging.getLogger("torch").setLevel(logging.ERROR)
         os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
@@ -51,14 +51,14 @@ def _quiet(debug: bool) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command and leave with its exit code: 0 done, 1 the work or the data failed, 2 usage."""
+    """Run a command and exit with its code: 0 success, 1 the work or the data failed, 2 wrong usage."""
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     debug = "--debug" in given
     _quiet(debug)
     if limited_by_quota():  # torch counts the machine's cores; threads beyond a container's quota wait for each other
         os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names may have letters that a terminal's coding lacks
+        sys.stdout.reconfigure(errors="backslashreplace")  # names may have characters that the terminal cannot encode
     try:
         code = _run([a for a in given if a != "--debug"])
     except Exception as error:
@@ -67,10 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             traceback.print_exc()
         code, message = _explain(error)
         if message:
-            sys.stderr.write(f"error: {NanogflError(message)}\n")  # one line, whatever it quotes
+            sys.stderr.write(f"error: {NanogflError(message)}\n")  # NanogflError makes it one line
     except KeyboardInterrupt:
         _forget_loaders()
-        code = int(is_main())  # the other processes of a run are silent
+        code = int(is_main())  # only the main process of a run prints the message
         if code:
             sys.stderr.write("error: interrupted; nothing half-written was left\n")
     _end_output()
@@ -78,23 +78,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _end_output() -> None:
-    """Flush; a reader that left early (``| head``) or a full disk was told of, if at all, where it was met."""
-    if sys.stdout is None:  # it may be closed
+    """Flush stdout; ignore a closed pipe (``| head``) or a full disk, which the failed write reports, if at all."""
+    if sys.stdout is None:  # stdout may be closed
         return
     try:
         sys.stdout.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python's own flush at the end complains
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python's flush at exit reports an error
 
 
 def _forget_loaders() -> None:
-    """Torch's handler raises, wherever the program is, for loader processes that end before it."""
+    """Remove torch's SIGCHLD handler, which raises anywhere in the program if a loader process ends before it."""
     if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def _run(arguments: list[str]) -> int:
-    """Typer's own ``main`` would make a silent exit code of Ctrl-C."""
+    """Run a command; return its exit code. Typer's own ``main`` would turn Ctrl-C into a silent exit code."""
     _refuse_empty(arguments)
     command: Any = typer.main.get_command(app)
     former = signal.getsignal(signal.SIGTERM)
@@ -112,7 +112,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _refuse_empty(arguments: list[str]) -> None:
-    """A variable that is not set gives an empty path, which Python takes for the current folder."""
+    """Refuse empty arguments: an unset shell variable gives an empty path, which Python takes as the current folder."""
     for before, argument in zip(["nanogfl", *arguments], arguments, strict=False):
         option, sign, value = argument.partition("=")
         if argument == "" or (sign and not value and option.startswith("--")):
@@ -120,16 +120,16 @@ def _refuse_empty(arguments: list[str]) -> None:
 
 
 def _interrupt(*_: object) -> NoReturn:
-    """A polite kill is Ctrl-C."""
+    """Handle SIGTERM like Ctrl-C."""
     raise KeyboardInterrupt
 
 
 def _explain(error: Exception) -> tuple[int, str]:
-    """Exit code and the one line for an error."""
+    """Return the exit code and the one-line message for an error."""
     if isinstance(error, NanogflError):
         return error.exit_code, str(error)
     usage = getattr(error, "format_message", None)
-    if usage is not None:  # typer's usage errors, whose class moves between its versions
+    if usage is not None:  # typer's usage errors, whose class differs between its versions
         context = getattr(error, "ctx", None)
         where = context.command_path if context else "nanogfl"
         return 2, f"{usage().rstrip('. ')}. See: {where} --help"

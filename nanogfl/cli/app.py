@@ -1,4 +1,4 @@
-"""The Typer application, and the options that mean the same in every verb."""
+"""The Typer application, and the options that several commands share."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which nanogfl this is.")
     ] = False,
 ) -> None:
-    """What can be asked without a verb."""
+    """Handle the options that need no command."""
     del version
 
 
-# The help page's lines, short enough for 80 columns, in the order in which one comes to need the verbs.
+# Lines of the help page, short enough for 80 columns, in the order in which a user needs the commands.
 VERBS = {
     "quickstart": "Draw a small set, train on it, export, show the boxes.",
     "check": "Say what is wrong with a set, where, and what to do.",
@@ -70,7 +70,7 @@ VERBS = {
 
 
 def put_in_order() -> None:
-    """Give each verb its line and its place on the help page."""
+    """Set the line and the position of each command on the help page."""
     places = {command.name or getattr(command.callback, "__name__", ""): command for command in app.registered_commands}
     for name, line in VERBS.items():
         places[name].short_help = line
@@ -79,7 +79,7 @@ def put_in_order() -> None:
 
 @contextmanager
 def bar(pictures: int) -> Iterator[Callable[..., None]]:
-    """A bar on the terminal that each call moves on by so many pictures, or one; nothing where stderr is a file."""
+    """Yield a function that advances a progress bar by a count, or by 1; it is a no-op if stderr is not a terminal."""
     if not sys.stderr.isatty():
         yield lambda _=1: None
         return
@@ -88,12 +88,12 @@ def bar(pictures: int) -> Iterator[Callable[..., None]]:
 
 
 def listed(text: str) -> list[str]:
-    """``a, b`` as a list."""
+    """Split ``a, b`` into a list of words."""
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def named(option: str, text: str | None, one: str) -> list[str] | None:
-    """What an option lists, ``one`` of which is called so; None where it was not given."""
+    """Return the names in an option, or None if it is not given; ``one`` is the error message's word for a name."""
     names = None if text is None else listed(text)
     if names == []:
         raise UsageError(f"{option} {text!r} names no {one}; give some, separated by commas, or leave it out")
@@ -106,6 +106,6 @@ def say(text: str) -> None:
 
 
 def mention(text: str) -> None:
-    """Print what is also in a file, which is made to its end even where the reader leaves (``| head``)."""
+    """Print a result that a file holds too; ignore a closed pipe (``| head``), so that the file is completed."""
     with suppress(BrokenPipeError):
         say(text)

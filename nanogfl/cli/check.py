@@ -1,4 +1,4 @@
-"""The verb that looks at data: check."""
+"""The command that checks data sets: check."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nanogfl.data.table import Table
     from nanogfl.doctor.check import Checkup
 
-LONGEST = 400  # letters; a name or a value out of a broken file can have any number
+LONGEST = 400  # characters; a name or a value in a broken file can have any length
 
 
 @app.command(epilog="Example: nanogfl check pictures/ --report report.html --fix cleaned/")
@@ -34,7 +34,7 @@ def check(
         int | None, typer.Option("--shards", help="With --fix: tars of so many pictures, for very large sets.", min=1)
     ] = None,
 ) -> None:
-    """Look at every picture and annotation, and say what is wrong, where, and what to do."""
+    """Check every picture and annotation, and report what is wrong, where, and what to do."""
     from nanogfl.doctor.check import check as run
     from nanogfl.runtime.outputs import check_outputs, spare
     from nanogfl.wholefile import write_json
@@ -68,7 +68,7 @@ def check(
 
 
 def _spare(table: Table, data: str, fix: Path | None, *files: Path | None) -> None:
-    """Refuse what cannot be written, before all pictures are looked at."""
+    """Refuse outputs that cannot be written, before the pictures are checked."""
     from nanogfl.data.outputs import spare_the_set
     from nanogfl.doctor.fix import check_place
 
@@ -78,7 +78,7 @@ def _spare(table: Table, data: str, fix: Path | None, *files: Path | None) -> No
 
 
 def _summary(found: Checkup) -> Iterator[str]:
-    """A line of what there is, then two a kind: how many, and the first; then what to train with."""
+    """Yield a line about the set, three per kind of problem (count, first one, fix), and the command for training."""
     from nanogfl.data.findings import KINDS
 
     table = found.table
@@ -99,6 +99,6 @@ def _summary(found: Checkup) -> Iterator[str]:
 
 
 def _line(text: str) -> str:
-    """One line that any terminal can show, cut where it is too long."""
+    """Return the text as one line that any terminal can show, truncated to LONGEST characters."""
     plain = "".join(c if c.isprintable() else " " for c in text).encode("utf-8", "replace").decode()
     return plain if len(plain) <= LONGEST else plain[: LONGEST - 3] + "..."

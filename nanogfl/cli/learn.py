@@ -1,4 +1,4 @@
-"""Verbs that train and measure: quickstart, train, eval."""
+"""Commands that train and evaluate: quickstart, train, eval."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def evaluate(
         typer.Option("--report", help="Folder for a page: errors, uncertainty, suspected labels, pictures."),
     ] = None,
 ) -> None:
-    """Measure average precision (pycocotools' twelve numbers, and AP a class)."""
+    """Measure average precision (pycocotools' twelve numbers, and AP per class)."""
     from nanogfl.evaluation.run import evaluate as run
 
     scores = run(

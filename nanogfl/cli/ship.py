@@ -1,4 +1,4 @@
-"""Verbs of the exported file: export, verify, info."""
+"""Commands for exported files: export, verify, info, bench."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def export(
 
 
 def _refuse_beside(format_: str, **given: object) -> None:
-    """Options that an ONNX file has, and other formats do not."""
+    """Refuse options that only ONNX files support."""
     asked = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
     if asked:
         raise UsageError(f"--format {format_} holds the network alone, in float32; leave out {', '.join(asked)}")
@@ -103,7 +103,7 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     config: Config = None,
 ) -> None:
-    """Say what a checkpoint or an exported file is."""
+    """Describe a checkpoint or an exported file."""
     from nanogfl.predictor import load
 
     card = load(file, config=config).describe()

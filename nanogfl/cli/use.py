@@ -1,4 +1,4 @@
-"""Verbs that look at pictures: predict, webcam, web, mine."""
+"""Commands that run a model on pictures: predict, webcam, web, mine."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def predict(
 
 
 def _tiled(tiles: bool, scale: float | None, overlap: float | None) -> Callable[[Predictor], Predicts]:
-    """What makes of a detector one that looks at tiles, where they are asked for."""
+    """Return a function that wraps a detector with tiles, if they are requested, or returns it unchanged."""
     from nanogfl.runtime.tiles import Tiled
 
     given = {"scale": scale, "overlap": overlap}
@@ -123,9 +123,9 @@ def webcam(
     input: Input = None,  # noqa: A002
     config: Config = None,
 ) -> None:
-    """Detect live in a camera or a stream, or in a video, with a window whose keys are told at the start.
+    """Detect live in a camera, a stream or a video, in a window; its keys are listed at the start.
 
-    Cameras and streams are shown as they are now, whatever the model's speed; of files every frame is shown.
+    Cameras and streams show the latest frame, whatever the model's speed; files show every frame.
     """
     from nanogfl.predictor import load
     from nanogfl.runtime.capture import files_of, open_source
@@ -153,13 +153,13 @@ def webcam(
     try:
         with _stopped_by_signals(watching.stop):
             watching.run()
-    finally:  # hours of figures are worth keeping when a stream is lost
+    finally:  # keeps the statistics of a long run if a stream is lost
         if summary and watching.meter.frames:
             write_json(summary, watching.summary())
 
 
 def _tracker(track: bool, smooth: bool, hold: float | None) -> Tracker | None:
-    """What gives ids, where that is asked for."""
+    """Return the tracker, or None if tracking is not requested."""
     from nanogfl.runtime.track import Tracker
 
     if not track and (hold is not None or not smooth):
@@ -169,7 +169,7 @@ def _tracker(track: bool, smooth: bool, hold: float | None) -> Tracker | None:
 
 @contextmanager
 def _stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C and the system's request to end call ``stop``, so that recordings are finished; a second one kills."""
+    """Call ``stop`` on SIGINT and SIGTERM, so that recordings are finished; a second signal is handled as before."""
     chosen = (signal.SIGINT, signal.SIGTERM)
     before = [signal.getsignal(number) for number in chosen]
 
@@ -199,7 +199,7 @@ def mine(
     input: Input = None,  # noqa: A002
     config: Config = None,
 ) -> None:
-    """Say which unlabelled pictures to label next: those that the model is least sure of."""
+    """List the unlabelled pictures to label next: those that the model is least certain about."""
     from nanogfl.predictor import load
     from nanogfl.runtime.mine import mine as run
     from nanogfl.runtime.mine import pictures

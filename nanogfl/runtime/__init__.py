@@ -1,1 +1,1 @@
-"""Torch-free use of exported files: sessions, cards, drawing, frames."""
+"""Use of exported files without torch: sessions, metadata, drawing, frames, cameras and the web server."""

@@ -1,4 +1,4 @@
-"""Requests of visitors who may be slow: the head has a deadline, however steadily its bytes trickle in."""
+"""HTTP connections with timeouts: the head of a request has a total deadline, even if its bytes keep arriving."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from http.server import BaseHTTPRequestHandler
 from socket import socket
 from typing import Any
 
-HEAD_SECONDS = 30.0  # for the head of a request, from when it is waited for
+HEAD_SECONDS = 30.0  # limit for the head of a request, from the start of waiting for it
 
 
 class Arriving(io.RawIOBase):
-    """What a connection sends, to be read through a ``BufferedReader``.
+    """The input of a connection as a raw stream, to be wrapped in a ``BufferedReader``.
 
     Attributes:
-        deadline: when reads give up, on the clock of ``time.monotonic()``; a piece is waited for ``silence_s`` anyway.
+        deadline: time of ``time.monotonic()`` at which reads fail; each read also waits for ``silence_s`` at most.
     """
 
     def __init__(self, connection: socket, silence_s: float) -> None:
@@ -25,14 +25,14 @@ class Arriving(io.RawIOBase):
         self._connection, self._silence = connection, silence_s
 
     def readable(self) -> bool:
-        """Always."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Read one piece.
+        """Read the bytes available into the buffer; return their number.
 
         Raises:
-            TimeoutError: nothing came in time.
+            TimeoutError: the deadline has passed, or no bytes arrived in time.
         """
         left = self.deadline - time.monotonic()
         if left <= 0:
@@ -41,32 +41,32 @@ class Arriving(io.RawIOBase):
         try:
             return self._connection.recv_into(buffer)
         finally:
-            self._connection.settimeout(self._silence)  # which holds for answers
+            self._connection.settimeout(self._silence)  # the timeout for sending responses
 
 
 class PatientHandler(BaseHTTPRequestHandler):
-    """One connection, which ends where the head of a request does not come in time."""
+    """The handler of a connection, which is closed if the head of a request does not arrive in time."""
 
-    timeout: float = 15  # seconds of silence
+    timeout: float = 15  # seconds without data
 
     def setup(self) -> None:
-        """Reads that end."""
+        """Replace the input stream with one whose reads time out."""
         super().setup()
         self.rfile.close()
         self.arriving = Arriving(self.connection, self.timeout)
         self.rfile = io.BufferedReader(self.arriving)
 
     def handle_one_request(self) -> None:
-        """Not longer than the head may take."""
+        """Handle one request; its head must arrive within HEAD_SECONDS."""
         self.arriving.deadline = time.monotonic() + HEAD_SECONDS
         super().handle_one_request()
 
     def parse_request(self) -> bool:
-        """The head is there."""
+        """Parse the head, then remove its deadline."""
         parsed = super().parse_request()
         self.arriving.deadline = math.inf
         return parsed
 
     def handle_expect_100(self) -> bool:
-        """Nothing yet: a picture is asked for when it will be taken, not before a refusal."""
+        """Send no "100 Continue" yet: it is sent when the body will be read, and never before a refusal."""
         return True

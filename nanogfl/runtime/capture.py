@@ -1,7 +1,7 @@
-"""Pictures from a camera, a stream, a video or a folder, read in a thread of their own.
+"""Capture of pictures from a camera, a stream, a video or a folder in a separate thread.
 
-Of cameras and streams the latest picture is given and older ones are dropped, so that the delay cannot grow. Of files
-every picture is given; the reader waits when it is a few ahead.
+Cameras and streams deliver only the latest picture; older ones are dropped, so that the delay cannot grow. Files
+deliver every picture; the reader waits when it is a few pictures ahead.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from nanogfl.runtime.frames import expand, frame_rate, frames, is_video
 from nanogfl.runtime.live import Live
 
 log = logging.getLogger(__name__)
-STILLS = 2.0  # of a folder are shown and recorded a second
-AHEAD = 4  # pictures of a file that are read before they are asked for
+STILLS = 2.0  # still pictures of a folder that are shown and recorded per second
+AHEAD = 4  # pictures of files that are read in advance
 
 
 @dataclass(frozen=True)
 class Shot:
-    """One picture and when it was taken.
+    """A picture, its source and its time.
 
     Attributes:
         picture: uint8 BGR [H, W, 3].
         source: the file, ``camera 0``, or the stream's address without its password.
-        index: 0, 1, 2... within a video or a stream, dropped pictures counted; stills go on from each other.
+        index: 0, 1, 2... within a video or a stream, including dropped pictures; still pictures continue the count.
         time_s: seconds since the start of the video or of the stream; None for a still picture.
-        read_ms: how long reading it took (of a camera: waiting for it, too).
-        read_at: ``time.perf_counter()`` when it was there.
+        read_ms: time spent on reading it, in ms; for cameras and streams this includes waiting for it.
+        read_at: ``time.perf_counter()`` when reading was complete.
     """
 
     picture: Picture
@@ -48,25 +48,25 @@ class Shot:
 
 
 class Source(Protocol):
-    """Where pictures come from."""
+    """A source of pictures."""
 
     @property
     def live(self) -> bool:
-        """Whether pictures come whether or not somebody takes them; known after the first one."""
+        """Whether pictures arrive even if they are not taken; may change until the first one is read."""
         ...
 
     @property
     def rate(self) -> float | None:
-        """Pictures a second of a video, and of stills; None where several have theirs, or they are live."""
+        """Pictures per second of one video or of stills; None for several files with videos, and for live sources."""
         ...
 
     def pictures(self, stop: threading.Event) -> Iterator[tuple[str, float | None, Picture]]:
-        """Name, seconds, picture; ends when there are no more, or soon after ``stop``."""
+        """Yield (name, seconds, picture) until there are no more, or until soon after ``stop`` is set."""
         ...
 
 
 class Files:
-    """Every picture of files, folders and globs; what cannot be read is left out with a word."""
+    """All pictures of files, folders and globs; unreadable files are skipped with a warning."""
 
     live = False
 
@@ -76,7 +76,7 @@ class Files:
         self.rate = frame_rate(videos[0]) if len(self.files) == len(videos) == 1 else None if videos else STILLS
 
     def pictures(self, stop: threading.Event) -> Iterator[tuple[str, float | None, Picture]]:
-        """Name, seconds, picture of each file in turn."""
+        """Yield (name, seconds, picture) of each file in turn; raise DataError if no file could be read."""
         first: DataError | None = None
         count = 0
         for file in self.files:
@@ -91,7 +91,7 @@ class Files:
     def _pictures_of(
         self, file: Path, stop: threading.Event
     ) -> Generator[tuple[str, float | None, Picture], None, DataError | None]:
-        """What one file holds; the error that ended it early, if any."""
+        """Yield the pictures of one file; return the error that ended it early, if any."""
         try:
             for frame in frames(file):
                 if stop.is_set():
@@ -105,15 +105,15 @@ class Files:
 
 
 def open_source(source: str, patience_s: float = 30.0) -> Source:
-    """A camera's number or device (``/dev/video0``), a stream's address (``rtsp://...``), or a file, folder or glob.
+    """Return the source of a camera (number or ``/dev/video0``), a stream (``rtsp://...``), or a file, folder or glob.
 
     Args:
-        source: what ``--source`` takes.
-        patience_s: how long a camera or a stream that dropped is waited for, in seconds.
+        source: value of ``--source``.
+        patience_s: seconds to wait for a camera or a stream that dropped.
 
     Raises:
         DataError: a file is missing.
-        UsageError: a camera number or an address that none can have.
+        UsageError: the camera number or the address is invalid.
     """
     device = re.fullmatch(r"/dev/video(\d+)", str(Path(source).resolve()))
     if device or (source.isdecimal() and not Path(source).exists()):
@@ -130,15 +130,15 @@ def open_source(source: str, patience_s: float = 30.0) -> Source:
 
 
 def files_of(source: Source) -> list[Path]:
-    """Files that are read; none of what is live."""
+    """Return the files that a source reads; none for a camera or a stream."""
     return source.files if isinstance(source, Files) else []
 
 
 class Capture:
-    """Reads a source in a thread: ``with Capture(source) as capture: capture.take(0.1)``.
+    """A thread that reads a source: ``with Capture(source) as capture: capture.take(0.1)``.
 
     Attributes:
-        skipped: pictures that came while nobody took them, of live sources.
+        skipped: number of pictures of a live source that were replaced before they were taken.
     """
 
     def __init__(self, source: Source) -> None:
@@ -158,7 +158,7 @@ class Capture:
         self._stop.set()
         with self._change:
             self._change.notify_all()
-        self._thread.join(timeout=10)  # a stream that says nothing keeps its reader for a few seconds
+        self._thread.join(timeout=10)  # reading a silent stream blocks for a few seconds
 
     @property
     def ended(self) -> bool:
@@ -167,10 +167,10 @@ class Capture:
             return self._done and not self._shots and self._error is None
 
     def take(self, patience_s: float) -> Shot | None:
-        """The next picture, or None where none came in time.
+        """Return the next picture, or None if none arrived within ``patience_s`` seconds.
 
         Raises:
-            DataError: the source could not be opened, or was lost. Whatever else ended the reader is raised, too.
+            DataError: the source could not be opened, or was lost. Any other exception of the thread is raised too.
         """
         with self._change:
             self._change.wait_for(lambda: self._shots or self._done, patience_s)
@@ -183,7 +183,7 @@ class Capture:
             return None
 
     def _read(self) -> None:
-        """Body of the thread."""
+        """Read the source; this is the body of the thread."""
         index, last, began = 0, "", time.perf_counter()
         try:
             for name, time_s, picture in self.source.pictures(self._stop):
@@ -194,7 +194,7 @@ class Capture:
                 self._put(Shot(picture, name, index, time_s, 1000 * (now - began), now))
                 index += 1
                 began = time.perf_counter()
-        except Exception as error:  # raised where somebody waits for pictures
+        except Exception as error:  # raised again by take()
             self._error = error
         finally:
             with self._change:

@@ -1,4 +1,4 @@
-"""What an ONNX file of ours says of itself."""
+"""The metadata of exported ONNX files: class names, input size, form and thresholds."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class FileCard:
     Attributes:
         names: class names in the order of the labels.
         input_size: (H, W) of the network's input in px.
-        resize: rule of nanogfl.view.
+        resize: resize rule of nanogfl.view.
         form: ``frame`` (uint8 [H, W, 3] in, boxes out), ``tensor`` (resized [1, 3, H, W] in, boxes out), ``core``
             (resized in, maps of each level out).
         precision: fp32 | fp16 | int8.
-        strides, reg_max: of the head; R = 0: one value a side.
-        centred: priors at the cells' centres instead of their corners.
-        parity: what the export proved, or measured.
-        thresholds: defaults of the optional inputs, or what is fixed in the file.
-        temperature: factor on the deviation of each side, for who decodes the core form; the others have it inside.
+        strides, reg_max: of the head; with reg_max = 0, each side has one value.
+        centred: whether priors lie at the centres of the cells instead of their corners.
+        parity: differences from the checkpoint that the export measured.
+        thresholds: defaults of the optional inputs, or the constants in the file.
+        temperature: factor for each side's deviation when decoding the core form; the other forms apply it themselves.
     """
 
     names: list[str]
@@ -50,16 +50,16 @@ class FileCard:
 
     @property
     def layout(self) -> Layout:
-        """How the network's raw output is to be read."""
+        """Layout of the network's raw output."""
         return Layout(self.input_size, self.strides, self.reg_max, self.centred, self.reg_max > 0, self.temperature)
 
     @property
     def defaults(self) -> dict[str, float]:
-        """The thresholds by the names that they have in the graph."""
+        """Thresholds by their input names in the graph."""
         return dict(zip(("score_threshold", "iou_threshold", "max_boxes"), astuple(self.thresholds), strict=True))
 
     def to_metadata(self) -> dict[str, str]:
-        """Strings, as they are stored in the file."""
+        """Return the card as the strings that are stored in the file."""
         values = {
             "schema": SCHEMA,
             "classes": json.dumps(self.names, ensure_ascii=False),
@@ -76,15 +76,15 @@ class FileCard:
             "temperature": str(self.temperature),
         }
         if self.centred:
-            values["prior"] = "centre"  # where nothing is said they lie at the corners
+            values["prior"] = "centre"  # without this entry, priors lie at the corners
         return {f"nanogfl.{key}": value for key, value in values.items()}
 
 
 def read_card(metadata: Mapping[str, str], path: Path) -> FileCard:
-    """The card of a file from its metadata strings.
+    """Read a file's card from its metadata strings.
 
     Raises:
-        ModelError: not ours, of a newer schema, or damaged.
+        ModelError: the file was not exported by nanogfl, has another schema, or is damaged.
     """
     schema = metadata.get("nanogfl.schema")
     if schema is None:
@@ -105,7 +105,7 @@ def read_card(metadata: Mapping[str, str], path: Path) -> FileCard:
             tuple(int(v) for v in metadata["nanogfl.strides"].split(",")),
             int(metadata["nanogfl.reg_max"]),
             json.loads(metadata["nanogfl.parity"]),
-            _thresholds(metadata.get("nanogfl.thresholds", "0.05,0.6,100")),  # not in the first files
+            _thresholds(metadata.get("nanogfl.thresholds", "0.05,0.6,100")),  # missing in early files
             float(metadata.get("nanogfl.temperature", "1")),
             metadata.get("nanogfl.prior") == "centre",
         )

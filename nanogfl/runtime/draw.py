@@ -1,4 +1,4 @@
-"""Detections, ground truth and contact sheets drawn onto copies of pictures, for people to look at."""
+"""Drawing of detections, ground truth and contact sheets onto copies of pictures."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Color = tuple[int, int, int]
 
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 BACKGROUND, GAP = (38, 36, 34), (22, 21, 20)
-FIRST = (255, 153, 0)  # azure: what most pictures and most skins are not
-CHOSEN = 128  # classes whose colours are as far apart as can be; the rest are merely different
+FIRST = (255, 153, 0)  # azure: rare in pictures, and unlike skin colours
+CHOSEN = 128  # classes whose colours are chosen to be far apart; the others are only different
 HAS_FONTS = hasattr(cv2, "FontFace")  # OpenCV 5 draws any script, OpenCV 4 only ASCII
 
-# What eyes without one kind of cone make of linear R G B: none missing, protan, deutan, tritan.
+# Colours as seen without one type of cone, as matrices on linear RGB: none missing, protan, deutan, tritan.
 # Machado, Oliveira, Fernandes, "A Physiologically-based Model for Simulation of Color Vision Deficiency", 2009.
 EYES = np.array(
     [
@@ -36,9 +36,9 @@ EYES = np.array(
 
 
 def class_color(label: int) -> Color:
-    """Choose the class' colour: always the same one, far from those of all lower labels for most kinds of eyes.
+    """Return the fixed colour of a class, far from the colours of lower labels, also with colour-blind vision.
 
-    Different for about 1800 classes, then they repeat.
+    About 1800 classes have different colours; after that, the colours repeat.
     """
     palette = _palette()
     blue, green, red = palette[label % len(palette)]
@@ -55,16 +55,16 @@ def draw_detections(
     show_scores: bool = True,
     show_sigma: bool = False,
 ) -> Picture:
-    """Draw boxes with their names, the best on top, onto a copy of the picture (uint8 BGR [H, W, 3]).
+    """Draw boxes and class names onto a copy of the picture (uint8 BGR [H, W, 3]), the best on top.
 
     Args:
-        picture: what the detections are of.
-        detections: boxes in its pixels.
-        ids: of tracked objects, [N], written behind the name; 0 is none.
+        picture: the picture in which the objects were detected.
+        detections: detections with boxes in px of the picture.
+        ids: ids of tracked objects, [N], written after the name; 0 means no id.
         show_boxes: draw the outlines.
         show_labels: write the names.
-        show_scores: write the score behind the name.
-        show_sigma: blur each side by its standard deviation, where the detections have it.
+        show_scores: write the score after the name.
+        show_sigma: blur each side by its standard deviation, if the detections include it.
     """
     canvas = picture.copy()
     scale = _scale(picture)
@@ -90,7 +90,7 @@ def draw_detections(
 
 
 def draw_panel(picture: Picture, lines: Sequence[str]) -> Picture:
-    """Write lines of text onto a shaded panel in the lower left corner of a copy, where few names of boxes are."""
+    """Write lines of text onto a shaded panel in the lower left corner of a copy, where box names are rare."""
     canvas = picture.copy()
     size = max(9, round(13 * _scale(picture)))
     chips = [_chip(_written(line, 0), size, size // 2, BLACK, WHITE) for line in lines]
@@ -108,9 +108,9 @@ def draw_panel(picture: Picture, lines: Sequence[str]) -> Picture:
 def draw_truth(
     picture: Picture, boxes: NDArray[np.floating], labels: NDArray[np.integer], names: Sequence[str]
 ) -> Picture:
-    """Draw ground truth onto a copy: thin white and black dashes, small white names in the lower left corners.
+    """Draw ground-truth boxes onto a copy: thin white and black dashes, small white names in lower left corners.
 
-    Detections drawn onto it stay apart from it.
+    Detections drawn on top remain distinguishable from the ground truth.
     """
     canvas = picture.copy()
     height, width = picture.shape[:2]
@@ -125,12 +125,12 @@ def draw_truth(
 
 
 def draw_sheet(pictures: Sequence[Picture], columns: int, cell: int) -> Picture:
-    """Lay pictures out in rows: uint8 BGR, each fitted into a cell on dark grey, thin gaps between.
+    """Arrange pictures in rows: uint8 BGR, each fitted into a dark grey cell, with thin gaps between the cells.
 
     Args:
         pictures: uint8 BGR, any sizes; at least one.
         columns: cells in a row.
-        cell: longest side of a picture in px; all cells shrink alike to the widest and the highest of them.
+        cell: longer side of a fitted picture in px; all cells have the size of the widest and the highest of these.
     """
     if not pictures or columns < 1 or cell < 1:
         raise ValueError("a sheet needs pictures, columns and a cell size")
@@ -150,7 +150,7 @@ def draw_sheet(pictures: Sequence[Picture], columns: int, cell: int) -> Picture:
 
 @lru_cache(maxsize=1)
 def _palette() -> NDArray[np.uint8]:
-    """Every colour that stands out on pictures, uint8 BGR [P, 3]: each next the farthest from all before it."""
+    """Return all vivid colours, uint8 BGR [P, 3]: CHOSEN ones, each farthest from those before it, then the others."""
     levels = np.arange(0, 256, 17)
     bgr = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3).astype(np.uint8)
     linear = _linear(bgr)[:, ::-1]
@@ -163,31 +163,31 @@ def _palette() -> NDArray[np.uint8]:
     distance = np.full(len(bgr), np.inf)
     for _ in range(CHOSEN - 1):
         to_last = ((lab - lab[:, :, order[-1:]]) ** 2).sum(axis=0)
-        distance = np.minimum(distance, to_last.min(axis=0))  # for the eyes that tell the two apart least
+        distance = np.minimum(distance, to_last.min(axis=0))  # in the vision that distinguishes the two colours least
         order.append(int(distance.argmax()))
     rest = np.random.default_rng(0).permutation(np.setdiff1d(np.arange(len(bgr)), order))
     return bgr[np.concatenate([order, rest])]
 
 
 def _linear(color: ArrayLike) -> NDArray[np.float64]:
-    """Light of sRGB values 0 to 255, as 0 to 1."""
+    """Convert sRGB values, 0 to 255, to linear light, 0 to 1."""
     part = np.asarray(color, np.float64) / 255
     return np.where(part <= 0.04045, part / 12.92, ((part + 0.055) / 1.055) ** 2.4)
 
 
 def _ink(background: Color) -> Color:
-    """Black or white, whichever has the higher contrast on it (WCAG's, at least 4.5 to 1)."""
+    """Return black or white, whichever has the higher WCAG contrast to the background (at least 4.5 to 1)."""
     luminance = float(_linear(background) @ (0.0722, 0.7152, 0.2126))
     return BLACK if (luminance + 0.05) ** 2 > 0.05 * 1.05 else WHITE
 
 
 def _scale(picture: Picture) -> float:
-    """Size of lines and letters that suits the picture: 1 at 640 x 480, never too small to read."""
+    """Return the scale of lines and text for a picture: 1 at 640 x 480, at least 0.7 so that text is readable."""
     return max(0.7, (picture.shape[0] * picture.shape[1] / (640 * 480)) ** 0.5)
 
 
 def _written(name: str, label: int) -> str:
-    """Spell the name as OpenCV can draw it: on one line; where there are no fonts, without accents or by number."""
+    """Return a name as OpenCV can draw it, on one line; without fonts, remove accents or use the label's number."""
     name = " ".join(name.split())
     if HAS_FONTS or name.isascii():
         return name
@@ -196,7 +196,7 @@ def _written(name: str, label: int) -> str:
 
 
 def _chip(text: str, size: int, margin: int, background: Color, ink: Color) -> Picture:
-    """One line of text with letters of ``size`` px as a small picture, with a margin at both ends in px."""
+    """Render one line of text, ``size`` px high, as a small picture with a margin (px) at both ends."""
     high, start = round(1.3 * size), (margin, size)
     if HAS_FONTS:
         face = cv2.FontFace("sans")
@@ -213,7 +213,7 @@ def _chip(text: str, size: int, margin: int, background: Color, ink: Color) -> P
 def _tag(text: str, color: Color, scale: float) -> Picture:
     size = max(9, round(13 * scale))
     chip = _chip(text, size, max(2, size // 3), color, _ink(color))
-    chip[[0, -1]] = chip[:, [0, -1]] = _shade(color)  # parts it from neighbours of the same class
+    chip[[0, -1]] = chip[:, [0, -1]] = _shade(color)  # separates the tag from neighbours of the same class
     return chip
 
 
@@ -222,14 +222,14 @@ def _shade(color: Color) -> Color:
 
 
 def _paste(canvas: Picture, patch: Picture, x: int, y: int) -> None:
-    """Put a small picture at this corner (moved right and down to 0), cut to the canvas."""
+    """Copy a small picture to x, y (negative values become 0), cropped to the canvas."""
     x, y = max(x, 0), max(y, 0)
     part = canvas[y : y + patch.shape[0], x : x + patch.shape[1]]
     part[:] = patch[: part.shape[0], : part.shape[1]]
 
 
 def _place(tags: Sequence[Picture], boxes: NDArray[np.floating], frame: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Find corners x, y for the tags, best first: each hides least of those before it, above its box if it can."""
+    """Return corners x, y for the tags, best first: each covers as little of earlier tags as possible."""
     taken = np.zeros((0, 4))
     for tag, box in zip(tags, boxes, strict=True):
         spots = _spots(tag.shape[0], tag.shape[1], box, frame)
@@ -240,7 +240,7 @@ def _place(tags: Sequence[Picture], boxes: NDArray[np.floating], frame: tuple[in
 
 
 def _spots(high: int, wide: int, box: NDArray[np.floating], frame: tuple[int, ...]) -> NDArray[np.float64]:
-    """Where a tag may go, x1 y1 x2 y2, dearest first: above, inside if there is room, below; left before right."""
+    """Return places for a tag, x1 y1 x2 y2, best first: above, inside if there is room, below; left before right."""
     x1, y1, x2, y2 = np.round(box)
     inside = [(x1, y1), (x2 - wide, y1), (x1, y2 - high), (x2 - wide, y2 - high)]
     outside = [(x1, y1 - high), (x2 - wide, y1 - high), (x1, y2), (x2 - wide, y2)]
@@ -251,7 +251,7 @@ def _spots(high: int, wide: int, box: NDArray[np.floating], frame: tuple[int, ..
 
 
 def _outline(canvas: Picture, box: NDArray[np.floating], color: Color, scale: float) -> None:
-    """Draw a line in the class' colour with a dark rim, to show on any background, wholly inside the picture."""
+    """Draw a box's outline with a dark rim, so that it is visible on any background, wholly inside the picture."""
     line, rim = max(1, round(2 * scale)), max(1, round(scale / 2))
     limit = np.array([canvas.shape[1], canvas.shape[0]])
     first, last = np.floor(box[:2] - (line - 1) / 2), np.ceil(box[2:] + (line - 1) / 2)
@@ -264,9 +264,9 @@ def _outline(canvas: Picture, box: NDArray[np.floating], color: Color, scale: fl
 
 
 def _blur_sides(canvas: Picture, box: NDArray[np.floating], sigma: NDArray[np.floating], color: Color) -> None:
-    """Colour around each side of the box as dense as the side is likely to be there (a normal distribution)."""
+    """Shade the surroundings of each side with the density of a normal distribution of the side's position."""
     x1, y1, x2, y2 = (float(v) for v in box)
-    across = canvas.transpose(1, 0, 2)  # a view: columns as rows
+    across = canvas.transpose(1, 0, 2)  # a transposed view: columns as rows
     sides = ((across, x1, (y1, y2)), (canvas, y1, (x1, x2)), (across, x2, (y1, y2)), (canvas, y2, (x1, x2)))
     for (view, at, (start, end)), spread in zip(sides, sigma, strict=True):
         spread = max(float(spread), 0.5)
@@ -278,7 +278,7 @@ def _blur_sides(canvas: Picture, box: NDArray[np.floating], sigma: NDArray[np.fl
 
 
 def _dash(canvas: Picture, box: NDArray[np.floating], line: int, dash: int) -> None:
-    """Dashes of white and black along the four sides, inside the box; both lengths in px."""
+    """Draw white and black dashes along the four sides, inside the box; ``line`` and ``dash`` are in px."""
     x1, y1, x2, y2 = np.round(box).clip(0).astype(int)
     part = canvas[y1:y2, x1:x2]
     down, across = (np.where(np.arange(length) // dash % 2, 0, 255)[:, None] for length in part.shape[:2])

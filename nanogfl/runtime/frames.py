@@ -1,4 +1,4 @@
-"""Pictures and videos on disk: which files a command means, and their frames one by one."""
+"""Pictures and videos on disk: expansion of a command's sources into files, and reading of their frames."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from nanogfl.pictures import SUFFIXES, Picture, read_picture
 log = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
-USUAL_RATE = 25.0  # frames a second, where a file does not say
-HIGHEST_RATE = 1000.0  # beyond it is a broken header (some say 90000), not a camera
+USUAL_RATE = 25.0  # frames per second, if a file does not give its rate
+HIGHEST_RATE = 1000.0  # frames per second; a higher rate means a broken header (some give 90000)
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One upright picture and where it is from.
+    """An upright picture and its origin.
 
     Attributes:
         picture: uint8 BGR [H, W, 3].
@@ -40,27 +40,27 @@ class Frame:
 
 
 def is_video(path: str | Path) -> bool:
-    """Whether the file's suffix is a video's."""
+    """Return whether the file's suffix is that of a video."""
     return Path(path).suffix.lower() in VIDEO_SUFFIXES
 
 
 def expand(sources: Sequence[str]) -> list[Path]:
-    """Find the files that these files, folders and globs mean: in the order given, each once.
+    """Return the files that files, folders and globs refer to: in the order given, without duplicates.
 
-    - A file is taken whatever its suffix; who reads it will say if it is no picture. Devices and pipes are not.
-    - A folder gives its own pictures and videos in natural order (2 before 10), not those of its subfolders
-      (``folder/**`` does) and no hidden ones.
-    - A glob (``*``, ``?``, ``[...]``; ``**`` any depth), where no file bears that very name, gives the matching
-      pictures and videos and those of matching folders; where there are none, whatever files match.
+    - A file is taken whatever its suffix; reading it fails if it is not a picture. Devices and pipes are refused.
+    - A folder gives its own pictures and videos in natural order (2 before 10), without hidden ones and without
+      those of its subfolders (``folder/**`` includes these).
+    - A glob (``*``, ``?``, ``[...]``; ``**`` any depth) that is not the name of an existing file gives the matching
+      pictures and videos and those of matching folders; if there are none, all matching files.
 
     Raises:
-        DataError: something is missing, cannot be looked at, or holds neither picture nor video.
+        DataError: a source is missing, cannot be accessed, or contains no picture or video.
     """
     return list(dict.fromkeys(path for source in sources for path in _expand_one(source)))
 
 
 def frames(path: str | Path) -> Iterator[Frame]:
-    """Read the one picture of a still file, or every frame of a video in order, upright.
+    """Yield the picture of a still file, or every frame of a video in order, upright.
 
     Raises:
         DataError: the file is missing, damaged, or neither picture nor video.
@@ -73,7 +73,7 @@ def frames(path: str | Path) -> Iterator[Frame]:
 
 
 def frame_rate(path: str | Path) -> float:
-    """Frames per second of a video as its file says, or 25 where that is missing or absurd."""
+    """Return the frames per second given in a video's header, or 25 if this is missing or implausible."""
     capture = _open_video(Path(path))
     try:
         rate = float(capture.get(cv2.CAP_PROP_FPS))
@@ -96,7 +96,7 @@ def _look(source: str, path: Path) -> list[Path]:
         return _folder(path)
     if path.is_file():
         return [path]
-    if path.exists():  # reading it may never end
+    if path.exists():  # reading a device or a pipe may never end
         raise DataError(f"cannot look at {source}: it is a device or a pipe; save what it gives to a file")
     if glob.has_magic(source):
         return _glob(source)
@@ -115,7 +115,7 @@ def _folder(folder: Path) -> list[Path]:
 
 
 def _glob(pattern: str) -> list[Path]:
-    matches = {Path(p) for p in glob.glob(pattern, recursive=True)}  # noqa: PTH207 - Path.glob takes no absolute one
+    matches = {Path(p) for p in glob.glob(pattern, recursive=True)}  # noqa: PTH207 - Path.glob rejects absolute ones
     folders = {p for p in matches if p.is_dir()}
     files = _usable(matches.union(*(folder.iterdir() for folder in folders)))
     files = files or sorted((p for p in matches if p.is_file()), key=_natural)
@@ -125,24 +125,24 @@ def _glob(pattern: str) -> list[Path]:
 
 
 def _usable(paths: Iterator[Path] | set[Path]) -> list[Path]:
-    """Keep the pictures and videos, hidden files left out, in natural order."""
+    """Return the pictures and videos among the paths in natural order, without hidden files."""
     known = SUFFIXES | VIDEO_SUFFIXES
     usable = (p for p in paths if p.suffix.lower() in known and not p.name.startswith(".") and p.is_file())
     return sorted(usable, key=_natural)
 
 
 def _natural(path: Path) -> list[tuple[list[str | int], str]]:
-    """Sort key: folder by folder, numbers by value, letters without case first."""
+    """Return a sort key: folder by folder, numbers by value, letters compared without case first."""
     return [(_pieces(part), part) for part in path.parts]
 
 
 def _pieces(part: str) -> list[str | int]:
-    # re.split puts words at even and numbers at odd places, so that only like is compared with like
+    # re.split puts words at even and numbers at odd indices, so that words are never compared with numbers
     return [int(piece) if i % 2 else piece for i, piece in enumerate(re.split(r"(\d+)", part.casefold()))]
 
 
 def _missing(path: Path) -> str:
-    """Say what the first missing part of this path is, and the name nearest to it there."""
+    """Return a message with the first missing part of this path and the nearest existing name."""
     while not path.parent.exists():
         path = path.parent
     folder = path.parent
@@ -178,13 +178,13 @@ def _video_frames(path: Path) -> Iterator[Frame]:
 
 
 def warn_if_short(name: object, read: int, announced: float) -> None:
-    """Say where a video ended long before the end that its header speaks of."""
-    if read < 0.9 * announced:  # counts in headers are estimates, but not this bad
+    """Log a warning if a video had far fewer frames than its header announces."""
+    if read < 0.9 * announced:  # counts in headers are estimates, but closer than this
         log.warning("%s ends after %d of %d frames: the rest cannot be read", name, read, int(announced))
 
 
 def _seconds(capture: cv2.VideoCapture, index: int, rate: float) -> float:
-    """Time of the frame just read: its own stamp, or by the rate where the backend has no stamps."""
+    """Return the time of the frame just read: its timestamp, or index / rate if the backend gives no timestamps."""
     stamp = float(capture.get(cv2.CAP_PROP_POS_MSEC))
     if index == 0 or stamp > 0:
         return max(stamp, 0.0) / 1000

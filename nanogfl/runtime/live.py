@@ -1,4 +1,4 @@
-"""Cameras and streams: opened with a limit on waiting, opened again when they drop."""
+"""Cameras and streams: opened with a timeout, and opened again when they drop."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from nanogfl.runtime.frames import HIGHEST_RATE, warn_if_short
 
 log = logging.getLogger(__name__)
 SILENCE_MS = 5000  # a stream that sends nothing for this long has dropped
-SECRETS = "user|usr|login|pass|pwd|pw|auth|token|secret|key"  # in names of a query, or of a path that says it
-FIRST_WAIT, LONGEST_WAIT = 0.5, 4.0  # seconds between attempts to open it again
+SECRETS = "user|usr|login|pass|pwd|pw|auth|token|secret|key"  # in names of name=value pairs of a query or a path
+FIRST_WAIT, LONGEST_WAIT = 0.5, 4.0  # seconds between attempts to reopen a source
 
 
 class Live:
-    """A camera by its number, or a stream by its address.
+    """A source that reads a camera by its number, or a stream by its address.
 
-    An address that turns out to be a video of known length is read to its end instead.
+    If the address leads to a video of known length, the video is read to its end.
 
     Attributes:
-        name: what it is called; without the password.
-        live: whether pictures have to be taken as they come.
+        name: name for logs and records, without the password.
+        live: whether pictures arrive even if they are not taken; False for a video of known length.
     """
 
     def __init__(self, target: int | str, patience_s: float) -> None:
@@ -40,10 +40,10 @@ class Live:
         self.live, self.rate, self.announced = True, None, 0
 
     def pictures(self, stop: threading.Event) -> Iterator[tuple[str, float | None, Picture]]:
-        """Name, seconds since the start, picture.
+        """Yield (name, seconds since the start, picture).
 
         Raises:
-            DataError: it cannot be opened, or dropped and did not come back in time.
+            DataError: the source cannot be opened, or dropped and did not return in time.
         """
         capture = self._open()
         if capture is None:
@@ -80,13 +80,13 @@ class Live:
         return capture if capture.isOpened() else None
 
     def _know(self, capture: cv2.VideoCapture) -> None:
-        """Tell a video of known length from a stream."""
+        """Set ``live``, ``rate`` and ``announced`` if the address leads to a video of known length."""
         count, rate = (float(capture.get(p)) for p in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS))
         if isinstance(self.target, str) and 0 < count < math.inf and 0 < rate <= HIGHEST_RATE:
             self.live, self.rate, self.announced = False, rate, int(count)
 
     def _again(self, stop: threading.Event) -> tuple[cv2.VideoCapture | None, Picture | None]:
-        """Open it again and read a picture; nothing where ``stop`` came first."""
+        """Reopen the source and read a picture; return (None, None) if ``stop`` is set first."""
         log.warning("%s dropped; trying again for %g s", self.name, self.patience_s)
         began, wait = time.perf_counter(), FIRST_WAIT
         while (left := began + self.patience_s - time.perf_counter()) > 0:
@@ -113,7 +113,7 @@ class Live:
 
 
 def cameras() -> list[int]:
-    """Numbers of the cameras that can be opened now."""
+    """Return the numbers of the cameras that can be opened now."""
     if sys.platform == "linux":
         known = [int(match[1]) for p in Path("/dev").glob("video*") if (match := re.fullmatch(r"video(\d+)", p.name))]
     else:
@@ -128,6 +128,6 @@ def cameras() -> list[int]:
 
 
 def without_password(address: str) -> str:
-    """The address to be shown and written: ``user:password@`` and what its query or its path says of them hidden."""
+    """Return an address for display: ``user:password@``, and credentials in the query or the path, become ``***``."""
     hidden = re.sub(r"//([^/]*|[^/@]*:(?!\d+/).*)@", "//***@", address)
     return re.sub(rf"([?&;/][^=&;/?]*(?:{SECRETS})[^=&;/?]*=)[^&]*", r"\1***", hidden, flags=re.IGNORECASE)

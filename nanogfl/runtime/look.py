@@ -1,4 +1,4 @@
-"""What a window shows of detections, and the keys that change it."""
+"""Display options of the window, and the keys that change them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ SWITCHES = {"b": "boxes", "l": "labels", "u": "sigma", "f": "figures"}
 
 @dataclass
 class Look:
-    """What is shown; the keys change it.
+    """The display options, which keys change.
 
     Attributes:
-        score: lowest score.
+        score: only detections with a score above this are shown.
         boxes, labels, sigma: whether outlines, names, and soft edges as wide as each side's deviation are drawn.
         figures: whether the panel with speed, latencies and counts is drawn.
     """
@@ -30,7 +30,7 @@ class Look:
     figures: bool = True
 
     def press(self, key: str) -> str:
-        """Change what this key changes; what to say of it, or nothing where it changes nothing."""
+        """Apply a key; return a message about the change, or an empty string if the key changes nothing."""
         if key in SCORE_KEYS:
             self.score = round(min(max(self.score + SCORE_KEYS[key], 0.05), 0.95), 2)
             return f"score > {self.score:.2f}"
@@ -41,7 +41,7 @@ class Look:
         return f"{name} {'on' if getattr(self, name) else 'off'}"
 
     def draw(self, picture: Picture, found: Detections, ids: Sequence[int] | None) -> Picture:
-        """The picture with what it shows of these detections, but for the panel."""
+        """Return a copy of the picture with the detections drawn by these options, without the panel."""
         return draw_detections(
             picture, found, ids=ids, show_boxes=self.boxes, show_labels=self.labels, show_sigma=self.sigma
         )

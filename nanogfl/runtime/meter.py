@@ -1,6 +1,6 @@
-"""Figures of a run over a video or a camera: frames a second, latency of each stage, what was found, how steadily.
+"""Statistics of a run on a video or a camera: frame rate, latency of each stage, detections, jitter of the boxes.
 
-Memory is bounded: of times the last thousand are kept, of tracked boxes those of the last two frames.
+Memory is bounded: only the last thousand times, and the tracked boxes of the last two frames, are kept.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from nanogfl.detections import Detections
 
 STAGES = ("capture", "inference", "drawing")
-KEPT = 1000  # times of each stage
-SHOWN = 30  # of them on the screen
+KEPT = 1000  # times that are kept for each stage
+SHOWN = 30  # latest times that are averaged for the screen
 
 Seen = dict[int, tuple[NDArray[np.float32], NDArray[np.float32] | None]]
 
 
 class Meter:
-    """Takes in what happened to each frame; :meth:`summary` says what came of it."""
+    """A collector of measurements of each frame, which :meth:`summary` evaluates."""
 
     def __init__(self) -> None:
         self.frames, self.any = 0, 0
@@ -33,11 +33,11 @@ class Meter:
         self._delays = deque[float](maxlen=KEPT)
         self._ends = deque[float](maxlen=SHOWN)
         self._began = time.perf_counter()
-        self._last: Seen = {}  # by id: box of the last frame, and of the one before
+        self._last: Seen = {}  # by id: box in the last frame, and in the frame before it
         self._bends, self._bent = 0.0, 0
 
     def add(self, found: Detections, times_ms: Sequence[float], delay_ms: float) -> None:
-        """Count one frame: its detections, milliseconds of the stages, and from its capture to its end."""
+        """Add one frame: its detections, the time of each stage, and the delay from capture to end, both in ms."""
         self.frames += 1
         classes = counts(found)
         self.any += bool(classes)
@@ -48,7 +48,7 @@ class Meter:
         self._ends.append(time.perf_counter())
 
     def follow(self, ids: NDArray[np.int64], boxes: NDArray[np.float32]) -> None:
-        """Take in tracked boxes, for how much their sides shake."""
+        """Add the tracked boxes of a frame; jitter is the mean second difference of their sides in px."""
         self.ids = max(self.ids or 0, int(ids.max(initial=0)))
         now: Seen = {}
         for number, box in zip(ids.tolist(), boxes, strict=True):
@@ -61,17 +61,17 @@ class Meter:
 
     @property
     def fps(self) -> float:
-        """Frames a second of late; 0 before the second frame."""
+        """Frames per second over the latest frames; 0 before the second frame."""
         span = self._ends[-1] - self._ends[0] if len(self._ends) > 1 else 0.0
         return (len(self._ends) - 1) / span if span > 0 else 0.0
 
     def lately(self, stage: str) -> float:
-        """Mean milliseconds of a stage over the last frames."""
+        """Return the mean time of a stage over the latest frames, in ms."""
         last = list(self._stages[stage])[-SHOWN:]
         return sum(last) / len(last) if last else 0.0
 
     def summary(self) -> dict[str, Any]:
-        """The figures, JSON-ready; times are of the last thousand frames."""
+        """Return the statistics, JSON-serialisable; times are those of the last thousand frames."""
         seconds = time.perf_counter() - self._began
         figures: dict[str, Any] = {
             "frames": self.frames,
@@ -88,7 +88,7 @@ class Meter:
 
 
 def counts(found: Detections) -> Counter[str]:
-    """How many of each class, the first found first."""
+    """Return the number of detections per class, in the order of the detections."""
     return Counter(found.names[label] for label in found.labels)
 
 

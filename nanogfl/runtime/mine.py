@@ -1,8 +1,8 @@
-"""Which unlabelled pictures to label next: those that the model is least sure of.
+"""Selection of the unlabelled pictures to label next: those that the model is least certain about.
 
-The doubt of a picture is the sum over its candidates (at most 100) of the entropy of their scores, in bits, as if each
-score were the probability of an object. How far the sides may lie is told beside it; it does not change the order,
-because that did not find more errors (docs/reports.md has the numbers, and what chance finds).
+The doubt of a picture is the sum over its candidates (at most 100) of the entropy of their scores, in bits, with each
+score taken as the probability of an object. The spread of the sides is reported too but does not affect the order,
+because using it did not find more errors (docs/reports.md has the numbers, and those of a random order).
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from nanogfl.runtime.predict import Predicts
 
 log = logging.getLogger(__name__)
 CANDIDATE_SCORE = 0.05
-DRAWN_SCORE = 0.2  # lower ones hide the picture
+DRAWN_SCORE = 0.2  # boxes with lower scores would hide the picture
 
 
 @dataclass(frozen=True)
 class Mined:
-    """A picture and how unsure the model is of it.
+    """A picture and the model's uncertainty about it.
 
     Attributes:
         file: the picture.
-        doubt: in bits, see :func:`doubt`.
-        boxes: how many score above 0.3, as predict counts.
-        spread: mean deviation of the sides over the length of the box, of the candidates by their score; None where
-            the model does not give it.
+        doubt: uncertainty in bits, see :func:`doubt`.
+        boxes: number of boxes with a score above 0.3, the default of predict.
+        spread: score-weighted mean of the candidates' side deviations relative to the box size; None if the model
+            gives no deviations.
     """
 
     file: Path
@@ -45,20 +45,20 @@ class Mined:
     spread: float | None
 
     def to_json(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return a JSON-serialisable dictionary."""
         spread = None if self.spread is None else round(self.spread, 4)
         return {"file": str(self.file), "doubt": round(self.doubt, 4), "boxes": self.boxes, "spread": spread}
 
 
 def doubt(found: Detections) -> float:
-    """Bits of doubt about all candidates of a picture."""
+    """Return the uncertainty of a picture: the summed entropy of its candidates' scores, in bits."""
     score = found.scores.astype(np.float64).clip(1e-6, 1 - 1e-6)
     entropy = -(score * np.log2(score) + (1 - score) * np.log2(1 - score))
     return float(entropy.sum())
 
 
 def side_spread(found: Detections) -> float | None:
-    """Deviation of the sides over the length of the box, the mean of all by their score; None without sigma."""
+    """Return the score-weighted mean of the side deviations relative to the box size; None without sigma."""
     if found.side_sigma is None:
         return None
     if not len(found):
@@ -68,7 +68,7 @@ def side_spread(found: Detections) -> float | None:
 
 
 def pictures(folder: str) -> list[Path]:
-    """What :func:`mine` looks at of a folder or a glob: its pictures, no videos."""
+    """Return the pictures of a folder or a glob, without videos."""
     return [file for file in expand([folder]) if not is_video(file)]
 
 
@@ -80,18 +80,18 @@ def mine(
     top: int = 20,
     progress: Callable[[], None] = lambda: None,
 ) -> list[Mined]:
-    """Rank the pictures of a folder (or a glob), the least sure first.
+    """Rank the pictures of a folder (or a glob), the most uncertain first.
 
     Args:
         predictor: from ``nanogfl.load``.
-        folder: what holds the pictures; ``folder/**`` looks into subfolders too.
-        draw: where to draw the first ``top`` of them, their rank before their name.
-        top: how many are drawn.
-        progress: called after each picture, a broken one too.
+        folder: folder or glob of the pictures; ``folder/**`` includes subfolders.
+        draw: folder for drawings of the first ``top`` pictures; file names begin with the rank.
+        top: number of pictures to draw.
+        progress: called after each picture, also after an unreadable one.
 
     Raises:
-        DataError: no picture there could be read.
-        UsageError: the drawn pictures would lie among those that are read.
+        DataError: no picture could be read.
+        UsageError: ``draw`` is a folder of pictures that are read.
     """
     files = pictures(folder)
     if draw is not None and draw.resolve() in {file.parent.resolve() for file in files}:
@@ -119,7 +119,7 @@ def mine(
 
 
 def _draw(predictor: Predicts, ranked: list[Mined], folder: Path) -> None:
-    """Pictures with the candidates, named by rank."""
+    """Draw the pictures with their boxes above DRAWN_SCORE; file names begin with the rank."""
     digits = len(str(len(ranked)))
     for rank, mined in enumerate(ranked, 1):
         picture = read_picture(mined.file)

@@ -1,4 +1,4 @@
-"""Where results may be written: not over what is read, and only where a file can be made."""
+"""Checks of output paths: no output replaces an input, and every output can be written."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from nanogfl.errors import UsageError
 def check_outputs(
     sources: Iterable[str | Path], files: Mapping[str, Path | None], folders: Mapping[str, Path | None] | None = None
 ) -> None:
-    """Refuse what cannot be written, or would take the place of a source; called before any work is done.
+    """Refuse outputs that cannot be written or would replace a source; to be called before any work is done.
 
     Args:
-        sources: all that is read, the model too.
-        files: the files to be written, by their options; None for those that nobody asked for.
-        folders: those to be filled; the names of what goes there are :func:`spare`'s affair.
+        sources: all paths that are read, including the model.
+        files: files to be written, by option; None if the option is not given.
+        folders: folders to be filled, by option; :func:`spare` checks the files in them.
 
     Raises:
-        UsageError: one of them, by its option.
+        UsageError: an output is refused; the message names its option.
     """
     given = [(option, path) for option, path in files.items() if path is not None]
     spare(sources, given)
@@ -37,14 +37,14 @@ def check_outputs(
 
 
 def spare(sources: Iterable[str | Path], targets: Iterable[tuple[str, Path]]) -> None:
-    """Refuse to write where one of the sources, or another target, lies.
+    """Refuse targets that would replace a source or another target.
 
     Args:
-        sources: all that is read.
-        targets: files to be written, each with the option that asks for it.
+        sources: all paths that are read.
+        targets: files to be written, each with its option.
 
     Raises:
-        UsageError: one of them, or a target that would be a file here and a folder there.
+        UsageError: a target is a source or another target, or lies inside another target.
     """
     taken = {Path(source).resolve(): f"{source}, which is read" for source in sources}
     written: dict[Path, str] = {}
@@ -55,14 +55,14 @@ def spare(sources: Iterable[str | Path], targets: Iterable[tuple[str, Path]]) ->
             raise UsageError(f"{option}: {target} would be written over {taken[place]}; name another place")
         if rival := above.get(place) or next((written[p] for p in place.parents if p in written), ""):
             raise UsageError(f"{option}: {target} and what {rival} writes would lie in each other; name another place")
-        if not target.exists() or target.is_file() or target.is_dir():  # a device takes any number
+        if not target.exists() or target.is_file() or target.is_dir():  # several outputs may go to one device
             taken[place] = f"what {option} writes"
             written[place] = option
             above.update(dict.fromkeys(place.parents, option))
 
 
 def _check_place(option: str, named: Path, file: Path | None = None) -> None:
-    """A device must be writable; of a file its folder, or the nearest one above that is there."""
+    """Check that a device is writable, or, for a file, its folder or the nearest existing folder above."""
     path = file or named
     special = path.exists() and not path.is_file()
     place = path if special else next(parent for parent in path.resolve().parents if parent.exists())

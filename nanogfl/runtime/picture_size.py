@@ -1,17 +1,17 @@
-"""How large a picture will be once decoded, from its first bytes: bombs are refused before anything is unpacked."""
+"""Size of a picture from its header, so that decompression bombs are refused before decoding."""
 
 from __future__ import annotations
 
 import struct
 
 PNG = b"\x89PNG\r\n\x1a\n"
-FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG's start-of-frame markers, by whatever coding
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG start-of-frame markers, of all codings
 ALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # JPEG markers without a length
-MARKERS = 10_000  # real files have a dozen or two before the frame
+MARKERS = 10_000  # limit; real files have one or two dozen before the frame
 
 
 def picture_size(data: bytes) -> tuple[int, int] | None:
-    """(height, width) in px as the header says; None where this is no PNG, JPEG, WebP or BMP, or is cut short."""
+    """Return (height, width) in px from the header; None if it is not a PNG, JPEG, WebP or BMP, or is truncated."""
     try:
         if data.startswith(PNG) and data[12:16] == b"IHDR":
             width, height = struct.unpack_from(">II", data, 16)
@@ -29,7 +29,7 @@ def picture_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _jpeg(data: bytes) -> tuple[int, int]:
-    """Walk from marker to marker up to the frame's header, as decoders do."""
+    """Return the size of a JPEG: follow the markers up to the frame header, as decoders do."""
     at = 2
     for _ in range(MARKERS):
         at = data.index(b"\xff", at)
@@ -45,9 +45,9 @@ def _jpeg(data: bytes) -> tuple[int, int]:
 
 def _webp(data: bytes) -> tuple[int, int]:
     kind = data[12:16]
-    if kind == b"VP8X":  # 24 bits each, less one
+    if kind == b"VP8X":  # 24 bits each, stored minus one
         return 1 + int.from_bytes(data[27:30], "little"), 1 + int.from_bytes(data[24:27], "little")
-    if kind == b"VP8L":  # 14 bits each, less one
+    if kind == b"VP8L":  # 14 bits each, stored minus one
         (bits,) = struct.unpack_from("<I", data, 21)
         return 1 + (bits >> 14 & 0x3FFF), 1 + (bits & 0x3FFF)
     if kind == b"VP8 ":

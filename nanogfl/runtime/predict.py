@@ -1,4 +1,4 @@
-"""Predict on whatever a command names: pictures, folders, globs, videos; JSON and drawn pictures come out."""
+"""Prediction on pictures, folders, globs and videos, with JSON records and drawn pictures as results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NO_SIGMA = (
 
 
 class Predicts(Protocol):
-    """Anything that ``nanogfl.load`` returns."""
+    """A predictor, as ``nanogfl.load`` returns it."""
 
     @property
     def names(self) -> list[str]: ...  # noqa: D102
@@ -35,13 +35,13 @@ class Predicts(Protocol):
     def input_size(self) -> tuple[int, int]: ...  # noqa: D102
 
     def predict(self, source: Picture, score: float = 0.3, *, iou: float = 0.6, max_boxes: int = 100) -> Detections:
-        """Detect in one picture."""
+        """Detect objects in one picture."""
         ...
 
 
 @dataclass
 class Found:
-    """What one frame held; ``record`` is its entry in the JSON."""
+    """A frame and its detections; ``record`` is its entry in the JSON."""
 
     frame: Frame
     detections: Detections
@@ -70,20 +70,20 @@ def predict_sources(
     Args:
         predictor: from ``nanogfl.load``.
         sources: pictures, folders, globs, videos.
-        score: only what scores above this.
-        classes: only these.
-        sigma: records hold ``side_sigma`` too.
-        draw: folder for the same pictures and videos with boxes.
+        score: only detections with a score above this.
+        classes: only these classes; all if None.
+        sigma: include ``side_sigma`` in the records.
+        draw: folder for copies of the pictures and videos with boxes drawn.
         progress: called after each frame.
 
     Returns:
-        One record a frame: file, width, height, detections (and frame, time in seconds for videos).
+        One record per frame: file, width, height, detections (for videos also frame, and time in seconds).
 
     Raises:
         DataError: a source is missing, or none of them could be read.
-        UsageError: no such score or class, the model gives no sigma, or a source would be drawn over.
+        UsageError: a score or class is invalid, the model gives no sigma, or a drawing would replace a source.
     """
-    Thresholds(score)  # said before anything is read
+    Thresholds(score)  # raises for an invalid score before anything is read
     if classes is not None:
         class_indices(classes, predictor.names)
     files = expand(sources)
@@ -109,7 +109,7 @@ def predict_sources(
 
 
 def _readable(file: Path, broken: list[DataError]) -> Iterator[Frame]:
-    """A file's frames; an error that ends it early goes to the broken ones."""
+    """Yield a file's frames; append an error that ends it early to ``broken``."""
     try:
         yield from frames(file)
     except DataError as error:
@@ -117,7 +117,7 @@ def _readable(file: Path, broken: list[DataError]) -> Iterator[Frame]:
 
 
 def _asked(detections: Detections, classes: Sequence[str] | None, sigma: bool) -> Detections:
-    """Only these classes, and the deviation of the sides only where it is wanted."""
+    """Return the detections of these classes, with the deviation of the sides only if ``sigma`` is set."""
     if not sigma:
         return replace(detections, side_sigma=None).of_classes(classes)
     if detections.side_sigma is None:
@@ -126,7 +126,7 @@ def _asked(detections: Detections, classes: Sequence[str] | None, sigma: bool) -
 
 
 def _drawn(frames_of_file: Iterator[Found], file: Path, target: Path | None) -> Iterator[Found]:
-    """The same, each drawn on the way where there is a target."""
+    """Yield the frames unchanged, and draw each one if there is a target."""
     with ExitStack() as stack:
         sink: VideoSink | None = None
         for found in frames_of_file:
@@ -143,7 +143,7 @@ def _drawn(frames_of_file: Iterator[Found], file: Path, target: Path | None) -> 
 
 
 def _targets(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
-    """Where each file is drawn; files of one name from several folders get a number."""
+    """Return the path of each file's drawing; files with the same name from several folders get a number."""
     numbers: dict[str, int] = {}
     taken: set[str] = set()
     targets = {}
@@ -152,7 +152,7 @@ def _targets(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
             ".mp4" if is_video(file) else file.suffix if file.suffix.lower() in (".png", ".bmp", ".webp") else ".jpg"
         )
         name, number = file.stem + suffix, numbers.get(file.stem + suffix, 0)
-        while name in taken:  # also by a file that has such a number in its own name
+        while name in taken:  # another file's own name may already end in this number
             number += 1
             name = f"{file.stem}_{number}{suffix}"
         numbers[file.stem + suffix] = number

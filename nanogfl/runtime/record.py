@@ -1,4 +1,4 @@
-"""Record what is shown as mp4 files that are whole, however the recording ends."""
+"""Recording of the shown pictures as mp4 files that are complete, however the recording ends."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from nanogfl.pictures import Picture
 from nanogfl.runtime.capture import STILLS
 from nanogfl.runtime.video import VideoSink, write_video
 
-LIVE_RATE = 20.0  # frames a second of what has no rate of its own
-LONGEST_GAP = 1.0  # seconds that one picture may stand for
+LIVE_RATE = 20.0  # frames per second of a recording whose source has no rate
+LONGEST_GAP = 1.0  # longest duration of one picture, in seconds
 
 
 class Recorder:
-    """Writes pictures into one video; the file takes its name when it is closed.
+    """A writer of pictures into one video; the file gets its final name when it is closed.
 
     Args:
         path: ends in ``.mp4``.
-        rate: frames a second where each picture is one frame; None: pictures come at any pace, and are repeated or
-            left out so that the video runs as time did; a still picture stands for 1 / STILLS s.
+        rate: frames per second, with one frame per picture. None: pictures are repeated or left out so that the video
+            plays in real time, and a still picture lasts 1 / STILLS s.
     """
 
     def __init__(self, path: Path, rate: float | None) -> None:
@@ -32,11 +32,11 @@ class Recorder:
         self._length, self._last = 0.0, None
 
     def write(self, picture: Picture, time_s: float | None) -> None:
-        """Append a picture; one of another size is fitted into the first one's, on black.
+        """Append a picture; a picture of another size is fitted into the size of the first one, on black.
 
         Args:
             picture: uint8 BGR [H, W, 3].
-            time_s: when it was taken, in seconds; None: a still picture.
+            time_s: time at which it was taken, in seconds; None for a still picture.
         """
         if self._sink is None:
             sink = write_video(self.path, self.rate or LIVE_RATE, picture.shape[:2])
@@ -46,11 +46,11 @@ class Recorder:
             self._sink.write(fitted)
 
     def close(self) -> None:
-        """Finish the file; nothing is left where no picture came."""
+        """Finish the file; if no picture was written, there is no file."""
         self._stack.close()
 
     def _due(self, time_s: float | None) -> int:
-        """How many frames this picture is."""
+        """Return the number of frames to write for a picture."""
         assert self._sink is not None
         if self.rate:
             return 1
@@ -65,7 +65,7 @@ class Recorder:
 
 
 def fit(picture: Picture, size: tuple[int, int]) -> Picture:
-    """The picture scaled into (H, W), aspect kept, centred on black."""
+    """Return the picture scaled into (H, W), aspect ratio kept, centred on black."""
     if picture.shape[:2] == size:
         return picture
     scale = min(size[0] / picture.shape[0], size[1] / picture.shape[1])
@@ -78,7 +78,7 @@ def fit(picture: Picture, size: tuple[int, int]) -> Picture:
 
 
 def free_name(path: Path) -> Path:
-    """The path itself, or with the first number behind its stem that no file has."""
+    """Return the path, or, if it exists, the path with the first free number after its stem."""
     number, free = 0, path
     while free.exists():
         number += 1

@@ -1,4 +1,4 @@
-"""How the web server says no: a status, what is wrong, and what to do; and what is said no to by the head alone."""
+"""Refusals of the web server: an error with an HTTP status, and the checks that need only a request's head."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 
 class RefusedError(Exception):
-    """A request that is answered with a 4xx or 5xx; ``str`` says what is wrong and what to do."""
+    """An error that is answered with a 4xx or 5xx; its message states what is wrong and what to do."""
 
     def __init__(self, status: int, message: str, **headers: str) -> None:
         super().__init__(message)
@@ -19,7 +19,7 @@ class RefusedError(Exception):
 
 @contextmanager
 def place(places: threading.BoundedSemaphore, taken: str) -> Iterator[None]:
-    """One of the places, or a refusal at once."""
+    """Hold one of the places; raise RefusedError (503) at once if none is free."""
     if not places.acquire(blocking=False):
         raise RefusedError(503, f"{taken}; try again in a second", Retry_After="1")
     try:
@@ -29,7 +29,7 @@ def place(places: threading.BoundedSemaphore, taken: str) -> Iterator[None]:
 
 
 def check_asker(headers: Message) -> None:
-    """Refuse what a page of another site asks in a visitor's browser; programs do not say who they are."""
+    """Refuse requests that a browser sends for a page of another site; other programs do not send these headers."""
     site, origin = headers.get("Sec-Fetch-Site"), headers.get("Origin")
     own = site in ("same-origin", "none") or origin is None or urlsplit(origin).netloc == headers.get("Host")
     if site == "cross-site" or not own:
@@ -37,7 +37,7 @@ def check_asker(headers: Message) -> None:
 
 
 def score_of(query: Mapping[str, list[str]]) -> float:
-    """Read the threshold that an address asks for."""
+    """Return the score threshold of a query; 0.3 by default."""
     unknown = [name for name in query if name != "score"]
     if unknown:
         raise RefusedError(400, f"there is no {unknown[0]!r} to ask for; score=0.3 is the threshold")

@@ -1,4 +1,4 @@
-"""The window: shows pictures and tells which key was pressed."""
+"""The window, which shows pictures and reports key presses."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ PROBE = "import cv2; cv2.namedWindow('nanogfl'); cv2.waitKey(1)"
 
 
 class Screen(Protocol):
-    """Where pictures are shown."""
+    """A display of pictures."""
 
     def show(self, picture: Picture, wait_s: float) -> str:
-        """Show it for at least so long; the key that was pressed meanwhile, or nothing."""
+        """Show a picture; return the key pressed within ``wait_s`` seconds, or else an empty string."""
         ...
 
     def wait(self, wait_s: float) -> str:
-        """Leave the last picture up; the key that was pressed meanwhile, or nothing."""
+        """Keep the last picture; return the key pressed within ``wait_s`` seconds, or else an empty string."""
         ...
 
     def close(self) -> None:
-        """Take the window away."""
+        """Close the window."""
         ...
 
 
 def has_display() -> bool:
-    """Whether a window can be opened here.
+    """Return whether a window can be opened here.
 
-    Tried in a process of its own, because the toolkit inside OpenCV ends the process where it cannot.
+    The attempt runs in a separate process, because OpenCV's GUI toolkit ends the process if it fails.
     """
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         return False
@@ -48,23 +48,23 @@ def has_display() -> bool:
 
 
 def open_window(title: str) -> Window | None:
-    """A window, or nothing and a word where there is no display."""
+    """Open a window; if there is no display, log a warning and return None."""
     if has_display():
-        os.environ.setdefault("QT_LOGGING_RULES", "default.warning=false")  # its complaints about fonts
+        os.environ.setdefault("QT_LOGGING_RULES", "default.warning=false")  # no warnings about fonts
         return Window(title)
     log.warning("no display here: no window, but a JSON line for each frame")
     return None
 
 
 class Window:
-    """A window of OpenCV; closing it by its button is the key q."""
+    """An OpenCV window; closing it by its button, and Escape, count as the key q."""
 
     def __init__(self, title: str) -> None:
         self.title = title
         self._shown = False
 
     def show(self, picture: Picture, wait_s: float) -> str:
-        """Show it for at least so long; the key that was pressed meanwhile, or nothing."""
+        """Show a picture; return the key pressed within ``wait_s`` seconds, or else an empty string."""
         if not self._shown:
             cv2.namedWindow(self.title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
             cv2.resizeWindow(self.title, picture.shape[1], picture.shape[0])
@@ -73,13 +73,13 @@ class Window:
         return self.wait(wait_s)
 
     def wait(self, wait_s: float) -> str:
-        """Leave the last picture up; the key that was pressed meanwhile, or nothing."""
+        """Keep the last picture; return the key pressed within ``wait_s`` seconds, or else an empty string."""
         code = cv2.waitKey(max(1, round(1000 * wait_s)))
         if self._shown and cv2.getWindowProperty(self.title, cv2.WND_PROP_VISIBLE) < 1:
             return QUIT
         return "" if code < 0 else QUIT if code & 0xFF == 27 else chr(code & 0xFF)
 
     def close(self) -> None:
-        """Take the window away."""
+        """Close the window."""
         cv2.destroyAllWindows()
         cv2.waitKey(1)

@@ -25,11 +25,11 @@ from nanogfl.runtime.session import OnnxDetector
 
 log = logging.getLogger(__name__)
 MAX_BYTES = 20 * 1024 * 1024
-MAX_PIXELS = 50_000_000  # the largest phone pictures; the network takes 13 bytes a pixel besides
-MAX_WAITING = 8  # pictures, besides the one that is looked at
-MAX_UPLOADS = 32  # that come in at the same time, each up to MAX_BYTES
-MAX_CONNECTIONS = 128  # a browser opens six
-READ_SECONDS = 30.0  # for a picture
+MAX_PIXELS = 50_000_000  # the largest phone pictures; the network needs another 13 bytes per pixel
+MAX_WAITING = 8  # pictures, in addition to the one in the model
+MAX_UPLOADS = 32  # pictures received at the same time, each up to MAX_BYTES
+MAX_CONNECTIONS = 128  # a browser opens up to six
+READ_SECONDS = 30.0  # limit for receiving a picture
 TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -42,7 +42,7 @@ TYPES = {
     ".svg": "image/svg+xml",
     ".png": "image/png",
 }
-# The first three give the page its own process, without which browsers give WebAssembly no threads.
+# The first three isolate the page in its own process; otherwise browsers do not allow WebAssembly threads.
 HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Embedder-Policy": "require-corp",
@@ -56,14 +56,14 @@ PICTURE_TYPES = ("image/", "application/octet-stream")
 
 @dataclass(frozen=True)
 class Site:
-    """What is served: addresses such as ``/app.js`` with the files behind them, and the model that predicts."""
+    """The content of the server: files by address, such as ``/app.js``, and the model that predicts."""
 
     files: Mapping[str, Path]
     detector: OnnxDetector
 
 
 class Server(ThreadingHTTPServer):
-    """A thread for each connection, one queue before the model."""
+    """An HTTP server with a thread for each connection and one queue for the model."""
 
     daemon_threads = True
 
@@ -77,49 +77,49 @@ class Server(ThreadingHTTPServer):
         super().__init__(address, Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """A thread for it, or, where too many are open, the end of the connection: an answer could block here."""
+        """Start a thread; if too many are open, close the connection without a response, which could block here."""
         if self.connections.acquire(blocking=False):
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """The connection, and its place free again."""
+        """Handle the connection, then free its place."""
         try:
             super().process_request_thread(request, client_address)
         finally:
             self.connections.release()
 
     def handle_error(self, request: socket | tuple[bytes, socket], client_address: Any) -> None:
-        """A connection that broke is the visitor's affair."""
+        """Log broken connections at debug level only: the client caused them."""
         log.debug("connection from %s ended early", client_address, exc_info=True)
 
 
-class Handler(PatientHandler, BaseHTTPRequestHandler):  # the second by name, for only so ruff allows do_GET
-    """One connection."""
+class Handler(PatientHandler, BaseHTTPRequestHandler):  # the second base class only lets ruff accept do_GET
+    """The handler of one connection."""
 
     server: Server
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "nanogfl", ""
 
     def do_GET(self) -> None:
-        """The page, its files, and how the server is."""
+        """Send the page, its files, or the state of the server."""
         self._answer(self._get)
 
     def do_HEAD(self) -> None:
-        """The same without bodies."""
+        """Send the same as GET, without the body."""
         self._answer(self._get)
 
     def do_POST(self) -> None:
-        """Boxes of a picture."""
+        """Send the detections in the posted picture."""
         self._answer(self._post)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """No line for each request on the terminal."""
+        """Log at debug level, so that the terminal shows no line for each request."""
         log.debug(format, *args)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Also what the standard library refuses by itself is said in JSON."""
+        """Send the errors that the standard library detects as JSON, too."""
         self.close_connection = True
         self._send_json(int(code), {"error": message or self.responses.get(code, ("refused",))[0]})
 
@@ -127,19 +127,19 @@ class Handler(PatientHandler, BaseHTTPRequestHandler):  # the second by name, fo
         try:
             work()
         except RefusedError as refused:
-            self.close_connection = True  # a body may lie unread
+            self.close_connection = True  # part of the body may be unread
             self._send_json(refused.status, {"error": str(refused)}, refused.headers)
         except NanogflError as error:
             self._send_json(400, {"error": str(error)})
         except OSError:
-            raise  # the visitor is gone
-        except Exception as error:  # one picture that the runtime chokes on must not end in silence
+            raise  # the client has disconnected
+        except Exception as error:  # the client must get an answer if the runtime fails on its picture
             log.warning("%s: %s", type(error).__name__, error)
             self._send_json(500, {"error": f"the detector failed ({type(error).__name__}); try another picture"})
 
     def _get(self) -> None:
         if "Content-Length" in self.headers or "Transfer-Encoding" in self.headers:
-            self.close_connection = True  # a body lies unread, and is no further request
+            self.close_connection = True  # the body is not read, and must not be taken for the next request
         path = unquote(self._address().path)
         if path == "/health":
             detector = self.server.site.detector
@@ -173,7 +173,7 @@ class Handler(PatientHandler, BaseHTTPRequestHandler):  # the second by name, fo
             raise RefusedError(400, f"the address is malformed: {error}") from error
 
     def _length(self) -> int:
-        """Bytes of the picture to come, as the headers say."""
+        """Return the size of the picture in bytes from the headers."""
         kind = self.headers.get_content_type() if self.headers.get("Content-Type") else "image/"
         if not kind.startswith(PICTURE_TYPES):
             hint = "curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' .../predict"
@@ -188,7 +188,7 @@ class Handler(PatientHandler, BaseHTTPRequestHandler):  # the second by name, fo
         return int(text)
 
     def _body(self, length: int) -> bytes:
-        """The whole body, or a refusal where it comes too slowly or not at all."""
+        """Read the whole body; raise RefusedError if it arrives too slowly or not at all."""
         if self.headers.get("Expect", "").lower() == "100-continue":
             self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         data, deadline = bytearray(), time.monotonic() + READ_SECONDS
@@ -225,7 +225,7 @@ class Handler(PatientHandler, BaseHTTPRequestHandler):  # the second by name, fo
             self.wfile.write(body)
 
     def _send_file(self, file: Path) -> None:
-        """The file, or 304 where the browser has it."""
+        """Send the file, or 304 if the browser already has it."""
         try:
             stat, content = file.stat(), file.read_bytes()
         except OSError as error:

@@ -1,4 +1,4 @@
-"""An exported file as a predictor: numpy and onnxruntime, no torch."""
+"""A predictor for exported files, with numpy and onnxruntime, without torch."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ from nanogfl.runtime.card import FileCard, read_card
 from nanogfl.view import View
 
 log = logging.getLogger(__name__)
-ort.set_default_logger_severity(3)  # errors only: they come as exceptions
-ort.disable_telemetry_events()  # where somebody imported it before us, too late for the variable
+ort.set_default_logger_severity(3)  # log errors only; failures raise exceptions
+ort.disable_telemetry_events()  # in case onnxruntime was imported before nanogfl set the variable
 Arrays = dict[str, NDArray[Any]]
-ELSEWHERE = b"\x0a\x08location\x12"  # ONNX: the first bytes of where a weight's own file lies
+ELSEWHERE = b"\x0a\x08location\x12"  # ONNX: first bytes of the entry with the path of a weight's separate file
 
 
 def open_session(model: Path | bytes, threads: int | None = None) -> ort.InferenceSession:
-    """An onnxruntime CPU session of a file or of its bytes.
+    """Open an onnxruntime CPU session for a file or its bytes.
 
     Raises:
-        ModelError: missing, damaged, using what this onnxruntime does not know, or weights from further files, which
-            onnxruntime before 1.24 reads wherever they lie.
+        ModelError: the file is missing, damaged, not supported by this onnxruntime, or has weights in separate files,
+            which onnxruntime before 1.24 reads from any path.
+        UsageError: ``threads`` is invalid.
     """
     if isinstance(model, Path) and not model.is_file():
         raise ModelError(f"there is no file {model}; check the path")
@@ -47,7 +48,7 @@ def open_session(model: Path | bytes, threads: int | None = None) -> ort.Inferen
             return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except PermissionError as error:
         raise ModelError(f"cannot read {model}: {error.strerror}; check its rights") from error
-    except Exception as error:  # onnxruntime has no common class of its errors
+    except Exception as error:  # onnxruntime's errors have no common base class
         raise ModelError(
             f"{name} is no ONNX model that onnxruntime {ort.__version__} can run ({type(error).__name__}); "
             "export it again"
@@ -56,12 +57,12 @@ def open_session(model: Path | bytes, threads: int | None = None) -> ort.Inferen
 
 
 class OnnxDetector:
-    """An ONNX file of ours as a predictor, of any form.
+    """A predictor that runs an exported ONNX file of any form.
 
     Attributes:
-        batch: pictures that the file takes at once.
-        rounds: whether the file takes bytes that are already resized, so that these are rounded.
-        fixed: whether its thresholds are constants.
+        batch: number of pictures that the file takes at once.
+        rounds: whether the file takes resized pictures as uint8, for which resized values are rounded.
+        fixed: whether the file's thresholds are constants.
     """
 
     def __init__(
@@ -87,11 +88,11 @@ class OnnxDetector:
     def predict(
         self, source: str | Path | NDArray[np.uint8], score: float = 0.3, *, iou: float = 0.6, max_boxes: int = 100
     ) -> Detections:
-        """Detect in one picture: a path, or uint8 BGR [H, W, 3]."""
+        """Detect objects in one picture: a path, or uint8 BGR [H, W, 3]."""
         return self.predict_batch([as_picture(source)], Thresholds(score, iou, max_boxes))[0]
 
     def predict_batch(self, pictures: Sequence[Picture], limits: Thresholds) -> list[Detections]:
-        """Detect in several pictures, as many at once as the file takes."""
+        """Detect objects in several pictures, in batches of the size that the file takes."""
         found: list[Detections] = []
         for start in range(0, len(pictures), self.batch):
             some = pictures[start : start + self.batch]
@@ -99,11 +100,11 @@ class OnnxDetector:
         return found
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Another process opens the file again; a session cannot be sent there."""
+        """Support pickling by path: another process opens the file again, because a session cannot be pickled."""
         return OnnxDetector, (self.path.resolve(), None, self._threads)
 
     def prepare(self, pictures: Sequence[Picture]) -> NDArray[Any]:
-        """Pictures, at most as many as the file takes, as it wants them."""
+        """Convert pictures, at most ``batch`` of them, to the file's input."""
         if self.card.form == "frame":
             return pictures[0]
         images = np.zeros((self.batch, 3, *self.input_size), np.uint8 if self.rounds else np.float32)
@@ -113,7 +114,7 @@ class OnnxDetector:
         return images
 
     def run(self, image: NDArray[Any], limits: Thresholds) -> Arrays:
-        """Feed what ``prepare`` made; all outputs by name."""
+        """Run the session on the input from ``prepare``; return all outputs by name."""
         feeds: dict[str, Any] = {"image": image}
         asked = {
             "score_threshold": np.array(limits.score, np.float32),
@@ -125,7 +126,7 @@ class OnnxDetector:
         return {name: np.asarray(value) for name, value in zip(self._outputs, outputs, strict=True)}
 
     def read(self, outputs: Arrays, pictures: Sequence[Picture], limits: Thresholds) -> list[Detections]:
-        """The file's outputs for these pictures as detections."""
+        """Convert the file's outputs for these pictures to detections."""
         if self.card.form == "core":
             raws, layout = self.rows(outputs), self.card.layout
             return [decode(r, layout, self._view(p), self.names, limits) for r, p in zip(raws, pictures, strict=False)]
@@ -137,7 +138,7 @@ class OnnxDetector:
         return [self._back(f, self._view(p)) for f, p in zip(found, pictures, strict=False)]
 
     def describe(self) -> dict[str, Any]:
-        """What ``nanogfl info`` shows."""
+        """Return what ``nanogfl info`` shows."""
         card, defaults = self.card, self.card.defaults
         optional = {
             i.name: f"{i.type} {i.shape}, {defaults[i.name]} where not given"
@@ -162,7 +163,7 @@ class OnnxDetector:
         }
 
     def _check(self) -> tuple[int, bool]:
-        """How many pictures the file takes at once, and whether bytes; ModelError where it is not as its card says."""
+        """Return ``batch`` and ``rounds``; raise ModelError if the file's inputs and outputs do not match its card."""
         given = {i.name: (i.type, i.shape) for i in self.session.get_inputs()}
         kind, shape = given.get("image", ("no image", []))
         if self.card.form == "frame":
@@ -185,7 +186,10 @@ class OnnxDetector:
         return View(picture.shape[:2], self.input_size, self.card.resize)
 
     def _picture(self, outputs: Arrays, rows: slice, limits: Thresholds) -> Detections:
-        """One picture's rows of a file that decodes; what is fixed in the file is said, or applied on top."""
+        """Return the detections in one picture's rows of decoded outputs.
+
+        If the thresholds are fixed, apply stricter limits here, and warn once if the limits cannot be met.
+        """
         sigma = outputs["side_sigma"][rows] if "side_sigma" in outputs else None
         boxes, scores, labels = (outputs[name][rows] for name in ("boxes", "scores", "labels"))
         if labels.max(initial=0) >= len(self.names):
@@ -209,7 +213,7 @@ class OnnxDetector:
         return Detections(view.back(found.boxes), found.scores, found.labels, found.names, sigma)
 
     def rows(self, outputs: Arrays) -> NDArray[np.float32]:
-        """Maps of each level -> [B, P, C + 4 * (R + 1)], the class columns logits of the final score."""
+        """Join the maps of all levels to [B, P, C + 4 * (R + 1)]; the class columns are logits of the final score."""
         classes, sides = (self._joined(outputs, kind) for kind in ("classes", "sides"))
         if f"quality_{self.card.strides[0]}" in outputs:
             score = (sigmoid(classes) * self._joined(outputs, "quality")).clip(1e-6, 1 - 1e-6)

@@ -1,8 +1,8 @@
-"""Large pictures in overlapping tiles, so that small things stay large enough to be found.
+"""Detection in overlapping tiles of large pictures, so that small objects remain large enough to be found.
 
-Every tile is as large as the network's input times a scale, and the whole picture is looked at once more for what is
-too large for a tile. An object that a tile's inner border cuts is taken from where it is seen whole: tiles overlap, so
-that whatever is smaller than the overlap is whole in one of them. What nothing shows whole is joined from its pieces.
+Every tile has the size of the network's input times a scale. The whole picture is processed once more for objects that
+are too large for a tile. If a tile's inner border cuts an object, its box comes from a tile that contains the whole
+object; there always is one for objects smaller than the overlap. Other objects are joined from their pieces.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from nanogfl.errors import UsageError
 from nanogfl.pictures import Picture, as_picture
 from nanogfl.runtime.predict import Predicts
 
-MARGIN = 0.01  # of a tile's side: a box that ends so near an inner border may go on behind it
-MOST = 10_000  # tiles of a picture: one look at each takes minutes
-PIECE = 0.5  # IoU of a cut box with what its tile shows of another, from which both are of one object
+MARGIN = 0.01  # fraction of a tile's side: a box that ends this close to an inner border may continue beyond it
+MOST = 10_000  # tiles of a picture; processing this many takes minutes
+PIECE = 0.5  # minimum IoU of a cut box with the part of another box inside its tile for both to be one object
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A part of a picture: x1 y1 x2 y2 in whole px."""
+    """A part of a picture: x1 y1 x2 y2 in integer px."""
 
     x1: int
     y1: int
@@ -36,17 +36,17 @@ class Tile:
     y2: int
 
     def inner(self, height: int, width: int) -> NDArray[np.bool_]:
-        """Which of its sides (left, top, right, bottom) lie inside the picture: [4]."""
+        """Return which sides of the tile (left, top, right, bottom) lie inside the picture: [4]."""
         return np.array([self.x1 > 0, self.y1 > 0, self.x2 < width, self.y2 < height])
 
 
 class Tiled:
-    """A predictor that looks at large pictures in tiles: ``Tiled(nanogfl.load("model.onnx")).predict("map.png")``.
+    """A predictor that processes large pictures in tiles: ``Tiled(nanogfl.load("model.onnx")).predict("map.png")``.
 
     Args:
         predictor: from ``nanogfl.load``.
-        scale: picture px that one px of the network's input covers in a tile; above 1 shrinks.
-        overlap: which part of a tile's side it shares with the next one at least, 0 to 0.9.
+        scale: picture px per px of the network's input; above 1, tiles are shrunk.
+        overlap: minimum fraction of a tile's side that it shares with the next tile, 0 to 0.9.
     """
 
     def __init__(self, predictor: Predicts, scale: float = 1.0, overlap: float = 0.25) -> None:
@@ -60,7 +60,7 @@ class Tiled:
     def predict(
         self, source: str | Path | NDArray[np.uint8], score: float = 0.3, *, iou: float = 0.6, max_boxes: int = 1000
     ) -> Detections:
-        """Detect in one picture: a path, or uint8 BGR [H, W, 3]; at most ``max_boxes`` in the whole of it."""
+        """Detect objects in one picture: a path, or uint8 BGR [H, W, 3]; at most ``max_boxes`` in the whole picture."""
         picture = as_picture(source)
         size = picture.shape[:2]
         tiles = self.tiles(size)
@@ -74,10 +74,10 @@ class Tiled:
         return _merge(_joined(parts, self.names), cut, edges, Thresholds(score, iou, max_boxes))
 
     def tiles(self, size: tuple[int, int]) -> list[Tile]:
-        """The tiles of a picture of (H, W), rows first, evenly spread; one where it is no larger than a tile.
+        """Return the evenly spaced tiles of a picture of (H, W), row by row; a single tile if the picture fits into it.
 
         Raises:
-            UsageError: there would be too many to look at.
+            UsageError: there would be more than MOST tiles.
         """
         sides = (max(1, round(side * self.scale)) for side in self.input_size)
         rows, columns = (_spans(length, side, self.overlap) for length, side in zip(size, sides, strict=True))
@@ -89,7 +89,7 @@ class Tiled:
         return [Tile(x1, y1, x2, y2) for y1, y2 in rows for x1, x2 in columns]
 
     def _look(self, picture: Picture, tile: Tile, score: float, iou: float, max_boxes: int) -> Detections:
-        """Detections in a tile, in the picture's px."""
+        """Detect objects in a tile; return the detections in px of the picture."""
         part = np.ascontiguousarray(picture[tile.y1 : tile.y2, tile.x1 : tile.x2])
         found = self.predictor.predict(part, score, iou=iou, max_boxes=max_boxes)
         moved = found.boxes + np.array([tile.x1, tile.y1, tile.x1, tile.y1], np.float32)
@@ -97,7 +97,7 @@ class Tiled:
 
 
 def _spans(length: int, side: int, overlap: float) -> list[tuple[int, int]]:
-    """Starts and ends of as few stretches of ``side`` px as cover ``length`` with at least this overlap."""
+    """Return (start, end) of the fewest spans of ``side`` px that cover ``length`` px with at least this overlap."""
     if length <= side:
         return [(0, length)]
     shared = min(int(np.ceil(overlap * side)), side - 1)
@@ -107,14 +107,14 @@ def _spans(length: int, side: int, overlap: float) -> list[tuple[int, int]]:
 
 
 def _cut(boxes: NDArray[np.float32], tile: Tile, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Which boxes end at a border of their tile that lies inside the picture: [N]."""
+    """Return which boxes end at a border of their tile that lies inside the picture: [N]."""
     edges = np.array([tile.x1, tile.y1, tile.x2, tile.y2])
     margin = np.tile(np.maximum(MARGIN * (edges[2:] - edges[:2]), 1.0), 2)
     return np.any((np.abs(boxes - edges) < margin) & tile.inner(*size), axis=1)
 
 
 def _joined(parts: Sequence[Detections], names: list[str]) -> Detections:
-    """All parts as one, not sorted."""
+    """Concatenate detections without sorting them."""
     sigmas = [part.side_sigma for part in parts if part.side_sigma is not None]
     return Detections(
         np.concatenate([part.boxes for part in parts]),
@@ -126,9 +126,9 @@ def _joined(parts: Sequence[Detections], names: list[str]) -> Detections:
 
 
 def _merge(found: Detections, cut: NDArray[np.bool_], edges: NDArray[np.float32], limits: Thresholds) -> Detections:
-    """One box an object: whole ones by NMS, then those joined from cut ones that are no piece of a whole one.
+    """Return one box per object: whole boxes after NMS, and boxes joined from cut ones that belong to no whole box.
 
-    ``edges``: of the tile of each detection [N, 4].
+    ``edges`` [N, 4] are those of the tile of each detection.
     """
     everything = Thresholds(limits.score, limits.iou, len(found))
     whole = np.flatnonzero(~cut)
@@ -140,13 +140,13 @@ def _merge(found: Detections, cut: NDArray[np.bool_], edges: NDArray[np.float32]
 
 
 def _is_piece(i: int, found: Detections, whole: NDArray[np.intp], edges: NDArray[np.float32]) -> bool:
-    """Whether detection ``i`` is what its tile shows of one of the whole ones of its class."""
+    """Return whether detection ``i`` matches the part inside its tile of a whole box of its class."""
     same = found.boxes[whole[found.labels[whole] == found.labels[i]]]
     return bool((box_math.iou(found.boxes[[i]], _shown(same, edges[i])) > PIECE).any())
 
 
 def _groups(pieces: NDArray[np.intp], found: Detections, edges: NDArray[np.float32]) -> list[NDArray[np.intp]]:
-    """Which of these cut detections are of one object: they agree about what both their tiles show."""
+    """Group these cut detections by object: those of one object agree in the area that both their tiles show."""
     group_of: dict[int, list[int]] = {}
     for number, i in enumerate(pieces.tolist()):
         linked = {id(group_of[k]): group_of[k] for k in _agreeing(i, pieces[:number], found, edges)}
@@ -156,7 +156,10 @@ def _groups(pieces: NDArray[np.intp], found: Detections, edges: NDArray[np.float
 
 
 def _agreeing(i: int, others: NDArray[np.intp], found: Detections, edges: NDArray[np.float32]) -> list[int]:
-    """Those of the others that are of another tile and one object with ``i``; all at once, for there are thousands."""
+    """Return those of the others that are from another tile and of the same object as ``i``.
+
+    The computation is vectorised, because there may be thousands.
+    """
     near = others[(found.labels[others] == found.labels[i]) & (edges[others] != edges[i]).any(axis=1)]
     mine, theirs = _shown(found.boxes[[i]], edges[near]), _shown(found.boxes[near], edges[i])
     shared = box_math.areas(_shown(mine, theirs))
@@ -165,7 +168,7 @@ def _agreeing(i: int, others: NDArray[np.intp], found: Detections, edges: NDArra
 
 
 def _hull(group: Detections) -> Detections:
-    """The box around them all, with the best score; each side's deviation is from the box that reaches farthest."""
+    """Return the box around the group, with its best score; each side has the deviation of the outermost box there."""
     farthest = np.append(group.boxes[:, :2].argmin(axis=0), group.boxes[:, 2:].argmax(axis=0))
     box = group.boxes[farthest, range(4)][None]
     sigma = None if group.side_sigma is None else group.side_sigma[farthest, range(4)][None]
@@ -173,5 +176,5 @@ def _hull(group: Detections) -> Detections:
 
 
 def _shown(boxes: NDArray[np.float32], edges: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Boxes [N, 4] as one tile of these edges [4] shows them, or one each [N, 4]; inverted where it shows nothing."""
+    """Crop boxes [N, 4] to the edges of one tile [4] or of one each [N, 4]; a box outside its tile becomes inverted."""
     return np.concatenate([np.maximum(boxes[:, :2], edges[..., :2]), np.minimum(boxes[:, 2:], edges[..., 2:])], axis=1)

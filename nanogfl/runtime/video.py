@@ -1,4 +1,4 @@
-"""Write frames as an mp4 that is whole and plays, or is not there."""
+"""Atomic writing of mp4 videos: a file is created only if it is complete and can be read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nanogfl.pictures import Picture
 
 
 class VideoSink:
-    """Where the frames of one video go; made by :func:`write_video`."""
+    """A writer of the frames of one video, created by :func:`write_video`."""
 
     def __init__(self, path: Path, fps: float, size: tuple[int, int]) -> None:
         self.path, self.size, self.count = path, size, 0
@@ -29,30 +29,30 @@ class VideoSink:
 
     def write(self, picture: Picture) -> None:
         """Append one frame, uint8 BGR [H, W, 3] of the video's size."""
-        if picture.shape != (*self.size, 3) or picture.dtype != np.uint8:  # OpenCV would drop it without a word
+        if picture.shape != (*self.size, 3) or picture.dtype != np.uint8:  # OpenCV would drop it silently
             raise ValueError(f"frame {picture.dtype} {picture.shape} does not fit the video's uint8 {(*self.size, 3)}")
         self._writer.write(np.ascontiguousarray(picture))
         self.count += 1
 
     def release(self) -> None:
-        """Finish the file; a second call does nothing."""
+        """Finish the file; a second call is a no-op."""
         self._writer.release()
 
 
 @contextmanager
 def write_video(path: str | Path, fps: float, size: tuple[int, int]) -> Iterator[VideoSink]:
-    """Write an mp4 (MPEG-4 part 2), whole or not at all.
+    """Write an mp4 (MPEG-4 part 2) atomically.
 
     ``with write_video(path, 25, picture.shape[:2]) as video: video.write(picture)``
 
     Args:
         path: ends in ``.mp4``; parent folders are created.
-        fps: frames a second.
-        size: (height, width) of every frame; the codec cuts an odd last row or column.
+        fps: frames per second.
+        size: (height, width) of every frame; the codec crops an odd last row or column.
 
     Raises:
-        UsageError: the path is no ``.mp4``, or the size or rate cannot be a video's.
-        DataError: the file cannot be written or finished, or no frame came.
+        UsageError: the path does not end in ``.mp4``, or the size or rate is invalid.
+        DataError: the file cannot be written or finished, or no frame was written.
     """
     path = Path(path)
     if path.suffix.lower() != ".mp4":
@@ -60,8 +60,8 @@ def write_video(path: str | Path, fps: float, size: tuple[int, int]) -> Iterator
     if min(size) < 2 or not (0 < fps < math.inf):
         raise UsageError(f"cannot write {path.name}: {size[1]} x {size[0]} at {fps} frames a second is no video")
     path.parent.mkdir(parents=True, exist_ok=True)
-    place = path.resolve()  # a link stays one
-    partial = place.with_name(f"{place.stem}.partial.mp4")  # the suffix chooses the container
+    place = path.resolve()  # a symbolic link is kept; its target is replaced
+    partial = place.with_name(f"{place.stem}.partial.mp4")  # OpenCV chooses the container by the suffix
     try:
         sink = VideoSink(partial, fps, size)
         try:
@@ -70,7 +70,7 @@ def write_video(path: str | Path, fps: float, size: tuple[int, int]) -> Iterator
             sink.release()
         if not sink.count:
             raise DataError(f"no frame came for the video {path}; check its source")
-        if not _plays(partial):  # a full disk is not said by the writer
+        if not _plays(partial):  # the writer does not report a full disk
             raise DataError(f"the video {path} could not be finished; is the disk full?")
         partial.replace(place)
     finally:
@@ -78,7 +78,7 @@ def write_video(path: str | Path, fps: float, size: tuple[int, int]) -> Iterator
 
 
 def _plays(path: Path) -> bool:
-    """Whether its first frame can be read."""
+    """Return whether the first frame can be read."""
     capture = cv2.VideoCapture(str(path))
     try:
         return capture.isOpened() and capture.read()[0]

@@ -1,4 +1,4 @@
-"""``nanogfl web``: the demo page with a model in it, served to a browser on this machine."""
+"""``nanogfl web``: serve the demo page with a model to browsers."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from nanogfl.runtime.serve import TYPES, Server, Site
 from nanogfl.runtime.session import OnnxDetector
 
 log = logging.getLogger(__name__)
-EVERYWHERE = ("0.0.0.0", "::")  # all of a machine's addresses, none of which can be typed like this
+EVERYWHERE = ("0.0.0.0", "::")  # listen on all addresses of the machine; not an address to open in a browser
 NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 CHECKPOINTS = (".ckpt", ".pth", ".pt")
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the server listens; ``cert`` and ``key`` are PEM files and make it https."""
+    """The address of the server; ``cert`` and ``key`` are PEM files that enable https."""
 
     host: str = "127.0.0.1"
     port: int = 8000
@@ -40,9 +40,9 @@ def serve(model: Path, place: Place, cache: Path, say: Callable[[str], None]) ->
 
     Args:
         model: an exported file of frame form.
-        place: where to listen.
-        cache: folder for the runtime files that the browser needs, where the page's own folder lacks them.
-        say: takes the lines for the person at the terminal.
+        place: address to listen on.
+        cache: folder for the runtime files that the browser needs, if the page's own folder lacks them.
+        say: called with each line for the terminal.
     """
     with open_server(model, place, cache) as server:
         host, port = server.server_address[:2]
@@ -60,24 +60,24 @@ def serve(model: Path, place: Place, cache: Path, say: Callable[[str], None]) ->
 
 
 def address_here() -> str:
-    """Find this machine's address in its network, or nothing, without sending a packet."""
+    """Return this machine's address in its network, or an empty string; no packet is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(("192.0.2.1", 9))  # a documentation address: what counts is the way that would be taken
+            probe.connect(("192.0.2.1", 9))  # a documentation address: only the route to it is looked up
         except OSError:
             return ""
         return str(probe.getsockname()[0])
 
 
 def open_server(model: Path, place: Place, cache: Path) -> Server:
-    """A server that listens but does not answer yet; its files are complete, its model is loaded."""
+    """Return a server that listens but does not answer yet; its files are complete and its model is loaded."""
     _check_files(place)
     detector = open_model(model)
     page = page_folder()
     files = {f"/{p.relative_to(page).as_posix()}": p for p in page.iterdir() if p.suffix in TYPES}
     files |= {"/model.onnx": model, **runtime_files(page, cache)}
     try:
-        place.host.encode("idna")  # a name that no host can have is a UnicodeError; sockets make a TypeError of some
+        place.host.encode("idna")  # UnicodeError for invalid host names; for some of them, sockets raise TypeError
         server = Server((place.host, place.port), Site(files, detector))
     except (OSError, OverflowError, UnicodeError) as error:
         raise _cannot_listen(place, error) from error
@@ -94,7 +94,7 @@ def open_server(model: Path, place: Place, cache: Path) -> Server:
 
 
 def _check_files(place: Place) -> None:
-    """A key has its certificate, and what is named is there."""
+    """Raise UsageError for a key without a certificate, or for a file that does not exist."""
     if place.key and not place.cert:
         raise UsageError(f"--key {place.key} without a certificate: give --cert too, or leave both away for http")
     for option, file in (("--cert", place.cert), ("--key", place.key)):
@@ -103,7 +103,7 @@ def _check_files(place: Place) -> None:
 
 
 def _cannot_listen(place: Place, error: Exception) -> NanogflError:
-    """What to choose instead: another host where this machine has no such address, else another port."""
+    """Return an error with advice: another host if this machine has no such address, else another port."""
     why = getattr(error, "strerror", None) or error
     if isinstance(error, gaierror | UnicodeError) or getattr(error, "errno", None) in NO_SUCH_ADDRESS:
         return UsageError(
@@ -113,7 +113,7 @@ def _cannot_listen(place: Place, error: Exception) -> NanogflError:
 
 
 def open_model(path: Path) -> OnnxDetector:
-    """The detector, if the page can run it: it feeds frames, and knows no other form."""
+    """Load the detector; refuse files that the page cannot run, such as those of another form than ``frame``."""
     if path.suffix.lower() in CHECKPOINTS:
         raise UsageError(f"{path}: a browser runs exported files; first: nanogfl export {path} --out model.onnx")
     if path.suffix.lower() != ".onnx":
@@ -125,13 +125,13 @@ def open_model(path: Path) -> OnnxDetector:
 
 
 def page_folder() -> Path:
-    """Where the page lies: inside the wheel, or in the checkout's ``demo/web``."""
+    """Return the folder of the page: inside the installed package, or ``demo/web`` in a checkout."""
     packed = Path(__file__).parents[1] / "web_page"
     return packed if packed.is_dir() else Path(__file__).parents[2] / "demo" / "web"
 
 
 def runtime_files(page: Path, cache: Path) -> dict[str, Path]:
-    """Addresses and files of onnxruntime-web: from the page's folder, else from the cache, else from npm."""
+    """Return the files of onnxruntime-web by address: from the page's folder, else the cache, else from npm."""
     pin = json.loads((page / "runtime.json").read_text(encoding="utf-8"))
     version, names = pin["version"], list(pin["sha256"])
     for folder in (page / "ort" / version, cache / "ort" / version):
@@ -155,7 +155,7 @@ def _is_local(host: str) -> bool:
 
 
 def _encrypt(server: Server, place: Place) -> None:
-    """Speak TLS; the handshake is left to each connection's thread, so that a silent visitor blocks nobody."""
+    """Enable TLS; the handshake runs in the thread of each connection, so that a silent client blocks no other."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         context.load_cert_chain(place.cert or "", place.key)

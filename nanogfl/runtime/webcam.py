@@ -1,4 +1,4 @@
-"""Detect in what a camera, a stream, a video or a folder shows: a window with keys, a recording, a record a frame."""
+"""Live detection in a camera, a stream, a video or a folder: a window with keys, a recording, a record per frame."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from nanogfl.runtime.screen import QUIT, Screen
 from nanogfl.runtime.track import FAINT, Tracker
 
 log = logging.getLogger(__name__)
-PATIENCE_S = 0.1  # between two looks at keys and at Ctrl-C while no picture comes
-NOTICE_S = 3.0  # how long a word stays on the screen
+PATIENCE_S = 0.1  # between two checks for keys and Ctrl-C while no picture arrives
+NOTICE_S = 3.0  # how long a notice stays on the screen
 KEYS = "keys: q quit, space pause, s snapshot, r record, + - score; on and off: b boxes, l labels, u sigma, f figures"
 
 
 class Webcam:
-    """One run over one source.
+    """One run on one source.
 
     Args:
         predictor: from ``nanogfl.load``.
         source: from ``open_source``.
-        screen: the window; None where there is none.
-        look: what is shown at first.
-        classes: only these.
-        tracker: gives ids and steady boxes.
-        record: an ``.mp4`` that is recorded from the start.
+        screen: the window; None for no window.
+        look: the initial display options.
+        classes: only these classes; all if None.
+        tracker: adds ids and smooths boxes; None for no tracking.
+        record: ``.mp4`` file to record from the start.
         report: called with the record of each frame: ``{source, frame, time, width, height, detections, ms}``.
     """
 
@@ -74,11 +74,11 @@ class Webcam:
         self.stopped = True
 
     def run(self) -> dict[str, Any]:
-        """Go on until the source ends, ``q`` is pressed, or :meth:`stop` is called; the figures.
+        """Run until the source ends, ``q`` is pressed, or :meth:`stop` is called; return the statistics.
 
         Raises:
-            DataError: the source cannot be opened, or was lost (what was recorded is kept).
-            UsageError: the recording would replace the source.
+            DataError: the source cannot be opened, or was lost (the recording is kept).
+            UsageError: the recording would replace the source, or the model lacks the sigma that is to be shown.
         """
         if self.screen:
             log.info(KEYS)
@@ -95,7 +95,7 @@ class Webcam:
                 self._recorder.close()
 
     def summary(self) -> dict[str, Any]:
-        """The figures so far, also of a run that an error ended."""
+        """Return the statistics so far, also after an error."""
         return self.meter.summary() | {"skipped": self.capture.skipped}
 
     def _loop(self, capture: Capture) -> None:
@@ -109,7 +109,7 @@ class Webcam:
                 return
 
     def _frame(self, shot: Shot) -> None:
-        """Everything that happens to one picture."""
+        """Process one picture: detect, track, draw, record, report and show it."""
         began, before = time.perf_counter(), self._last
         self._begin(shot, before and before[0])
         found, ids = self._detect(shot, self.tracker)
@@ -133,15 +133,15 @@ class Webcam:
             self._press(self.screen.show(self._drawn, max(0.0, left)))
 
     def _begin(self, shot: Shot, before: Shot | None) -> None:
-        """What begins with a picture: the recording with the first one, other tracks with another video."""
+        """Start the recording with the first picture; restart the tracker with the first picture of another video."""
         if before is None:
-            if self.record_path and not self._recorder:  # now it is open, and a stream knows its rate
+            if self.record_path and not self._recorder:  # only now is the source open and its rate known
                 self._recorder = Recorder(self.record_path, self.source.rate)
         elif self.tracker and before.source != shot.source and (before.time_s, shot.time_s) != (None, None):
             self.tracker.restart()
 
     def _detect(self, shot: Shot, tracker: Tracker | None) -> tuple[Detections, list[int] | None]:
-        """Detections of the chosen classes, and their ids where they are tracked."""
+        """Return the detections of the chosen classes, and their ids if they are tracked."""
         score = self.look.score
         if tracker is None:
             return self.predictor.predict(shot.picture, score).of_classes(self.classes), None
@@ -154,7 +154,7 @@ class Webcam:
         return draw_panel(drawn, self._lines(found)) if self.look.figures else drawn
 
     def _lines(self, found: Detections) -> list[str]:
-        """The panel: speed, latencies, counts, and what a key just did."""
+        """Return the lines of the panel: speed, latencies, counts, and the effect of the last key."""
         spent = ", ".join(f"{stage} {self.meter.lately(stage):.1f}" for stage in STAGES)
         found_text = ", ".join(f"{count} {name}" for name, count in counts(found).items()) or "nothing"
         state = "paused" if self._paused else f"{self.meter.fps:.1f} fps"
@@ -166,14 +166,14 @@ class Webcam:
         return lines
 
     def _press(self, key: str) -> None:
-        """Do what a key asks for, and say it on the screen."""
+        """Perform the action of a key, and show its effect on the screen."""
         if said := self.look.press(key):
             lacking = key == "u" and self._last and self._last[1].side_sigma is None
             self._say("this file has no sigma" if lacking else said)
         elif key in self._actions:
             self._actions[key]()
         if key and self._paused and self._last and self.screen:
-            if key in SCORE_KEYS:  # a second look at the same picture moves no track, and gives no id
+            if key in SCORE_KEYS:  # detecting again in the same picture changes no track, and assigns no id
                 shot, known = self._last[0], self.tracker.count if self.tracker else 0
                 found, ids = self._detect(shot, deepcopy(self.tracker))
                 self._last = shot, found, ids and [number if number <= known else 0 for number in ids]
@@ -189,14 +189,14 @@ class Webcam:
         self._say("")
 
     def _snapshot(self) -> None:
-        """Save what is on the screen as a PNG in the working folder."""
+        """Save the picture on the screen as a PNG in the working directory."""
         if self._drawn is not None:
             path = free_name(Path(time.strftime("snapshot-%Y%m%d-%H%M%S.png")))
             write_picture(path, self._drawn)
             self._say(f"saved {path}")
 
     def _record(self) -> None:
-        """Begin a recording, or finish the one that runs; one after --record OUT.mp4 is OUT_1.mp4."""
+        """Start a recording, or finish the current one; a recording after --record OUT.mp4 is OUT_1.mp4."""
         if self._recorder:
             self._recorder.close()
             self._say(f"saved {self._recorder.path}")
@@ -212,7 +212,7 @@ class Webcam:
             log.info(text)
 
     def _length(self, shot: Shot, before: Shot | None) -> float:
-        """How long a picture stands, in seconds, so that files play at their own speed: as long as the one before."""
+        """Return how many seconds to show a picture, so that files play at their own speed: as long as the last one."""
         if self.source.live:
             return 0.0
         if shot.time_s is None:
@@ -225,7 +225,7 @@ class Webcam:
 def record_of(
     shot: Shot, found: Detections, ids: Sequence[int] | None, times_ms: tuple[float, float, float]
 ) -> dict[str, Any]:
-    """The JSON-ready record of a frame; ``track`` is the id of a detection, null before it has one."""
+    """Return the JSON-serialisable record of a frame; ``track`` is a detection's id, null before it has one."""
     height, width = shot.picture.shape[:2]
     detections = list(found.records())
     for detection, number in zip(detections, ids or (), strict=False):
