@@ -138,7 +138,7 @@ def test_what_cannot_be_written_is_refused_before_the_pictures_are_looked_at(
     yolo(tmp_path / "set")
     write(tmp_path / "full/mine.txt", "x")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nanogfl.doctor.check.look_at_all", too_early)
+    monkeypatch.setattr("nanogfl.doctor.check.inspect_all", too_early)
     said = command("check", "set", *options)
     assert (said.code, said.out, len(said.err.splitlines())) == (code, "", 1)
     assert message in said.err
@@ -455,7 +455,7 @@ def test_a_turned_webp_keeps_its_quality(tmp_path: Path, options: dict[str, Any]
 def test_the_table_of_kinds_in_the_docs_is_whole() -> None:
     text = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
     rows = re.findall(r"^\| `([a-z-]+)` \| (\w+) \| (.*?) \| (.*?) \| (yes|no) \|$", text, re.MULTILINE)
-    said = [(kind, k.severity, k.told, k.fix, "yes" if k.mended else "no") for kind, k in KINDS.items()]
+    said = [(kind, k.severity, k.phrase, k.fix, "yes" if k.fixed else "no") for kind, k in KINDS.items()]
     assert sorted(rows) == sorted(said)
 
 

@@ -64,7 +64,7 @@ def test_the_step_is_that_of_the_whole_batch(guidance: str, count: int) -> None:
     expected = gradients(torch.stack(list(parts.values())).sum(), made)
 
     cores = Cores(Networks(made.detector, made.guidance), 3)
-    spread = cores.losses(whole.cut(3), made.losses, WHOLE)
+    spread = cores.losses(whole.split(3), made.losses, WHOLE)
     found = gradients(torch.stack(list(spread.values())).sum(), made)
     assert spread.keys() == parts.keys()
     for name, value in parts.items():
@@ -88,7 +88,7 @@ def test_processes_of_unequal_size_make_the_step_of_all() -> None:
         mine = copy.deepcopy(made)
         cores = Cores(Networks(mine.detector, mine.guidance), 2)
         share = Share(lambda value: barrier.mean(rank, value), 2)
-        found = cores.losses(own[rank].cut(2), mine.losses, share)
+        found = cores.losses(own[rank].split(2), mine.losses, share)
         return found, gradients(torch.stack(list(found.values())).sum(), mine)
 
     with ThreadPoolExecutor(2) as pool:
@@ -106,7 +106,7 @@ def test_parts_compute_as_the_run_does() -> None:
     for one in cores.replicas:
         one.detector.head.register_forward_hook(lambda *given: seen.append(given[2].dtype))
     with torch.autocast("cpu", torch.bfloat16):
-        losses = cores.losses(batch(8).cut(2), made.losses, WHOLE)
+        losses = cores.losses(batch(8).split(2), made.losses, WHOLE)
     assert seen == [torch.bfloat16] * 2 and {part.dtype for part in losses.values()} == {torch.float32}
 
 
@@ -125,7 +125,7 @@ def test_a_frozen_part_stays_frozen_on_every_core() -> None:
     made.train()
     cores = Cores(Networks(made.detector, made.guidance), 2)
     made.detector.backbone.eval()
-    cores.losses(batch(8).cut(2), made.losses, WHOLE)
+    cores.losses(batch(8).split(2), made.losses, WHOLE)
     first, second = (one.detector.backbone.state_dict() for one in cores.replicas)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not any(p is q for p in cores.parameters for q in made.detector.backbone.parameters())
@@ -170,16 +170,16 @@ def test_each_part_is_large_enough_for_batch_norm(pictures: int, threads: int, p
 def test_no_part_is_left_with_a_single_picture(count: int, parts: int, expected: list[int]) -> None:
     rows = torch.arange(count)
     batch = Batch(rows, rows, rows, rows, rows, [str(i) for i in range(count)])
-    assert [len(piece.names) for piece in batch.cut(parts)] == expected
+    assert [len(piece.names) for piece in batch.split(parts)] == expected
 
 
 def test_a_cut_batch_loses_nothing() -> None:
     whole = batch(7)
-    pieces = whole.cut(3)
+    pieces = whole.split(3)
     assert [len(p.names) for p in pieces] == [2, 2, 3]
     assert torch.equal(torch.cat([p.images for p in pieces]), whole.images)
     assert [name for piece in pieces for name in piece.names] == whole.names
-    assert [len(p.names) for p in batch(3).cut(3)] == [3]  # none is left with a single picture
+    assert [len(p.names) for p in batch(3).split(3)] == [3]  # none is left with a single picture
 
 
 @pytest.mark.parametrize("memory", [LAST, torch.contiguous_format])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from runs import Train, read_rows
 
 from nanogfl.data.augment import Sample, decide, draw
-from nanogfl.data.batch import Undrawn
+from nanogfl.data.batch import DeferredBatch
 from nanogfl.data.device import Store, collate_drawings
 from nanogfl.data.loader import TrainingSet, training_loader
 from nanogfl.data.order import EpochOrder, EvenBatches
@@ -110,7 +110,7 @@ def loaders(tiny_set: Path) -> dict[str, list]:
         made[cache] = []
         for epoch in range(2):
             order.set_epoch(epoch)
-            made[cache] += [b.drawn(store, SIZE) if isinstance(b, Undrawn) else b for b in loader]
+            made[cache] += [b.drawn(store, SIZE) if isinstance(b, DeferredBatch) else b for b in loader]
     return made
 
 

@@ -21,12 +21,12 @@ from nanogfl.data.readers import read_table
 from nanogfl.data.table import Example, Table
 from nanogfl.doctor.boxes import same_boxes
 from nanogfl.doctor.check import Checkup, check
+from nanogfl.doctor.duplicates import Duplicate, find_duplicates
 from nanogfl.doctor.fix import write_copy
-from nanogfl.doctor.labels import note_labels, spellings
-from nanogfl.doctor.look import Look, look_at
+from nanogfl.doctor.inspection import Inspection, inspect
+from nanogfl.doctor.labels import canonical_names, note_labels
 from nanogfl.doctor.names import oddity
 from nanogfl.doctor.report import write_report
-from nanogfl.doctor.twins import Twin, find_twins
 
 Spoil = Callable[[Path], object]
 CAT, DOG = BOXES.values()
@@ -342,7 +342,7 @@ def test_dirt_is_found_and_mended(
         assert (found.problems[0].file, found.problems[0].where) == (file, where)
     write_copy(found, tmp_path / "out" / "copy")
     again = check(tmp_path / "out" / "copy")
-    assert {kind for kind in again.counts if KINDS[kind].mended} == set(), again.problems
+    assert {kind for kind in again.counts if KINDS[kind].fixed} == set(), again.problems
     assert {p: p.read_bytes() for p in root.rglob("*") if p.is_file()} == before, "the original is untouched"
 
 
@@ -450,7 +450,7 @@ def test_a_sound_copy_of_a_damaged_picture_stays(tmp_path: Path, split: str, kin
     ],
 )
 def test_names_of_one_class_are_words_written_otherwise(one: str, other: str, same: bool, reason: str) -> None:
-    assert spellings([one, other], {one: 1, other: 2})[one] == (other if same else one), reason
+    assert canonical_names([one, other], {one: 1, other: 2})[one] == (other if same else one), reason
 
 
 @pytest.mark.parametrize(("high", "same"), [(94.9, []), (95, [(0, 1)]), (100, [(0, 1)])])
@@ -510,12 +510,12 @@ RNG = np.random.default_rng(0)
 BITS, THUMB = RNG.random(127) < 0.5, RNG.choice([-100, 100], 1024).astype(np.int8)
 
 
-def looked(content: str, bits: int = 0, thumb: int = 0, of: np.ndarray = BITS, flaw: str = "") -> Look:
+def looked(content: str, bits: int = 0, thumb: int = 0, of: np.ndarray = BITS, flaw: str = "") -> Inspection:
     """What is seen of a picture whose signature differs from one in its first bits, and whose thumb in its first px."""
     seen, small = of.copy(), THUMB.copy()
     seen[:bits] = ~seen[:bits]
     small[:thumb] *= -1
-    return Look("JPEG", (96, 64), 1, False, flaw, content.encode(), seen, small)
+    return Inspection("JPEG", (96, 64), 1, False, flaw, content.encode(), seen, small)
 
 
 def listed(splits: str, boxes: Sequence[int] | None = None) -> list[Example]:
@@ -534,8 +534,8 @@ def listed(splits: str, boxes: Sequence[int] | None = None) -> list[Example]:
 )
 def test_nearly_the_same_is_within_22_bits_and_a_correlation_of_85_percent(bits: int, thumb: int, same: bool) -> None:
     """Of 1024 px that are light or dark, 76 turned over leave .852, and 77 .850 less a trace."""
-    found = find_twins(listed("tt"), [looked("a"), looked("b", bits, thumb)])
-    assert found == ([Twin(1, 0, False)] if same else [])
+    found = find_duplicates(listed("tt"), [looked("a"), looked("b", bits, thumb)])
+    assert found == ([Duplicate(1, 0, False)] if same else [])
 
 
 @pytest.mark.parametrize(
@@ -544,8 +544,8 @@ def test_nearly_the_same_is_within_22_bits_and_a_correlation_of_85_percent(bits:
 @pytest.mark.parametrize("same", [True, False], ids=["the same file", "nearly"])
 def test_of_twins_that_of_the_first_split_stays(splits: str, keeps: int, same: bool) -> None:
     """Wherever the splits stand in the list: train, val, test, and what is in none."""
-    looks = [looked("a" if same else f"{i}", i) for i in range(len(splits))]
-    found = find_twins(listed(splits), looks)
+    inspections = [looked("a" if same else f"{i}", i) for i in range(len(splits))]
+    found = find_duplicates(listed(splits), inspections)
     assert {(twin.index, twin.other, twin.same_bytes) for twin in found} == {
         (i, keeps, same) for i in range(len(splits)) if i != keeps
     }
@@ -555,42 +555,46 @@ def test_what_is_nearly_the_same_through_others_is_one_group() -> None:
     """Each differs from the one before by 20 bits, from the one before that by 40; they may lie in any order."""
     chain = [looked(f"{i}", 20 * i) for i in range(6)]
     for order in list(itertools.permutations(range(6)))[::29]:
-        found = find_twins(listed("tttttt"), [chain[i] for i in order])
-        assert found == [Twin(i, 0, False) for i in range(1, 6)], order
+        found = find_duplicates(listed("tttttt"), [chain[i] for i in order])
+        assert found == [Duplicate(i, 0, False) for i in range(1, 6)], order
 
 
 def test_a_copy_of_a_twin_is_told_once() -> None:
-    looks = [looked("a"), looked("b", 5), looked("b", 5), looked("a")]
-    assert find_twins(listed("tttt"), looks) == [Twin(2, 1, True), Twin(3, 0, True), Twin(1, 0, False)]
+    inspections = [looked("a"), looked("b", 5), looked("b", 5), looked("a")]
+    assert find_duplicates(listed("tttt"), inspections) == [
+        Duplicate(2, 1, True),
+        Duplicate(3, 0, True),
+        Duplicate(1, 0, False),
+    ]
 
 
 @pytest.mark.parametrize(("bits", "least"), [(12, 100), (22, 95)])
 def test_twins_are_found_among_a_thousand(bits: int, least: int) -> None:
     """As the module says: pairs that differ in 12 bits always, in 22 nearly always; and no others."""
     ground = np.random.default_rng(1).random((1000, 127)) < 0.5
-    looks = [looked(f"{i}", of=of) for i, of in enumerate(ground)]
-    looks += [looked(f"{i} again", bits, of=of) for i, of in enumerate(ground[:100])]
-    found = {(twin.index, twin.other) for twin in find_twins(listed("t" * 1100), looks)}
+    inspections = [looked(f"{i}", of=of) for i, of in enumerate(ground)]
+    inspections += [looked(f"{i} again", bits, of=of) for i, of in enumerate(ground[:100])]
+    found = {(twin.index, twin.other) for twin in find_duplicates(listed("t" * 1100), inspections)}
     assert found <= {(1000 + i, i) for i in range(100)} and len(found) >= least
 
 
 def test_many_of_one_signature_are_all_compared() -> None:
     """Pages of text are alike in light and dark, and only their thumbs tell which is which."""
-    rng, looks = np.random.default_rng(0), []
+    rng, inspections = np.random.default_rng(0), []
     thumbs = rng.choice([-100, 100], (50, 1024)).astype(np.int8)
     for i, thumb in enumerate([*thumbs, *thumbs]):
-        looks.append(replace(looked(f"{i}"), thumb=thumb))
-    assert find_twins(listed("t" * 100), looks) == [Twin(50 + i, i, False) for i in range(50)]
+        inspections.append(replace(looked(f"{i}"), thumb=thumb))
+    assert find_duplicates(listed("t" * 100), inspections) == [Duplicate(50 + i, i, False) for i in range(50)]
 
 
 def test_flat_pictures_are_like_none() -> None:
-    looks = [replace(looked(f"{i}"), thumb=np.zeros(1024, np.int8)) for i in range(2)]
-    assert find_twins(listed("tt"), looks) == [], "and nothing is divided by 0"
+    inspections = [replace(looked(f"{i}"), thumb=np.zeros(1024, np.int8)) for i in range(2)]
+    assert find_duplicates(listed("tt"), inspections) == [], "and nothing is divided by 0"
 
 
 def test_a_picture_too_large_to_be_looked_at_is_a_twin_of_the_same_file_only() -> None:
-    looks = [replace(looked(name), bits=None, thumb=None) for name in ("a", "b", "a")]
-    assert find_twins(listed("ttt"), looks) == [Twin(2, 0, True)]
+    inspections = [replace(looked(name), bits=None, thumb=None) for name in ("a", "b", "a")]
+    assert find_duplicates(listed("ttt"), inspections) == [Duplicate(2, 0, True)]
 
 
 @pytest.mark.parametrize(
@@ -628,7 +632,7 @@ def test_a_deep_picture_is_recognised_by_what_training_sees(tmp_path: Path) -> N
     bright = scene("a", 400, 300)[..., 0].astype(np.uint16) * 200 + 9_000
     for name, pixels in (("deep", bright), ("other", bright[::-1]), ("plain", (bright >> 8).astype(np.uint8))):
         Image.fromarray(np.ascontiguousarray(pixels)).save(tmp_path / f"{name}.png")
-    deep, other, plain = (look_at(tmp_path / f"{name}.png") for name in ("deep", "other", "plain"))
+    deep, other, plain = (inspect(tmp_path / f"{name}.png") for name in ("deep", "other", "plain"))
     assert deep.bits is not None and plain.bits is not None and other.bits is not None
     assert (deep.form, deep.gray, deep.flaw) == ("PNG", True, "")
     assert (deep.bits != plain.bits).sum() <= 2

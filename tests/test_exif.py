@@ -18,7 +18,7 @@ from nanogfl.data.exif import orientation_of, upright
 from nanogfl.data.headers import Header, read_header
 from nanogfl.doctor.check import check
 from nanogfl.doctor.fix import write_copy
-from nanogfl.doctor.look import look_at
+from nanogfl.doctor.inspection import inspect
 from nanogfl.pictures import read_picture
 
 XMP = (
@@ -69,7 +69,7 @@ def test_a_picture_is_turned_by_exif_alone(
         exif_behind_pixels(path)
     write(tmp_path / f"set/Annotations/{path.stem}.xml", xml(name, BOXES.items()))
     assert read_header(path) == Header((WIDTH, HEIGHT), orientation), reason
-    assert look_at(path).orientation == orientation
+    assert inspect(path).orientation == orientation
     picture = read_picture(path)
     assert picture.shape[:2] == ((WIDTH, HEIGHT) if orientation == 6 else (HEIGHT, WIDTH)), "as OpenCV reads it"
     found = check(tmp_path / "set")
@@ -106,7 +106,7 @@ def test_an_orientation_is_two_bytes_of_whatever_type(
     Image.fromarray(scene("a")).save(path, form, exif=said)
     assert read_header(path) == Header((WIDTH, HEIGHT), orientation), reason
     assert read_picture(path).shape[:2] == ((WIDTH, HEIGHT) if orientation == 6 else (HEIGHT, WIDTH)), "as OpenCV reads"
-    assert look_at(path).orientation == orientation
+    assert inspect(path).orientation == orientation
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -13,8 +13,8 @@ import pytest
 from dirty import scene
 from PIL import Image, ImageFile
 
+from nanogfl.doctor.inspection import inspect
 from nanogfl.doctor.jpeg import Anatomy, Stream, anatomy
-from nanogfl.doctor.look import look_at
 
 WAYS: list[dict[str, Any]] = [
     {},
@@ -38,7 +38,7 @@ def jpeg(mode: str = "RGB", size: tuple[int, int] = (400, 300), **options: Any) 
 
 def flaw(data: bytes, folder: Path) -> str:
     (folder / "a.jpg").write_bytes(data)
-    return look_at(folder / "a.jpg").flaw
+    return inspect(folder / "a.jpg").flaw
 
 
 @pytest.mark.parametrize("options", WAYS, ids=str)
@@ -181,4 +181,4 @@ def test_a_hostile_file_takes_no_time(hostile: bytes) -> None:
 def test_no_sound_picture_of_a_real_set_is_called_damaged(shared: Path) -> None:
     pictures = sorted((shared / "data").rglob("*.jpg"))
     assert len(pictures) > 1000
-    assert [p.name for p in pictures if look_at(p).flaw] == []
+    assert [p.name for p in pictures if inspect(p).flaw] == []

@@ -21,8 +21,8 @@ from nanogfl.data.augment import Sample
 from nanogfl.data.batch import Batch, collate
 from nanogfl.data.loader import (
     TrainingSet,
-    plainer,
     reduce,
+    reduced_augmentation,
     training_loader,
     view_loader,
 )
@@ -139,7 +139,7 @@ def test_a_pass_that_goes_on_is_the_rest_and_the_next_one_is_whole(processes: in
 
 def test_what_decides_the_batches_of_an_epoch_is_told() -> None:
     def cut(count: int = 9, seed: int = 1, batch: int = 4, tars: list[int] | None = None) -> dict[str, int]:
-        return EvenBatches(EpochOrder(count, seed, None if tars is None else np.array(tars)), batch).cut()
+        return EvenBatches(EpochOrder(count, seed, None if tars is None else np.array(tars)), batch).layout()
 
     assert cut() == cut() and cut(tars=[0] * 9) == cut(tars=[0] * 9)
     others = [cut(count=8), cut(seed=2), cut(batch=3), cut(tars=[0] * 9), cut(tars=[0] * 8 + [1])]
@@ -214,12 +214,12 @@ def test_worker_processes_change_nothing(table: Table) -> None:
 
 def test_the_last_epochs_are_plainer(table: Table) -> None:
     recipe = AugmentRecipe(mosaic=1, scale=(0.5, 2), stretch=(0.8, 1.2), translate=0.2, flip=0.3)
-    half = plainer(recipe)
+    half = reduced_augmentation(recipe)
     assert (half.mosaic, half.translate) == (0, 0.1)
     np.testing.assert_allclose([half.scale, half.stretch], [(0.75, 1.5), (0.9, 1.1)])
     assert (half.flip, half.brightness) == (0.3, recipe.brightness), "the rest stays"
     dataset = TrainingSet(table, SIZE, "stretch", recipe, seed=1)
-    dataset.plain_from = 3
+    dataset.reduced_from = 3
     plain = TrainingSet(table, SIZE, "stretch", half, seed=1)
     assert [same(dataset[epoch, 0], plain[epoch, 0]) for epoch in (2, 3, 4)] == [False, True, True]
 

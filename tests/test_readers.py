@@ -476,7 +476,7 @@ def test_bad_coco_annotations_are_left_out_with_a_word(
     assert only(table).areas.tolist() == [12]
     assert kinds(table) == {kind: 2}
     (record,) = [r for r in caplog.records if r.levelno == logging.WARNING]
-    assert f"2 {KINDS[kind].told}, first in " in record.message
+    assert f"2 {KINDS[kind].phrase}, first in " in record.message
     assert "(and 1 more)" in record.message
 
 
@@ -656,7 +656,7 @@ def test_what_is_damaged_is_told_before_the_sets_below(tmp_path: Path) -> None:
     for name in ("x", "y"):
         write(tmp_path / name / "Annotations/a.xml", voc())
     with pytest.raises(DataError, match=r"data.yaml is no valid yaml"):
-        read_table(tmp_path, patient=True)
+        read_table(tmp_path, lenient=True)
 
 
 def test_the_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1166,7 +1166,7 @@ def test_class_names_beside_the_labels(
         return
     with pytest.raises(DataError, match="numbers classes otherwise than"):
         read_table(tmp_path)
-    table = read_table(tmp_path, patient=True)
+    table = read_table(tmp_path, lenient=True)
     assert (table.names, set(kinds(table))) == (("class_0",), {"annotation-unreadable"})
 
 
@@ -1277,7 +1277,7 @@ def test_voc_pictures_beside_their_annotations_stay_in_the_set(tmp_path: Path) -
 def test_a_voc_set_without_a_box_is_read_patiently(tmp_path: Path, text: str, told: dict[str, int]) -> None:
     draw(tmp_path / "JPEGImages/a.jpg")
     write(tmp_path / "Annotations/a.xml", text)
-    table = read_table(tmp_path, patient=True)
+    table = read_table(tmp_path, lenient=True)
     assert (table.names, only(table).boxes.shape, kinds(table)) == ((), (0, 4), told)
 
 
@@ -1369,7 +1369,7 @@ def test_a_label_file_that_cannot_be_read_makes_no_negative(tmp_path: Path) -> N
     write(tmp_path / "labels/b.txt", "0 .5 .5 .5 .5")
     with pytest.raises(DataError, match=r"cannot read .*labels/a\.txt: Is a directory; check names and permissions"):
         read_table(tmp_path)
-    table = read_table(tmp_path, patient=True)
+    table = read_table(tmp_path, lenient=True)
     assert only(table).name == "images/b.jpg"
     assert [(f.kind, f.file) for f in table.findings] == [("annotation-unreadable", "images/a.jpg")]
 

@@ -72,13 +72,13 @@ def test_validation_by_itself_is_about_25_times_a_run() -> None:
 
 
 def test_the_last_tenth_is_plain() -> None:
-    assert all(plan(TrainRecipe(epochs=e), 500).plain_from == e - e // 10 for e in range(1, 400))
+    assert all(plan(TrainRecipe(epochs=e), 500).reduced_from == e - e // 10 for e in range(1, 400))
 
 
 def test_what_is_given_is_taken() -> None:
     made = plan(TrainRecipe(epochs=40, warmup=0, average=0.0, plain_epochs=7, validate_every=8), 500)
-    assert (made.epochs, made.warmup, made.average, made.plain_from, made.validate_every) == (40, 0, 0.0, 33, 8)
-    assert plan(TrainRecipe(epochs=40, plain_epochs=0), 500).plain_from == 40, "none is not: by itself"
+    assert (made.epochs, made.warmup, made.average, made.reduced_from, made.validate_every) == (40, 0, 0.0, 33, 8)
+    assert plan(TrainRecipe(epochs=40, plain_epochs=0), 500).reduced_from == 40, "none is not: by itself"
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_the_plan_written_out_makes_the_same_plan_again() -> None:
         assert plan(written.train, pictures * 10).epochs == made.epochs, "and holds when the data grows"
         assert written.loss == Recipe().loss
         said = (written.train.validate_every, written.train.plain_epochs)
-        assert said == (made.validate_every, made.epochs - made.plain_from), "for config.yaml"
+        assert said == (made.validate_every, made.epochs - made.reduced_from), "for config.yaml"
 
 
 def test_the_rate_follows_from_the_start_unless_given() -> None:

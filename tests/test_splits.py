@@ -60,7 +60,7 @@ def test_a_name_speaks_of_a_split_only_as_a_word(text: str, split: str | None) -
 def test_the_share_is_that_of_the_written_law() -> None:
     digest = hashlib.sha256(b"images/0.jpg").hexdigest()
     assert share("images/0.jpg") == int(digest[:12], 16) / 16**12
-    assert share("images/\u00e9.jpg") == share("images/e\u0301.jpg"), "both spellings of an accent are one name"
+    assert share("images/\u00e9.jpg") == share("images/e\u0301.jpg"), "both unicode_variants of an accent are one name"
     assert share("images/\u00e9.jpg") == int(hashlib.sha256(b"images/\xc3\xa9.jpg").hexdigest()[:12], 16) / 16**12
     assert 0 <= share("images/\udcff.jpg") < 1, "a name that is no utf-8"
 

@@ -69,10 +69,10 @@ def check(
 
 def _spare(table: Table, data: str, fix: Path | None, *files: Path | None) -> None:
     """Refuse outputs that cannot be written, before the pictures are checked."""
-    from nanogfl.data.outputs import spare_the_set
+    from nanogfl.data.outputs import refuse_dataset_files
     from nanogfl.doctor.fix import check_place
 
-    spare_the_set(table, data, *files)
+    refuse_dataset_files(table, data, *files)
     if fix:
         check_place(table, fix.absolute())
 
@@ -88,7 +88,7 @@ def _summary(found: Checkup) -> Iterator[str]:
     yield f"{table.form} set, {len(table)} pictures{parts}, {boxes} boxes, {len(table.names)} classes"
     for kind, count in found.counts.items():
         first = next(p for p in found.problems if p.kind == kind)
-        yield f"{KINDS[kind].severity:8}{count:6}  {kind}: {KINDS[kind].told}"
+        yield f"{KINDS[kind].severity:8}{count:6}  {kind}: {KINDS[kind].phrase}"
         where = ": ".join(filter(None, (" ".join(filter(None, (first.file, first.where))), first.detail)))
         yield _line(f"{'':16}{where}")
         yield f"{'':16}-> {KINDS[kind].fix}"

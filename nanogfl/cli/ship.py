@@ -137,7 +137,7 @@ def bench(
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw AP against latency to this .png.")] = None,
 ) -> None:
     """Measure AP, latency, size and memory of models in every runtime that is installed, here or on a device."""
-    from nanogfl.data.outputs import spare_the_set
+    from nanogfl.data.outputs import refuse_dataset_files
     from nanogfl.data.readers import read_table
     from nanogfl.deploy.bench import bench as run
     from nanogfl.runtime.outputs import check_outputs
@@ -150,7 +150,7 @@ def bench(
     check_outputs(sources, {"--json": json_file, "--markdown": markdown, "--plot": plot})
     table = read_table(data) if data else None
     if table is not None:
-        spare_the_set(table, data, json_file, markdown, plot)
+        refuse_dataset_files(table, data, json_file, markdown, plot)
     card = run(
         models, data=table, split=split, runtimes=named("--runtime", runtime, "runtime") or [],
         threads=_counts(threads), target=target, python=python, config=config,

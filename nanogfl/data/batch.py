@@ -40,7 +40,7 @@ class Batch:
         moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if isinstance(v, Tensor)}
         return replace(self, **moved)
 
-    def cut(self, parts: int) -> list[Batch]:
+    def split(self, parts: int) -> list[Batch]:
         """Split the batch into parts of nearly equal size; into fewer if a part would hold a single picture."""
         count = len(self.names)
         parts = max(1, min(parts, count // 2))
@@ -59,7 +59,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Undrawn:
+class DeferredBatch:
     """A batch whose pictures are still to be drawn on the device.
 
     Attributes:
@@ -75,9 +75,9 @@ class Undrawn:
         device = store.pixels.device
         return replace(self.rest.to(device), images=store.draw(self.drawing.to(device), size))
 
-    def pin_memory(self) -> Undrawn:
+    def pin_memory(self) -> DeferredBatch:
         """Return the batch in pinned memory; called by the DataLoader."""
-        return Undrawn(self.drawing.pin_memory(), self.rest.pin_memory())
+        return DeferredBatch(self.drawing.pin_memory(), self.rest.pin_memory())
 
 
 def collate(samples: list[tuple[Sample, str]]) -> Batch:
@@ -86,12 +86,12 @@ def collate(samples: list[tuple[Sample, str]]) -> Batch:
     return Batch(images, **padded([s for s, _ in samples]), names=[name for _, name in samples])
 
 
-def collate_undrawn(samples: list[tuple[Variation, list[int], str]]) -> Undrawn:
+def collate_deferred(samples: list[tuple[Variation, list[int], str]]) -> DeferredBatch:
     """Collate variations, the indices of their pictures and their names into one batch."""
     variations = [varied for varied, _, _ in samples]
     images = torch.empty((len(samples), 0, 0, 3), dtype=torch.uint8)
     rest = Batch(images, **padded(variations), names=[name for _, _, name in samples])
-    return Undrawn(collate_drawings([indices for _, indices, _ in samples], variations), rest)
+    return DeferredBatch(collate_drawings([indices for _, indices, _ in samples], variations), rest)
 
 
 def padded(samples: Sequence[Sample] | Sequence[Variation]) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def framed(example: Example, head: Header) -> Framed:
     return Framed(example.boxes, (example.width, example.height), head.upright)
 
 
-def believed(pictures: Iterable[Framed]) -> dict[bool, bool]:
+def trusted_sizes(pictures: Iterable[Framed]) -> dict[bool, bool]:
     """Decide whether to trust the annotated sizes of pictures smaller than annotated (True) and larger (False).
 
     The sizes of smaller pictures are trusted if the boxes of more than PART of them fit the annotated frame only; those
@@ -71,7 +71,7 @@ def _good_part(told: list[bool]) -> bool:
     return sum(told) > len(told) * PART
 
 
-def in_its_frame(example: Example, head: Header, believe: dict[bool, bool], notes: Findings) -> Example:
+def in_its_frame(example: Example, head: Header, trusted: dict[bool, bool], notes: Findings) -> Example:
     """Return the example with its boxes in the frame of the upright picture; note if they were in another frame."""
     said = framed(example, head)
     annotated, upright = said.annotated, said.size
@@ -87,7 +87,7 @@ def in_its_frame(example: Example, head: Header, believe: dict[bool, bool], note
     if annotated == head.size and (said.within(head.size) or not said.within(upright)):
         notes.add("picture-lying", example.name, "", detail)
         return replace(example, boxes=_turned(example.boxes, head))
-    scaled = annotated != head.size and said.resized and believe[said.shrunk]
+    scaled = annotated != head.size and said.resized and trusted[said.shrunk]
     notes.add("size-scaled" if scaled else "size-differs", example.name, "", detail)
     if not scaled:
         return example

@@ -44,7 +44,7 @@ def read(root: Path, sources: Sequence[Source], notes: Findings) -> Table:
     for source in sources:
         coco_ids.look(source.name, source.document, notes)
     images = [list(_images(source, notes)) for source in sources]
-    paths = find_pictures(root, sources, [[image.file for image in own] for own in images], notes.patient)
+    paths = find_pictures(root, sources, [[image.file for image in own] for own in images], notes.lenient)
     examples = [
         example
         for source, own, found, place in zip(sources, images, paths, places, strict=True)

@@ -8,18 +8,18 @@ from pathlib import Path, PurePosixPath
 
 from nanogfl.data import splits
 from nanogfl.data.coco_files import Source
-from nanogfl.data.folders import ANNOTATION_FOLDERS, PICTURE_FOLDERS, files_below, spellings, spelt, subfolders
+from nanogfl.data.folders import ANNOTATION_FOLDERS, PICTURE_FOLDERS, files_below, nfc, subfolders, unicode_variants
 from nanogfl.errors import DataError
 from nanogfl.members import is_file
 from nanogfl.pictures import SUFFIXES
 
 Place = Path | tuple[Path, ...] | None  # where a file name leads; a tuple if it is ambiguous
 Found = dict[str, Place]
-Lost = tuple[str, str | None]  # a file name that leads to no file, and its split if that has a folder
+Unresolved = tuple[str, str | None]  # a file name that leads to no file, and its split if that has a folder
 
 
 def find_pictures(
-    root: Path, sources: Sequence[Source], files: Sequence[Sequence[str]], patient: bool = False
+    root: Path, sources: Sequence[Source], files: Sequence[Sequence[str]], lenient: bool = False
 ) -> list[Found]:
     """Map the file names of each JSON file to their pictures; to None if the name leads out of the dataset.
 
@@ -28,15 +28,15 @@ def find_pictures(
     split has a folder of its own, are pictures in the folder of another split.
 
     Raises:
-        DataError: a name leads into a damaged tar archive, and ``patient`` is not set. Otherwise the damage is noted
+        DataError: a name leads into a damaged tar archive, and ``lenient`` is not set. Otherwise the damage is noted
             when the picture is read.
     """
     folders = [_picture_folders(root, source) for source in sources]
-    found = [{f: _direct(f, *o, patient) for f in own} for own, o in zip(files, folders, strict=True)]
+    found = [{f: _direct(f, *o, lenient) for f in own} for own, o in zip(files, folders, strict=True)]
     parts = [splits.named(first.relative_to(root).name) for (first, *_), _ in folders]
     lost = {(file, part) for part, paths in zip(parts, found, strict=True) for file, at in paths.items() if at is None}
     named = {place for paths in found for place in paths.values() if isinstance(place, Path)}
-    meant = _meant(root, lost, named) if lost else {}
+    meant = _match_by_name(root, lost, named) if lost else {}
     for part, paths, ((first, *_), _) in zip(parts, found, folders, strict=True):
         for file in (f for f, place in paths.items() if place is None):
             inner = inside(file)
@@ -54,48 +54,48 @@ def inside(file: str) -> PurePosixPath | None:
 def misleading(file: str, path: Path) -> bool:
     """Return whether a file name does not match the path at which its picture was found."""
     inner = inside(file)
-    parts = tuple(map(spelt, path.parts))
-    return inner is None or parts[-len(inner.parts) :] != tuple(map(spelt, inner.parts))
+    parts = tuple(map(nfc, path.parts))
+    return inner is None or parts[-len(inner.parts) :] != tuple(map(nfc, inner.parts))
 
 
-def _direct(file: str, folders: Sequence[Path], others: Sequence[Path], patient: bool) -> Place:
+def _direct(file: str, folders: Sequence[Path], others: Sequence[Path], lenient: bool) -> Place:
     """Return the file in the first usual folder that has it, else in the other folders (a tuple if several have it)."""
     inner = inside(file)
     if inner is None:
         return None
-    found = next((path for folder in folders if (path := _there(folder, str(inner), patient))), None)
+    found = next((path for folder in folders if (path := _there(folder, str(inner), lenient))), None)
     if found:
         return found
-    several = tuple(path for folder in others if (path := _there(folder, str(inner), patient)))
+    several = tuple(path for folder in others if (path := _there(folder, str(inner), lenient)))
     return several[0] if len(several) == 1 else several or None
 
 
-def _there(folder: Path, name: str, patient: bool) -> Path | None:
+def _there(folder: Path, name: str, lenient: bool) -> Path | None:
     """Return the file of this name in this folder, in any Unicode normalisation; None if there is none."""
-    return next((path for spelling in spellings(name) if _is_there(path := folder / spelling, patient)), None)
+    return next((path for spelling in unicode_variants(name) if _is_there(path := folder / spelling, lenient)), None)
 
 
-def _is_there(path: Path, patient: bool) -> bool:
+def _is_there(path: Path, lenient: bool) -> bool:
     try:
         return is_file(path)
     except OSError:  # the name is not valid on this file system
         return False
     except DataError:  # the tar archive is damaged
-        if not patient:
+        if not lenient:
             raise
         return True
 
 
-def _meant(root: Path, lost: set[Lost], named: set[Path]) -> dict[Lost, Place]:
+def _match_by_name(root: Path, lost: set[Unresolved], named: set[Path]) -> dict[Unresolved, Place]:
     """Return the picture that each lost name matches, or a tuple if it matches several; see ``find_pictures``."""
     by_name: dict[str, list[Path]] = defaultdict(list)
     by_stem: dict[str, list[Path]] = defaultdict(list)
     for path in files_below(root, SUFFIXES):
-        by_name[spelt(path.name)].append(path)
-        by_stem[spelt(path.stem)].append(path)
-    meant: dict[Lost, Place] = {}
+        by_name[nfc(path.name)].append(path)
+        by_stem[nfc(path.stem)].append(path)
+    meant: dict[Unresolved, Place] = {}
     for file, split in lost:
-        name = spelt(PurePosixPath(file.replace("\\", "/")).name)
+        name = nfc(PurePosixPath(file.replace("\\", "/")).name)
         options = by_name.get(name) or by_stem.get(name) or by_stem.get(PurePosixPath(name).stem) or []
         options = [path for path in options if not _of_another(split, path.relative_to(root))]
         if len(options) > 1:

@@ -19,15 +19,15 @@ class Kind:
     Attributes:
         severity: error: a picture, a box or a score is lost or wrong; warning: it was corrected, or looks like a
             mistake; note: it may be intended, but is good to know.
-        told: what was found, worded to follow a count: "12 ...".
+        phrase: what was found, worded to follow a count: "12 ...".
         fix: what to do.
-        mended: whether the problem is fixed in the cleaned copy.
+        fixed: whether the problem is fixed in the cleaned copy.
     """
 
     severity: Severity
-    told: str
+    phrase: str
     fix: str
-    mended: bool = True
+    fixed: bool = True
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Finding:
 
 @dataclass
 class Findings:
-    """The findings so far. If ``patient`` is set, reading continues after errors that otherwise reject the dataset."""
+    """The findings so far. If ``lenient`` is set, reading continues after errors that otherwise reject the dataset."""
 
-    patient: bool = False
+    lenient: bool = False
     found: list[Finding] = field(default_factory=list)
 
     def add(self, kind: str, file: str, where: str = "", detail: str = "") -> None:
@@ -52,11 +52,11 @@ class Findings:
         self.found.append(Finding(kind, file, where, detail))
 
     def attempt(self, file: str, work: Callable[[], Made], otherwise: Made) -> Made:
-        """Return the result of the work; if it rejects its file and ``patient`` is set, note it, return the default."""
+        """Return the result of the work; if it rejects its file and ``lenient`` is set, note it, return the default."""
         try:
             return work()
         except (DataError, OSError) as error:
-            if not self.patient:
+            if not self.lenient:
                 raise
             self.add("annotation-unreadable", file, "", str(error))
             return otherwise

@@ -16,19 +16,19 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def spelt(name: str) -> str:
+def nfc(name: str) -> str:
     """Normalise a name (NFC) for comparison: accents have two Unicode codings, and file systems return either."""
     return unicodedata.normalize("NFC", name)
 
 
-def spellings(name: str) -> list[str]:
+def unicode_variants(name: str) -> list[str]:
     """Return a name as given, and in the other Unicode codings that its file may have."""
-    return [name] if name.isascii() else [name, spelt(name), unicodedata.normalize("NFD", name)]
+    return [name] if name.isascii() else [name, nfc(name), unicodedata.normalize("NFD", name)]
 
 
 def lookup(files: Mapping[str, Path], name: str) -> Path | None:
     """Return the file of this name, in any of its Unicode codings; None if there is none."""
-    return next((files[spelling] for spelling in spellings(name) if spelling in files), None)
+    return next((files[spelling] for spelling in unicode_variants(name) if spelling in files), None)
 
 
 def relative(file: Path, root: Path) -> str:

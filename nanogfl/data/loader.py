@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from nanogfl.data.ahead import in_order
 from nanogfl.data.augment import Sample, augment, decide
-from nanogfl.data.batch import collate, collate_undrawn
+from nanogfl.data.batch import collate, collate_deferred
 from nanogfl.data.device import Store
 from nanogfl.data.order import EvenBatches, ResumableLoader
+from nanogfl.data.prefetch import map_ordered
 from nanogfl.data.shards import Shards
 from nanogfl.data.table import Example, Table
 from nanogfl.machine import cores, limit_workers
@@ -64,7 +64,7 @@ class TrainingSet(Dataset[Any]):
         self.cache, self.cached = cache, cache == "ram" or (cache == "auto" and self.bytes <= CACHE_BYTES)
         self.sizes: NDArray[np.int64] | None = None
         self.pictures: dict[int, NDArray[np.uint8]] = {}
-        self.plain_from: int | None = None
+        self.reduced_from: int | None = None
         self.shards = shards
 
     def __len__(self) -> int:
@@ -78,7 +78,7 @@ class TrainingSet(Dataset[Any]):
         Returns:
             The pictures on the device; None if they are not stored there.
         """
-        if not self._suits(device):
+        if not self._fits_device(device):
             if self.cached:
                 deque(self._decoded(), maxlen=0)
             return None
@@ -91,13 +91,13 @@ class TrainingSet(Dataset[Any]):
         """Yield all pictures in order, decoded on all cores, up to AHEAD pictures in advance."""
         said = time.monotonic()
         with ThreadPoolExecutor(cores()) as pool:
-            for count, picture in enumerate(in_order(pool, self._picture, range(len(self)), AHEAD), 1):
+            for count, picture in enumerate(map_ordered(pool, self._picture, range(len(self)), AHEAD), 1):
                 yield picture
                 if time.monotonic() > said + SILENCE_S:
                     said = time.monotonic()
                     log.info("%d of %d pictures decoded", count, len(self))
 
-    def _suits(self, device: torch.device) -> bool:
+    def _fits_device(self, device: torch.device) -> bool:
         if self.cache == "auto" and device.type == "cuda":
             free = torch.cuda.mem_get_info(device)[0]
             return self.bytes <= max(free // 8, free - NETWORK_BYTES)
@@ -108,8 +108,8 @@ class TrainingSet(Dataset[Any]):
         epoch, index = key
         rng = np.random.default_rng((self.seed, 1, epoch, index))
         recipe = self.recipe
-        if self.plain_from is not None and epoch >= self.plain_from:
-            recipe = plainer(recipe)
+        if self.reduced_from is not None and epoch >= self.reduced_from:
+            recipe = reduced_augmentation(recipe)
         indices = [index]
         if rng.random() < recipe.mosaic:
             others = (
@@ -140,7 +140,7 @@ class TrainingSet(Dataset[Any]):
         return picture
 
 
-def plainer(recipe: AugmentRecipe) -> AugmentRecipe:
+def reduced_augmentation(recipe: AugmentRecipe) -> AugmentRecipe:
     """Return the recipe for the last epochs, closer to real use: no mosaic, half the scale, stretch and translation."""
     half = [((low + 1) / 2, (high + 1) / 2) for low, high in (recipe.scale, recipe.stretch)]
     return replace(recipe, mosaic=0.0, scale=half[0], stretch=half[1], translate=recipe.translate / 2)
@@ -196,7 +196,7 @@ def training_loader(dataset: TrainingSet, batches: EvenBatches, workers: int, pi
     return ResumableLoader(
         dataset,
         batch_sampler=batches,
-        collate_fn=collate if dataset.sizes is None else collate_undrawn,
+        collate_fn=collate if dataset.sizes is None else collate_deferred,
         num_workers=workers,
         persistent_workers=workers > 0,
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,  # to share the cache

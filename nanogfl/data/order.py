@@ -69,7 +69,7 @@ class EvenBatches(BatchSampler):
     def __len__(self) -> int:
         return batches_an_epoch(len(self.sampler), self.batch_size, self.processes)
 
-    def cut(self) -> dict[str, int]:
+    def layout(self) -> dict[str, int]:
         """Return the values that determine which picture comes in which step of an epoch."""
         order = self.sampler
         tars = 0 if order.shards is None else crc32(order.shards.tobytes())
@@ -103,10 +103,10 @@ class ResumableLoader(DataLoader):
     def state_dict(self) -> dict[str, int]:
         """Return the number of batches taken in this epoch, and the values that determine the order."""
         assert isinstance(self.batch_sampler, EvenBatches)
-        return {"taken": self.taken} | self.batch_sampler.cut()
+        return {"taken": self.taken} | self.batch_sampler.layout()
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Start the next pass after the batches already taken; the order must be determined by the same values."""
         assert isinstance(self.batch_sampler, EvenBatches)
-        assert state.items() >= self.batch_sampler.cut().items(), "see nanogfl.training.resume.saved_state"
+        assert state.items() >= self.batch_sampler.layout().items(), "see nanogfl.training.resume.saved_state"
         self.batch_sampler.first = state["taken"]

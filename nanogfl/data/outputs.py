@@ -12,7 +12,7 @@ from nanogfl.pictures import SUFFIXES
 READ = SUFFIXES | {".xml", ".txt", ".yaml", ".yml", ".tar"}
 
 
-def spare_the_set(table: Table, data: object, *targets: str | Path | None) -> None:
+def refuse_dataset_files(table: Table, data: object, *targets: str | Path | None) -> None:
     """Refuse output files that are files of the dataset, or JSON files in a folder searched for COCO JSON files.
 
     Args:
@@ -35,7 +35,7 @@ def spare_the_set(table: Table, data: object, *targets: str | Path | None) -> No
             raise UsageError(f"{target} would be read as annotations of the set {table.root}; name a file elsewhere")
 
 
-def keep_apart(table: Table, folder: Path) -> None:
+def refuse_dataset_folder(table: Table, folder: Path) -> None:
     """Refuse a report folder among the dataset's files: the report might overwrite them or be read as one of them.
 
     Raises:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from nanogfl.boxes import areas
 from nanogfl.data import coco, coco_files, data_yaml, voc, yolo
-from nanogfl.data.box_frames import believed, framed, in_its_frame
+from nanogfl.data.box_frames import framed, in_its_frame, trusted_sizes
 from nanogfl.data.findings import KINDS, Finding, Findings, listed
 from nanogfl.data.folders import relative, subfolders
 from nanogfl.data.headers import Header, read_header
@@ -36,7 +36,7 @@ EDGE = 1.0  # px; boxes over the edge by no more than this are rounding errors a
 HEADER_THREADS, HEADER_CHUNK = 8, 64  # threads hide disk latency; chunks, since a task costs as much as a header
 
 
-def read_table(path: str | Path, patient: bool = False) -> Table:
+def read_table(path: str | Path, lenient: bool = False) -> Table:
     """Read an annotated dataset: a JSON file, a data.yaml, or a folder in any known format.
 
     Sizes are those of the upright pictures, boxes lie inside them. What was corrected or left out is in
@@ -44,7 +44,7 @@ def read_table(path: str | Path, patient: bool = False) -> Table:
 
     Args:
         path: path of the dataset.
-        patient: note damaged annotation files without logging, instead of raising an error; the table may be empty.
+        lenient: note damaged annotation files without logging, instead of raising an error; the table may be empty.
 
     Raises:
         DataError: the path does not exist, the format is unknown, an annotation file is damaged, or no picture is
@@ -53,10 +53,10 @@ def read_table(path: str | Path, patient: bool = False) -> Table:
     root = Path(path).expanduser()
     if not root.exists():
         raise DataError(f"there is no {root}; give a folder of annotated pictures or its annotation file")
-    notes = Findings(patient)
+    notes = Findings(lenient)
     try:
         read = _read_file if root.is_file() else _read_folder
-        return _settled(read(root.absolute(), notes), notes)
+        return _finalise(read(root.absolute(), notes), notes)
     except OSError as error:
         raise DataError(
             f"cannot read {error.filename or root}: {error.strerror}; check names and permissions"
@@ -75,7 +75,7 @@ def _read_folder(root: Path, notes: Findings) -> Table:
     """Read a folder in the first format that matches it or, as in unpacked archives, its only sub-folder."""
     table, place, inner = None, root, [root]
     while table is None and len(inner) == 1:
-        table, place = _shown(inner[0], notes), inner[0]
+        table, place = _detect(inner[0], notes), inner[0]
         inner = list(subfolders(place).values())
     if table is not None:  # an empty table is false, too
         return table
@@ -86,7 +86,7 @@ def _read_folder(root: Path, notes: Findings) -> Table:
     raise DataError(why or f"{root} is {'no annotated set' if any(root.iterdir()) else 'an empty folder'}: {FORMS}")
 
 
-def _shown(root: Path, notes: Findings) -> Table | None:
+def _detect(root: Path, notes: Findings) -> Table | None:
     """Read the folder in the first format that matches; labels beside the pictures last, as any file may be there."""
     table = notes.attempt("data.yaml", lambda: _by_config(root, notes), None)
     if table is not None:
@@ -108,12 +108,12 @@ def _by_config(root: Path, notes: Findings) -> Table | None:
     return yolo.read_config(config, notes) if config else None
 
 
-def _settled(table: Table, notes: Findings) -> Table:
+def _finalise(table: Table, notes: Findings) -> Table:
     """Set the actual picture sizes, leave out what is not usable, and log what was corrected or left out."""
-    examples = _sized(_once(table.examples, notes), notes)
+    examples = _sized(_without_duplicates(table.examples, notes), notes)
     examples = _with_sound_boxes(examples, table.names, table.form == "yolo", notes)
     settled = replace(table, examples=tuple(examples), findings=tuple(notes.found))
-    if notes.patient:
+    if notes.lenient:
         return settled
     warned = settled.warnings
     told = [_summary(kind, [w for w in warned if w.kind == kind]) for kind in dict.fromkeys(w.kind for w in warned)]
@@ -129,11 +129,11 @@ def _summary(kind: str, found: Sequence[Finding]) -> str:
     first = found[0]
     where = ", ".join(filter(None, (first.file, first.where)))
     if len(found) == 1:
-        return f"{KINDS[kind].told}: {where}: {first.detail}"
-    return f"{len(found)} {KINDS[kind].told}, first in {where} (and {len(found) - 1} more): {first.detail}"
+        return f"{KINDS[kind].phrase}: {where}: {first.detail}"
+    return f"{len(found)} {KINDS[kind].phrase}, first in {where} (and {len(found) - 1} more): {first.detail}"
 
 
-def _once(examples: Sequence[Example], notes: Findings) -> list[Example]:
+def _without_duplicates(examples: Sequence[Example], notes: Findings) -> list[Example]:
     """Return each picture once: one in several splits stays in the first, so none is both trained and tested on."""
     groups: dict[str, list[Example]] = {}
     for example in examples:
@@ -162,13 +162,13 @@ def _sized(examples: Sequence[Example], notes: Findings) -> list[Example]:
         chunks = [paths[i : i + HEADER_CHUNK] for i in range(0, len(paths), HEADER_CHUNK)]
         headers = [head for part in pool.map(lambda chunk: [*map(read_header, chunk)], chunks) for head in part]
     known = [(e, head) for e, head in zip(examples, headers, strict=True) if isinstance(head, Header)]
-    believe = believed(framed(e, head) for e, head in known if all((e.width, e.height)))
+    trusted = trusted_sizes(framed(e, head) for e, head in known if all((e.width, e.height)))
     sized = []
     for example, head in zip(examples, headers, strict=True):
         if isinstance(head, Finding):
             notes.add(head.kind, example.name, "", head.detail)
             continue
-        example = in_its_frame(example, head, believe, notes)
+        example = in_its_frame(example, head, trusted, notes)
         sized.append(replace(example, width=head.upright[0], height=head.upright[1]))
     return sized
 
@@ -192,7 +192,7 @@ def _with_sound_boxes(examples: list[Example], names: Sequence[str], fractions: 
             row = i - counts[: owner[i]].sum()
             notes.add(kind, example.name, example.mark(row), f"{names[labels[i]]} {corners}")
     lost = [rows for kind, rows in flaws.items() if kind != "box-clipped"]
-    return list(_parted(examples, counts, cut, ~np.any(lost, axis=0)))
+    return list(_split_by_example(examples, counts, cut, ~np.any(lost, axis=0)))
 
 
 def _flaws(boxes: NDArray[np.float64], cut: NDArray[np.float64]) -> dict[str, NDArray[np.bool_]]:
@@ -210,7 +210,7 @@ def _flaws(boxes: NDArray[np.float64], cut: NDArray[np.float64]) -> dict[str, ND
     }
 
 
-def _parted(
+def _split_by_example(
     examples: Sequence[Example], counts: NDArray[np.int64], boxes: NDArray[np.float64], keep: NDArray[np.bool_]
 ) -> Iterator[Example]:
     """Split the boxes by example and keep the valid rows; set areas that were not annotated to width x height."""

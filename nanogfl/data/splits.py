@@ -76,8 +76,8 @@ def for_training(table: Table) -> tuple[Table, Table]:
 def share(name: str) -> float:
     """Map a picture's name to [0, 1), uniformly and equally on all machines (by sha256, unlike Python's hash)."""
     # accents have two Unicode codings, and file systems differ in which one they return
-    spelt = unicodedata.normalize("NFC", name).encode("utf-8", "backslashreplace")
-    return int.from_bytes(hashlib.sha256(spelt).digest()[:6], "big") / 2**48
+    code = unicodedata.normalize("NFC", name).encode("utf-8", "backslashreplace")
+    return int.from_bytes(hashlib.sha256(code).digest()[:6], "big") / 2**48
 
 
 def _membership(table: Table) -> dict[str, str | None]:

@@ -17,7 +17,7 @@ from defusedxml import DefusedXmlException, ElementTree
 
 from nanogfl.data import splits
 from nanogfl.data.findings import Findings
-from nanogfl.data.folders import ANNOTATION_FOLDERS, PICTURE_FOLDERS, files_below, files_in, lookup, spelt, subfolders
+from nanogfl.data.folders import ANNOTATION_FOLDERS, PICTURE_FOLDERS, files_below, files_in, lookup, nfc, subfolders
 from nanogfl.data.table import Example, Table
 from nanogfl.data.text import read_text
 from nanogfl.errors import DataError
@@ -29,7 +29,7 @@ LISTS = {"train": "train", "val": "val", "valid": "val", "test": "test", "trainv
 
 
 @dataclass(frozen=True)
-class _Note:
+class _XmlFile:
     """The content of one xml file: file name and size from its tags, boxes as (class, corners, number of object)."""
 
     path: Path
@@ -52,8 +52,8 @@ def find(root: Path) -> list[Path]:
 
 def find_flat(root: Path) -> list[Path]:
     """Return the xml files beside the pictures, as LabelImg writes them; none unless one has the name of a picture."""
-    stems, files = {spelt(p.stem) for p in files_in(root, SUFFIXES)}, files_in(root, XML)
-    return files if any(spelt(p.stem) in stems for p in files) else []
+    stems, files = {nfc(p.stem) for p in files_in(root, SUFFIXES)}, files_in(root, XML)
+    return files if any(nfc(p.stem) in stems for p in files) else []
 
 
 def read(root: Path, files: list[Path], notes: Findings) -> Table:
@@ -62,18 +62,18 @@ def read(root: Path, files: list[Path], notes: Findings) -> Table:
     Classes are those of all splits, sorted by name.
     """
     named = [(path, path.relative_to(root).as_posix()) for path in files]
-    read = [notes.attempt(name, partial(_read_note, path, name, notes), None) for path, name in named]
-    said = [note for note in read if note]
-    names = sorted({name for note in said for name, *_ in note.boxes})
-    if not names and not notes.patient:
+    read = [notes.attempt(name, partial(_read_xml, path, name, notes), None) for path, name in named]
+    annotations = [xml for xml in read if xml]
+    names = sorted({name for xml in annotations for name, *_ in xml.boxes})
+    if not names and not notes.lenient:
         raise DataError(_without_objects(root, len(files), notes))
     index = {name: i for i, name in enumerate(names)}
-    listed = _listed(root, [note.path for note in said], notes)
-    shelf = _Shelf(root)
+    listed = _listed(root, [xml.path for xml in annotations], notes)
+    pictures = _Pictures(root)
     examples = []
-    for note in said:
-        split = listed.get(note.path) if listed else _folder_split(root, note.path)
-        example = _example(shelf, note, index, split, notes)
+    for xml in annotations:
+        split = listed.get(xml.path) if listed else _folder_split(root, xml.path)
+        example = _example(pictures, xml, index, split, notes)
         if listed and split is None:
             notes.add("picture-unlisted", example.name, "", "no list in ImageSets/Main names it")
         else:
@@ -90,7 +90,7 @@ def _without_objects(root: Path, count: int, notes: Findings) -> str:
     return f"{root}: none of the {count} xml files has an object with a name and a bndbox of four numbers; {first}"
 
 
-def _read_note(path: Path, where: str, notes: Findings) -> _Note:
+def _read_xml(path: Path, where: str, notes: Findings) -> _XmlFile:
     """Read one xml file. Raises DataError if it is not a Pascal VOC annotation."""
     try:
         tree: Any = ElementTree.parse(path).getroot()
@@ -112,7 +112,7 @@ def _read_note(path: Path, where: str, notes: Findings) -> _Note:
     width, height = (_side(_number(_text(tree, f"size/{side}")) or 0) for side in ("width", "height"))
     if not (width and height):
         notes.add("size-missing", where, "size", f"{width}x{height}")
-    return _Note(path, _text(tree, "filename"), width, height, boxes)
+    return _XmlFile(path, _text(tree, "filename"), width, height, boxes)
 
 
 def _text(element: Element, tag: str) -> str:
@@ -130,30 +130,30 @@ def _side(value: float) -> int:
     return int(value) if 0 < value < 2**31 else 0
 
 
-def _example(shelf: _Shelf, note: _Note, index: dict[str, int], split: str | None, notes: Findings) -> Example:
-    path = shelf.picture(note)
-    told = note.file.replace("\\", "/").rsplit("/", 1)[-1]
-    if told and spelt(told) not in map(spelt, (path.name, path.stem)):
-        file = note.path.relative_to(shelf.root).as_posix()
+def _example(pictures: _Pictures, xml: _XmlFile, index: dict[str, int], split: str | None, notes: Findings) -> Example:
+    path = pictures.picture(xml)
+    told = xml.file.replace("\\", "/").rsplit("/", 1)[-1]
+    if told and nfc(told) not in map(nfc, (path.name, path.stem)):
+        file = xml.path.relative_to(pictures.root).as_posix()
         notes.add("path-misleading", file, "filename", f"names {told[:200]}, its picture is {path.name}")
-    name, count = path.relative_to(shelf.root).as_posix(), len(note.boxes)
+    name, count = path.relative_to(pictures.root).as_posix(), len(xml.boxes)
     return Example(
         path=path,
         name=name,
-        width=note.width,
-        height=note.height,
-        boxes=np.array([corners for _, corners, _ in note.boxes], np.float64).reshape(-1, 4),
-        labels=np.array([index[name] for name, *_ in note.boxes], np.int64),
+        width=xml.width,
+        height=xml.height,
+        boxes=np.array([corners for _, corners, _ in xml.boxes], np.float64).reshape(-1, 4),
+        labels=np.array([index[name] for name, *_ in xml.boxes], np.int64),
         crowd=np.zeros(count, np.bool_),
         areas=np.full(count, nan),
         split=split,
         source_id=name,
-        marks=np.array([number for *_, number in note.boxes], np.int64),
+        marks=np.array([number for *_, number in xml.boxes], np.int64),
         unit="object",
     )
 
 
-class _Shelf:
+class _Pictures:
     """A lookup of the pictures of xml files; each folder is listed only once."""
 
     def __init__(self, root: Path) -> None:
@@ -161,11 +161,11 @@ class _Shelf:
         self._files: dict[Path, dict[str, Path]] = {}
         self._places: dict[Path, list[Path]] = {}
 
-    def picture(self, note: _Note) -> Path:
+    def picture(self, xml: _XmlFile) -> Path:
         """Return the picture of an xml file: by the xml file's stem first, as the tag often has an outdated name."""
-        tag = Path(note.file.replace("\\", "/"))
-        stem = note.path.stem
-        places = self._of(note.path.parent)
+        tag = Path(xml.file.replace("\\", "/"))
+        stem = xml.path.stem
+        places = self._of(xml.path.parent)
         for wanted in (f"{stem}{tag.suffix}", stem, tag.name, tag.stem):
             if found := next(filter(None, (lookup(self._in(p), wanted) for p in places)), None):
                 return found
@@ -208,7 +208,7 @@ def _listed(root: Path, files: Sequence[Path], notes: Findings) -> dict[Path, st
         name = file.relative_to(root).as_posix()
         for number, line in ((i, line.strip()) for i, line in enumerate(lines, 1) if line.strip()):
             texts = (line, re.sub(r"\s+[+-]?[01]$", "", line))  # without VOC's second column
-            found = next((meant[s] for text in texts for s in _spellings(spelt(text)) if s in meant), [])
+            found = next((meant[s] for text in texts for s in _spellings(nfc(text)) if s in meant), [])
             if len(found) != 1:
                 several = ", ".join(path.relative_to(root).as_posix() for path in found[:5])
                 detail = f"{line[:200]} may be any of {several}; write its folder too" if found else line[:200]
@@ -217,7 +217,7 @@ def _listed(root: Path, files: Sequence[Path], notes: Findings) -> dict[Path, st
                 detail = f"{line[:200]} is in {listed[found[0]]} too, and stays there"
                 notes.add("picture-repeated", name, f"line {number}", detail)
     lost = [f for f in notes.found if f.kind == "annotation-missing"]
-    if lost and not listed and not notes.patient:
+    if lost and not listed and not notes.lenient:
         raise DataError(f"{root}: its lists name no xml ({lost[0].file}: {lost[0].detail}); mend or remove them")
     return listed
 
@@ -228,8 +228,8 @@ def _by_name(root: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
     for file in files:
         parts = file.relative_to(root).parts[:-1]
         inner = next((i + 1 for i, part in enumerate(parts) if part.lower() in ANNOTATION_FOLDERS), 0)
-        paths[spelt("/".join((*parts[inner:], file.stem)))].append(file)
-        stems[spelt(file.stem)].append(file)
+        paths[nfc("/".join((*parts[inner:], file.stem)))].append(file)
+        stems[nfc(file.stem)].append(file)
     return {**stems, **paths}
 
 

@@ -13,11 +13,11 @@ import numpy as np
 from nanogfl.data import splits
 from nanogfl.data.data_yaml import KEYS, class_names, load, points
 from nanogfl.data.findings import Findings
-from nanogfl.data.folders import files_below, files_in, relative, spelt, subfolders
+from nanogfl.data.folders import files_below, files_in, nfc, relative, subfolders
 from nanogfl.data.table import SPLITS, Example, Table
 from nanogfl.data.text import read_text
 from nanogfl.data.yolo_labels import TEXT, Labels, Rows, read_labels, row_of
-from nanogfl.data.yolo_places import Reading, pictures_of, places, plain
+from nanogfl.data.yolo_places import ReadState, pictures_of, places, plain
 from nanogfl.errors import DataError
 from nanogfl.pictures import SUFFIXES
 
@@ -32,7 +32,7 @@ def read_config(file: Path, notes: Findings) -> Table:
     names = notes.attempt(file.name, lambda: class_names(file, document, notes), {})
     start = document.get("path")
     starts = [file.parent / start] if isinstance(start, str) else []
-    found = Reading(file.parent, [p for p in [*starts, file.parent] if p.is_dir()], notes, points=points(document))
+    found = ReadState(file.parent, [p for p in [*starts, file.parent] if p.is_dir()], notes, points=points(document))
     named = [(split, p) for key, split in KEYS.items() for p in places(file, document.get(key), split, found)]
     folders = [p if p.is_dir() else p.parent for _, p in named]
     holding = (plain(b) for b in (file.parent, *starts) if all(f.is_relative_to(plain(b)) for f in folders))
@@ -68,8 +68,8 @@ def find_flat(root: Path) -> list[tuple[Path, str | None]]:
 
 def _is_flat(folder: Path) -> bool:
     """Return whether a text file here has a picture's name and a line with a box, unlike captions and readme files."""
-    stems = {spelt(p.stem) for p in files_in(folder, SUFFIXES)}
-    files = (p for p in files_in(folder, TEXT) if spelt(p.stem) in stems)
+    stems = {nfc(p.stem) for p in files_in(folder, SUFFIXES)}
+    files = (p for p in files_in(folder, TEXT) if nfc(p.stem) in stems)
     return any(row_of(line.split()) for file in files for line in read_text(file).splitlines())
 
 
@@ -84,7 +84,7 @@ def read_folders(root: Path, folders: Sequence[tuple[Path, str | None]], notes: 
     _note_unlisted(root, folders, {path for path, _ in pictures}, labels, notes)
     beside = [place for folder, _ in folders for place in labels.folders(folder)]
     names = notes.attempt("classes.txt", lambda: _listed_names(root, beside), [])
-    return _table(Reading(root, [root], notes, pictures), {i: name for i, name in enumerate(names) if name})
+    return _table(ReadState(root, [root], notes, pictures), {i: name for i, name in enumerate(names) if name})
 
 
 def _note_unlisted(
@@ -116,7 +116,7 @@ def _listed_names(root: Path, labels: Sequence[Path]) -> list[str]:
     return longest
 
 
-def _table(found: Reading, names: dict[int, str]) -> Table:
+def _table(found: ReadState, names: dict[int, str]) -> Table:
     """Read the labels of all pictures into a table. Without names, the classes are class_0 to the highest label."""
     rows = _rows(found)
     found.pictures = [(path, split) for path, split in found.pictures if rows[path] is not UNREAD]
@@ -142,8 +142,8 @@ def _table(found: Reading, names: dict[int, str]) -> Table:
     return Table(found.root, "yolo", tuple(order), tuple(examples))
 
 
-def _rows(found: Reading) -> dict[Path, Rows | None]:
-    """Return the boxes of each picture; None without a label file, UNREAD if it is unreadable and reading patient."""
+def _rows(found: ReadState) -> dict[Path, Rows | None]:
+    """Return each picture's boxes; None without a label file, UNREAD if it is unreadable and reading is lenient."""
     labels, rows = Labels(), {}
     for path in dict.fromkeys(path for path, _ in found.pictures):
         rows[path] = found.notes.attempt(
@@ -154,7 +154,7 @@ def _rows(found: Reading) -> dict[Path, Rows | None]:
     return rows
 
 
-def _example(found: Reading, path: Path, read: Rows | None, index: dict[int, int]) -> Example:
+def _example(found: ReadState, path: Path, read: Rows | None, index: dict[int, int]) -> Example:
     name, labels = path.relative_to(found.root).as_posix(), read or {}
     if read is None:
         found.notes.add("picture-unannotated", name, "", "it has no label file and counts as empty")

@@ -12,13 +12,13 @@ from pathlib import Path, PurePosixPath
 
 from nanogfl.data import splits
 from nanogfl.data.findings import Findings, listed
-from nanogfl.data.folders import relative, spellings, subfolders
+from nanogfl.data.folders import relative, subfolders, unicode_variants
 from nanogfl.data.text import read_text
 from nanogfl.errors import DataError
 
 
 @dataclass
-class Reading:
+class ReadState:
     """The state of reading a dataset: its root, the folders that paths may start from, its pictures with their split.
 
     In a pose dataset ``points`` numbers follow each box and are ignored. ``missing``: listed pictures without a file.
@@ -32,7 +32,7 @@ class Reading:
     missing: set[Path] = field(default_factory=set)
 
 
-def places(file: Path, value: object, split: str, found: Reading) -> Iterator[Path]:
+def places(file: Path, value: object, split: str, found: ReadState) -> Iterator[Path]:
     """Yield the folders and lists that a split's key names, corrected if they are wrong by a folder level."""
     for entry in value if isinstance(value, list) else [value] if value else []:
         if not isinstance(entry, str):
@@ -68,7 +68,7 @@ def plain(path: Path) -> Path:
     return Path(os.path.normpath(path.absolute()))
 
 
-def pictures_of(file: Path, found: Reading) -> Iterator[Path]:
+def pictures_of(file: Path, found: ReadState) -> Iterator[Path]:
     """Yield the pictures that the lines of a text file name, relative to the file or the root; none outside the root.
 
     If a line leads to no file, the endings of its path are tried.
@@ -77,7 +77,7 @@ def pictures_of(file: Path, found: Reading) -> Iterator[Path]:
     bases = [file.parent, found.root, *found.bases]
     corrected: dict[int, str] = {}
     for number, line in enumerate(map(str.strip, read_text(file).splitlines()), 1):
-        texts = spellings(line) if line else []
+        texts = unicode_variants(line) if line else []
         options = _inside([base / text.replace("\\", "/") for text in texts for base in bases], found.root)
         path = next((p for p in options if p.is_file()), None)
         if path is None:

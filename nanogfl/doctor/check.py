@@ -13,13 +13,13 @@ from nanogfl.data.findings import KINDS, Finding, Findings
 from nanogfl.data.readers import read_table
 from nanogfl.data.table import Table
 from nanogfl.doctor.boxes import note_boxes
+from nanogfl.doctor.duplicates import Duplicate, find_duplicates, note_duplicates
+from nanogfl.doctor.inspection import Inspection, Progress, inspect_all
 from nanogfl.doctor.labels import note_labels
-from nanogfl.doctor.look import Look, Progress, look_at_all
 from nanogfl.doctor.names import note_names, note_orphans
 from nanogfl.doctor.pictures import note_pictures
 from nanogfl.doctor.recommend import recommend
 from nanogfl.doctor.statistics import measure
-from nanogfl.doctor.twins import Twin, find_twins, note_twins
 
 SEVERITIES = ("error", "warning", "note")
 
@@ -30,15 +30,15 @@ class Checkup:
 
     Attributes:
         table: the dataset as training would read it, except that damaged annotation files are left out, not refused.
-        looks: inspection result of each picture of the table.
-        twins: pictures that duplicate another one.
+        inspections: inspection result of each picture of the table.
+        duplicates: pictures that duplicate another one.
         problems: everything found, most severe kinds first.
         statistics, recommended: plain values for JSON.
     """
 
     table: Table
-    looks: tuple[Look, ...]
-    twins: tuple[Twin, ...]
+    inspections: tuple[Inspection, ...]
+    duplicates: tuple[Duplicate, ...]
     problems: tuple[Finding, ...]
     statistics: dict[str, Any]
     recommended: dict[str, Any]
@@ -83,20 +83,20 @@ def check(
     Raises:
         DataError: the dataset does not exist, or its format is unknown.
     """
-    table = read_table(data, patient=True)
+    table = read_table(data, lenient=True)
     approve(table)
-    looks = look_at_all([e.path for e in table.examples], start(len(table)) if start else None)
+    inspections = inspect_all([e.path for e in table.examples], start(len(table)) if start else None)
     recommended = recommend(table)
     notes = Findings(found=list(table.findings))
-    note_pictures(table.examples, looks, notes)
+    note_pictures(table.examples, inspections, notes)
     note_boxes(table.examples, table.names, recommended["input"], notes)
     note_labels(table, notes)
     note_names(table, notes)
     given, root = (os.path.normpath(p.absolute()) for p in (Path(data).expanduser(), table.root))
     note_orphans(table, notes, Path(root).is_relative_to(given))
-    twins = find_twins(table.examples, looks)
-    note_twins(table.examples, twins, notes)
-    return Checkup(table, tuple(looks), tuple(twins), _sorted(notes.found), measure(table), recommended)
+    duplicates = find_duplicates(table.examples, inspections)
+    note_duplicates(table.examples, duplicates, notes)
+    return Checkup(table, tuple(inspections), tuple(duplicates), _sorted(notes.found), measure(table), recommended)
 
 
 def _sorted(found: list[Finding]) -> tuple[Finding, ...]:

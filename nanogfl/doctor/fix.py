@@ -15,8 +15,8 @@ from nanogfl.data.exif import upright
 from nanogfl.data.table import SPLITS, Example, Table
 from nanogfl.doctor.boxes import same_boxes
 from nanogfl.doctor.check import Checkup
-from nanogfl.doctor.labels import boxes_by_class, spellings
-from nanogfl.doctor.look import Look
+from nanogfl.doctor.inspection import Inspection
+from nanogfl.doctor.labels import boxes_by_class, canonical_names
 from nanogfl.doctor.names import plain_name
 from nanogfl.doctor.pictures import SUFFIXES, good_suffix
 from nanogfl.errors import DataError, UsageError
@@ -67,20 +67,20 @@ def check_place(table: Table, out: Path) -> None:
         raise UsageError(f"{out} lies inside the set, which is never touched; give --fix a folder outside of it")
 
 
-def _kept(found: Checkup) -> Iterator[tuple[Example, Look]]:
+def _kept(found: Checkup) -> Iterator[tuple[Example, Inspection]]:
     """Yield the intact pictures except exact copies, and except near copies of a picture in another split."""
     examples = found.table.examples
-    again = {t.index for t in found.twins if t.same_bytes or examples[t.index].split != examples[t.other].split}
-    for index, (example, look) in enumerate(zip(examples, found.looks, strict=True)):
-        if not look.flaw and index not in again:
-            yield example, look
+    again = {t.index for t in found.duplicates if t.same_bytes or examples[t.index].split != examples[t.other].split}
+    for index, (example, inspection) in enumerate(zip(examples, found.inspections, strict=True)):
+        if not inspection.flaw and index not in again:
+            yield example, inspection
 
 
 def _write_split(
-    found: Checkup, out: Path, split: str | None, kept: list[tuple[Example, Look]], shards: int | None
+    found: Checkup, out: Path, split: str | None, kept: list[tuple[Example, Inspection]], shards: int | None
 ) -> int:
     """Write the pictures and the JSON file of one split; return the number of its boxes."""
-    mine = [(e, look) for e, look in kept if e.split == split]
+    mine = [(e, inspection) for e, inspection in kept if e.split == split]
     if not mine:
         return 0
     names, place = _classes(found)
@@ -97,15 +97,15 @@ def _write_split(
     return len(annotations)
 
 
-def _write_pictures(mine: list[tuple[Example, Look]], folder: Path, shards: int | None) -> Iterator[str]:
+def _write_pictures(mine: list[tuple[Example, Inspection]], folder: Path, shards: int | None) -> Iterator[str]:
     """Write the pictures of one split; yield the name of each, relative to the folder."""
     taken: set[str] = set()
     folder.mkdir(parents=True)
     size = shards or len(mine)
     for first in range(0, len(mine), size):
-        names = [_free_name(example, look, taken) for example, look in mine[first : first + size]]
-        for (example, look), name in zip(mine[first:], names, strict=False):
-            _copy(example.path, folder / name, look)
+        names = [_free_name(example, inspection, taken) for example, inspection in mine[first : first + size]]
+        for (example, inspection), name in zip(mine[first:], names, strict=False):
+            _copy(example.path, folder / name, inspection)
         if shards is None:
             yield from names
         else:
@@ -116,7 +116,7 @@ def _write_pictures(mine: list[tuple[Example, Look]], folder: Path, shards: int 
 
 def _classes(found: Checkup) -> tuple[list[str], list[int]]:
     """Return the class names, with one spelling each, and the category id of each label of the dataset."""
-    best = spellings(found.table.names, boxes_by_class(found.table))
+    best = canonical_names(found.table.names, boxes_by_class(found.table))
     names = list(dict.fromkeys(best[name] for name in found.table.names))
     return names, [names.index(best[name]) + 1 for name in found.table.names]
 
@@ -135,9 +135,9 @@ def _records(example: Example, place: list[int]) -> Iterator[dict[str, Any]]:
         }
 
 
-def _free_name(example: Example, look: Look, taken: set[str]) -> str:
+def _free_name(example: Example, inspection: Inspection, taken: set[str]) -> str:
     """Return a plain file name with the right suffix, unique in the split ignoring case, and add it to ``taken``."""
-    suffix = good_suffix(look, example.path.suffix)
+    suffix = good_suffix(inspection, example.path.suffix)
     stem = plain_name(Path(example.name).stem)
     name, count = stem + suffix, 1
     while name.casefold() in taken:
@@ -147,14 +147,14 @@ def _free_name(example: Example, look: Look, taken: set[str]) -> str:
     return name
 
 
-def _copy(source: Path, target: Path, look: Look) -> None:
+def _copy(source: Path, target: Path, inspection: Inspection) -> None:
     """Copy a picture; save it upright if it has an EXIF orientation, and as PNG if its format is not supported."""
-    if look.form not in SUFFIXES:
+    if inspection.form not in SUFFIXES:
         write_picture(target, read_picture(source))
-    elif look.orientation == 1:
+    elif inspection.orientation == 1:
         target.write_bytes(read_bytes(source))
     else:
-        _save_upright(source, target, look.orientation)
+        _save_upright(source, target, inspection.orientation)
 
 
 def _save_upright(source: Path, target: Path, orientation: int) -> None:

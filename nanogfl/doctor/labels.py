@@ -19,7 +19,7 @@ BETWEEN_WORDS = re.compile(  # whole runs of separators, as a partly removed run
 def note_labels(table: Table, notes: Findings) -> None:
     """Note the problems of the dataset's classes."""
     counts = boxes_by_class(table)
-    kept = spellings(table.names, counts)
+    kept = canonical_names(table.names, counts)
     for name, best in kept.items():
         if name != best:
             first = next(e for e in table.examples if table.names.index(name) in e.labels) if counts[name] else None
@@ -43,7 +43,7 @@ def boxes_by_class(table: Table) -> dict[str, int]:
     return {name: counts[i] for i, name in enumerate(table.names)}
 
 
-def spellings(names: Sequence[str], counts: dict[str, int]) -> dict[str, str]:
+def canonical_names(names: Sequence[str], counts: dict[str, int]) -> dict[str, str]:
     """Map each class name to its most frequent variant: names that differ in case, Unicode coding, blanks, -, _, dots.
 
     Names with fewer than two letters, such as numbers, are not merged, since they may differ in these only.

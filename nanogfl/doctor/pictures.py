@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from nanogfl.data.findings import Findings
 from nanogfl.data.table import Example
-from nanogfl.doctor.look import Look
+from nanogfl.doctor.inspection import Inspection
 from nanogfl.pictures import JPEGS
 
 SUFFIXES = {
@@ -20,27 +20,27 @@ SUFFIXES = {
 LARGE = 40_000_000  # px; takes half a second to decode
 
 
-def note_pictures(examples: Sequence[Example], looks: Sequence[Look], notes: Findings) -> None:
+def note_pictures(examples: Sequence[Example], inspections: Sequence[Inspection], notes: Findings) -> None:
     """Note the problems of each picture that the readers accept."""
     lying = {f.file for f in notes.found if f.kind == "picture-lying"}
-    for example, look in zip(examples, looks, strict=True):
-        width, height = look.size
-        if look.flaw:
-            notes.add("picture-truncated", example.name, "", look.flaw[:200])
-        if look.form and example.path.suffix.lower() not in SUFFIXES.get(look.form, ()):
-            known = "" if look.form in SUFFIXES else ", which some readers do not know"
+    for example, inspection in zip(examples, inspections, strict=True):
+        width, height = inspection.size
+        if inspection.flaw:
+            notes.add("picture-truncated", example.name, "", inspection.flaw[:200])
+        if inspection.form and example.path.suffix.lower() not in SUFFIXES.get(inspection.form, ()):
+            known = "" if inspection.form in SUFFIXES else ", which some readers do not know"
             suffix = example.path.suffix or "no suffix"
-            notes.add("picture-suffix", example.name, "", f"{suffix}, the file is of the form {look.form}{known}")
+            notes.add("picture-suffix", example.name, "", f"{suffix}, the file is of the form {inspection.form}{known}")
         if width * height > LARGE:
             notes.add("picture-large", example.name, "", f"{width}x{height} px")
-        if look.orientation != 1 and example.name not in lying:
-            detail = f"EXIF orientation {look.orientation}: the file is {width}x{height}, upright it is "
+        if inspection.orientation != 1 and example.name not in lying:
+            detail = f"EXIF orientation {inspection.orientation}: the file is {width}x{height}, upright it is "
             notes.add("picture-rotated", example.name, "", f"{detail}{example.width}x{example.height}")
-        if look.gray:
+        if inspection.gray:
             notes.add("picture-gray", example.name)
 
 
-def good_suffix(look: Look, suffix: str) -> str:
+def good_suffix(inspection: Inspection, suffix: str) -> str:
     """Return the suffix for a copy of this file: its own if that matches the format."""
-    fitting = SUFFIXES.get(look.form, (".png",))
+    fitting = SUFFIXES.get(inspection.form, (".png",))
     return suffix if suffix.lower() in fitting else fitting[0]

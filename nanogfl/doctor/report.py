@@ -62,7 +62,7 @@ def _summary(found: Checkup) -> Iterator[Content]:
             [
                 badge(KINDS[kind].severity, TONES[KINDS[kind].severity]),
                 code(kind),
-                KINDS[kind].told,
+                KINDS[kind].phrase,
                 count,
                 KINDS[kind].fix,
             ]
@@ -85,7 +85,7 @@ def _problems(found: Checkup) -> Iterator[Html]:
         listed = table(["file", "where", "what"], [[p.file, p.where, p.detail] for p in problems[:LISTED]])
         more = [text(f"and {len(problems) - LISTED} more; the JSON has them all")] if len(problems) > LISTED else []
         shown = list(_pictures_of(found, problems))
-        told = text(f"{KINDS[kind].told}: {KINDS[kind].fix}")
+        told = text(f"{KINDS[kind].phrase}: {KINDS[kind].fix}")
         yield folded(title, told, *([grid(shown)] if shown else []), listed, *more, unfolded=tone != "plain")
 
 
@@ -94,7 +94,7 @@ def _pictures_of(found: Checkup, problems: list[Finding]) -> Iterator[Html]:
     examples = {e.name: e for e in found.table.examples}
     of_labels, labels = found.table.examples if found.table.form == "yolo" else (), Labels()
     by_label = {relative(file, found.table.root): e for e in of_labels for file in labels.of(e.path)}
-    twins = {found.table.examples[t.index].name: t.other for t in found.twins}
+    duplicates = {found.table.examples[t.index].name: t.other for t in found.duplicates}
     count = 0
     for problem in problems:
         example = examples.get(problem.file) or by_label.get(problem.file)
@@ -102,8 +102,8 @@ def _pictures_of(found: Checkup, problems: list[Finding]) -> Iterator[Html]:
             continue
         count += 1
         yield from _shown(example, found, problem)
-        if problem.kind in ("split-leak", "picture-near-duplicate", "picture-duplicate") and example.name in twins:
-            yield from _shown(found.table.examples[twins[example.name]], found, None)
+        if problem.kind in ("split-leak", "picture-near-duplicate", "picture-duplicate") and example.name in duplicates:
+            yield from _shown(found.table.examples[duplicates[example.name]], found, None)
 
 
 def _samples(found: Checkup) -> Iterator[Html]:

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from nanogfl.data.ahead import in_order
-from nanogfl.data.outputs import keep_apart, spare_the_set
+from nanogfl.data.outputs import refuse_dataset_files, refuse_dataset_folder
+from nanogfl.data.prefetch import map_ordered
 from nanogfl.data.readers import read_table
 from nanogfl.data.splits import evaluation_split, select
 from nanogfl.data.table import Example, Table
@@ -70,9 +70,9 @@ def evaluate(
     check_outputs([given for given in (model, data) if isinstance(given, str | Path)], written)
     limits = Thresholds(score_threshold, EVALUATION.iou, EVALUATION.max_boxes)
     table = data if isinstance(data, Table) else read_table(data)
-    spare_the_set(table, data, json_file)
+    refuse_dataset_files(table, data, json_file)
     if report:
-        keep_apart(table, Path(report))
+        refuse_dataset_folder(table, Path(report))
     split = split or evaluation_split(table)
     table = select(table, split)
     predictor = on_gpu(load(model, input=input, config=config)) if isinstance(model, str | Path) else model
@@ -126,7 +126,7 @@ def predict_all(predictor: Predictor, examples: Sequence[Example], limits: Thres
         ThreadPoolExecutor(max(1, cores() // 2)) as pool,
         tqdm(total=len(examples), unit="img", disable=not sys.stderr.isatty()) as bar,
     ):
-        pictures = in_order(pool, Example.picture, examples, AHEAD)  # lazy: not read by _in_batches
+        pictures = map_ordered(pool, Example.picture, examples, AHEAD)  # lazy: not read by _in_batches
         if isinstance(predictor, TorchDetector):
             found = _in_batches(predictor, examples, limits, pool)
         elif isinstance(predictor, OnnxDetector):
@@ -152,11 +152,11 @@ def _in_batches(
     size = GPU_BATCH if gpu else CPU_BATCH
 
     def raws() -> Iterator[tuple[Raw, View]]:
-        seen = in_order(pool, lambda example: detector.see(example.picture()), examples, 3 * size)
+        seen = map_ordered(pool, lambda example: detector.see(example.picture()), examples, 3 * size)
         while batch := list(islice(seen, size)):
             images = np.stack([image for _, image in batch])
             if gpu:  # to a constant batch size: cuDNN plans anew for each size
                 images = np.pad(images, ((0, size - len(batch)), (0, 0), (0, 0), (0, 0)))
             yield from zip(detector.raw(images), (view for view, _ in batch), strict=False)
 
-    return in_order(pool, lambda made: detector.decode(made[0], made[1], limits), raws(), size)
+    return map_ordered(pool, lambda made: detector.decode(made[0], made[1], limits), raws(), size)

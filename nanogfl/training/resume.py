@@ -77,7 +77,7 @@ class SavedState:
         return self.state["nanogfl"]["recipe"]["train"]["accumulate"]
 
 
-def saved_state(folder: Folder, cut: Mapping[str, int]) -> SavedState | None:
+def saved_state(folder: Folder, layout: Mapping[str, int]) -> SavedState | None:
     """Return the checkpoint that this run resumes from, or None to start from the beginning.
 
     This is the state within an epoch if it is newer than last.ckpt. If settings have changed that decide which pictures
@@ -85,7 +85,7 @@ def saved_state(folder: Folder, cut: Mapping[str, int]) -> SavedState | None:
 
     Args:
         folder: folder of the run.
-        cut: how this run splits an epoch into batches.
+        layout: how this run splits an epoch into batches.
     """
     ended, within = (_loaded(folder / name) if folder.resume else None for name in ("last.ckpt", WITHIN))
     if within is None:
@@ -95,7 +95,7 @@ def saved_state(folder: Folder, cut: Mapping[str, int]) -> SavedState | None:
     state = within.state
     if ended is not None and ended.state["global_step"] >= state["global_step"]:
         return ended  # the run was killed between writing the one and deleting the other
-    changed = [name for name, now in cut.items() if within.batches.get(name) != now]
+    changed = [name for name, now in layout.items() if within.batches.get(name) != now]
     if not changed:
         return within
     log.warning(

@@ -104,7 +104,7 @@ def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> d
     hardware, processes = devices(recipe.train)
     shards = shards_of(training)
     order = EpochOrder(len(training), recipe.train.seed, None if shards is None else shards.numbers)
-    last = saved_state(folder, EvenBatches(order, recipe.train.batch, 0, processes).cut())
+    last = saved_state(folder, EvenBatches(order, recipe.train.batch, 0, processes).layout())
     if last is not None:
         recipe = resumed_recipe(recipe, last, training.names)
     begin = start(recipe, training.names, resumed=last is not None)
@@ -203,7 +203,7 @@ def make_loaders(
     """Return the training and validation loaders of this process."""
     size, rule, seed = task.card.input_size, task.card.resize, recipe.train.seed
     dataset = TrainingSet(training, size, rule, recipe.augment, seed, recipe.train.cache, shards)
-    dataset.plain_from = made.plain_from
+    dataset.reduced_from = made.reduced_from
     task.store = dataset.prepare(trainer.strategy.root_device)
     workers = recipe.train.workers
     if workers is None:

@@ -24,7 +24,7 @@ class Plan:
         warmup: steps until the highest learning rate.
         average: decay of the averaged weights, 0 for none.
         validate_every: epochs between validations; the last epoch is always validated.
-        plain_from: epoch from which augmentation is weaker.
+        reduced_from: epoch from which augmentation is weaker.
         shift: added to the step after a resume, so that the learning rate continues at the same epoch although epochs
             now have another number of steps; else 0.
     """
@@ -35,7 +35,7 @@ class Plan:
     warmup: int
     average: float
     validate_every: int
-    plain_from: int
+    reduced_from: int
     shift: int = 0
 
     @property
@@ -106,6 +106,6 @@ def with_plan(recipe: Recipe, made: Plan) -> Recipe:
         warmup=made.warmup,
         average=made.average,
         validate_every=made.validate_every,
-        plain_epochs=made.epochs - made.plain_from,
+        plain_epochs=made.epochs - made.reduced_from,
     )
     return replace(recipe, train=train)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from nanogfl.data.batch import Batch, Undrawn
+from nanogfl.data.batch import Batch, DeferredBatch
 from nanogfl.data.device import Store
 from nanogfl.model.checkpoint import Card
 from nanogfl.model.detector import Detector, exact
@@ -89,7 +89,7 @@ class DetectionTask(pl.LightningModule):
             return self.graphs.losses(batch, self.guidance is not None and self._late())
         if self.cores is None:
             return self.losses(self.fused or self, batch, share)
-        return self.cores.losses(batch.cut(len(self.cores.replicas)), self.losses, share)
+        return self.cores.losses(batch.split(len(self.cores.replicas)), self.losses, share)
 
     def losses(
         self,
@@ -231,7 +231,7 @@ class DetectionTask(pl.LightningModule):
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move a batch with its own method; draw its pictures if they are stored on the device."""
         del dataloader_idx
-        if isinstance(batch, Undrawn):
+        if isinstance(batch, DeferredBatch):
             assert self.store is not None
             return batch.drawn(self.store, self.card.input_size)
         if isinstance(batch, Batch):

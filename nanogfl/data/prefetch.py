@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
-def in_order(
+def map_ordered(
     pool: ThreadPoolExecutor, function: Callable[[Item], Made], items: Iterable[Item], ahead: int
 ) -> Iterator[Made]:
     """Yield the function's result for each item, in order; the pool computes up to ``ahead`` results in advance."""

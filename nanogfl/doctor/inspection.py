@@ -32,7 +32,7 @@ Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class Look:
+class Inspection:
     """The result of inspecting a picture file.
 
     Attributes:
@@ -56,61 +56,61 @@ class Look:
     thumb: NDArray[np.int8] | None = None
 
 
-def look_at_all(paths: Sequence[Path], progress: Progress | None = None) -> list[Look]:
+def inspect_all(paths: Sequence[Path], progress: Progress | None = None) -> list[Inspection]:
     """Inspect all pictures on all cores; call ``progress`` with the number of pictures newly done."""
     chunks = [paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK)]
-    looks: list[Look] = []
+    inspections: list[Inspection] = []
     with warnings.catch_warnings(), ThreadPoolExecutor(cores()) as pool:
         warnings.simplefilter("ignore")  # from Pillow, on large pictures and invalid EXIF
-        for part in pool.map(lambda chunk: [look_at(path) for path in chunk], chunks):
-            looks += part
+        for part in pool.map(lambda chunk: [inspect(path) for path in chunk], chunks):
+            inspections += part
             if progress:
                 progress(len(part))
-    return looks
+    return inspections
 
 
-def look_at(path: Path) -> Look:
+def inspect(path: Path) -> Inspection:
     """Inspect one picture; never raises an error for the content of the file."""
     try:
         data = read_bytes(path)
     except (OSError, ValueError) as error:
-        return Look("", (0, 0), 1, False, str(error), b"")
+        return Inspection("", (0, 0), 1, False, str(error), b"")
     content = hashlib.blake2b(data, digest_size=16).digest()
     try:
         with Image.open(io.BytesIO(data)) as picture:
             if picture.width * picture.height > HUGE:
-                return Look(picture.format or "", picture.size, 1, False, "", content)
+                return Inspection(picture.format or "", picture.size, 1, False, "", content)
             if picture.format not in KNOWN:
-                return _look_as_training(data, content, picture.format or "")
+                return _inspect_with_opencv(data, content, picture.format or "")
             if picture.format not in ("JPEG", "MPO"):
-                look = _look_inside(picture, content)
+                look = _inspect_opened(picture, content)
                 deep = picture.mode.startswith(("I", "F"))  # Pillow clips these to 8 bits
-                return _looked_again(look, data) if not look.flaw and (deep or look.form == "TIFF") else look
+                return _check_with_opencv(look, data) if not look.flaw and (deep or look.form == "TIFF") else look
         parts = anatomy(data)
         stream = Stream(data, parts)
         with Image.open(stream) as picture:
-            look = _look_inside(picture, content)
+            look = _inspect_opened(picture, content)
             return look if look.flaw else replace(look, flaw=parts.flaw(data, stream.tell()))
     except Exception as error:  # Pillow's plugins raise whatever a damaged file makes them raise
-        return _look_as_training(data, content, why=str(error))
+        return _inspect_with_opencv(data, content, why=str(error))
 
 
-def _look_inside(picture: ImageFile.ImageFile, content: bytes) -> Look:
+def _inspect_opened(picture: ImageFile.ImageFile, content: bytes) -> Inspection:
     size, form = picture.size, picture.format or ""
     picture.draft("RGB", (GLANCE, GLANCE))
     orientation = orientation_of(picture)
     try:
         picture.load()
     except Exception as error:
-        return Look(form, size, orientation, False, str(error) or type(error).__name__, content)
+        return Inspection(form, size, orientation, False, str(error) or type(error).__name__, content)
     gray = _is_gray(picture)
     bits, thumb = signature(np.asarray(upright(picture, orientation).convert("L")))
-    return Look(form, size, orientation, gray, "", content, bits, thumb)
+    return Inspection(form, size, orientation, gray, "", content, bits, thumb)
 
 
-def _looked_again(look: Look, data: bytes) -> Look:
+def _check_with_opencv(look: Inspection, data: bytes) -> Inspection:
     """Inspect a picture again with OpenCV, which may decode it differently from Pillow, or not at all."""
-    seen = _look_as_training(data, look.content)
+    seen = _inspect_with_opencv(data, look.content)
     flaw = f"no {look.form} that OpenCV can decode, as training does" if seen.flaw else ""
     return replace(look, flaw=flaw, bits=seen.bits, thumb=seen.thumb)
 
@@ -125,15 +125,15 @@ def _without_chroma(pixels: NDArray[np.uint8]) -> bool:
     return int(np.ptp(pixels.astype(np.int16), axis=2).max()) <= GRAY
 
 
-def _look_as_training(data: bytes, content: bytes, form: str = "", why: str = "") -> Look:
+def _inspect_with_opencv(data: bytes, content: bytes, form: str = "", why: str = "") -> Inspection:
     """Inspect a picture as training reads it, with OpenCV, because Pillow supports other formats."""
     try:
         picture = decode_picture(np.frombuffer(data, np.uint8), "")
     except DataError as error:
-        return Look(form, (0, 0), 1, False, why or str(error), content)
+        return Inspection(form, (0, 0), 1, False, why or str(error), content)
     bits, thumb = signature(np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY), np.uint8))
     gray = _without_chroma(np.asarray(cv2.resize(picture, (64, 64), interpolation=cv2.INTER_AREA), np.uint8))
-    return Look(form, (picture.shape[1], picture.shape[0]), 1, gray, "", content, bits, thumb)
+    return Inspection(form, (picture.shape[1], picture.shape[0]), 1, gray, "", content, bits, thumb)
 
 
 def signature(gray: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.int8]]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nanogfl.data.findings import Findings
 from nanogfl.data.table import SPLITS, Example
-from nanogfl.doctor.look import Look
+from nanogfl.doctor.inspection import Inspection
 
 # Limits on differing bits of the hash and on correlation of the thumbnails. They were checked by eye on blood cells,
 # helmets and COCO: all pairs within both show the same scene, although cells look much alike. The closest other pairs
@@ -20,7 +20,7 @@ TABLES, NEIGHBOURS = 40, 16  # number of sorted orders, and of following picture
 
 
 @dataclass(frozen=True)
-class Twin:
+class Duplicate:
     """A duplicate picture and its original, as indices into the examples; ``other`` is the one to keep."""
 
     index: int
@@ -28,34 +28,34 @@ class Twin:
     same_bytes: bool
 
 
-def find_twins(examples: Sequence[Example], looks: Sequence[Look]) -> list[Twin]:
+def find_duplicates(examples: Sequence[Example], inspections: Sequence[Inspection]) -> list[Duplicate]:
     """Return one entry per duplicate: all pictures but the first of each group, in the order of the splits.
 
     Among files with the same bytes, annotated ones come first. Damaged pictures are ignored, since a duplicate is only
     left out if an intact picture stays.
     """
-    sound = [i for i, look in enumerate(looks) if not look.flaw]
+    sound = [i for i, inspection in enumerate(inspections) if not inspection.flaw]
     order = sorted(sound, key=lambda i: (_rank(examples[i]), i))
     first: dict[bytes, int] = {}
-    twins = [
-        Twin(i, first[looks[i].content], True)
+    duplicates = [
+        Duplicate(i, first[inspections[i].content], True)
         for i in sorted(order, key=lambda i: not len(examples[i].boxes))
-        if first.setdefault(looks[i].content, i) != i
+        if first.setdefault(inspections[i].content, i) != i
     ]
-    again = {twin.index for twin in twins}
-    others = [i for i in order if i not in again and looks[i].bits is not None]
-    first_of = _grouped(_near_pairs([looks[i] for i in others]), len(others))
-    return twins + [Twin(others[b], others[a], False) for b, a in enumerate(first_of) if a != b]
+    again = {duplicate.index for duplicate in duplicates}
+    others = [i for i in order if i not in again and inspections[i].bits is not None]
+    first_of = _grouped(_near_pairs([inspections[i] for i in others]), len(others))
+    return duplicates + [Duplicate(others[b], others[a], False) for b, a in enumerate(first_of) if a != b]
 
 
-def note_twins(examples: Sequence[Example], twins: Sequence[Twin], notes: Findings) -> None:
+def note_duplicates(examples: Sequence[Example], duplicates: Sequence[Duplicate], notes: Findings) -> None:
     """Note each duplicate with its original, and whether they are in different splits."""
-    for twin in twins:
-        one, other = examples[twin.index], examples[twin.other]
-        detail = f"{'the same file as' if twin.same_bytes else 'nearly the same as'} {other.name}"
+    for duplicate in duplicates:
+        one, other = examples[duplicate.index], examples[duplicate.other]
+        detail = f"{'the same file as' if duplicate.same_bytes else 'nearly the same as'} {other.name}"
         if one.split != other.split:
             notes.add("split-leak", one.name, f"in {one.split}", f"{detail}, which is in {other.split}")
-        elif twin.same_bytes:
+        elif duplicate.same_bytes:
             notes.add("picture-duplicate", one.name, "", detail + _disagreement(one, other))
         else:
             notes.add("picture-near-duplicate", one.name, "", detail)
@@ -89,26 +89,26 @@ def _grouped(pairs: Sequence[tuple[int, int]], count: int) -> list[int]:
     return [root(i) for i in range(count)]
 
 
-def _near_pairs(looks: Sequence[Look]) -> list[tuple[int, int]]:
+def _near_pairs(inspections: Sequence[Inspection]) -> list[tuple[int, int]]:
     """Return the pairs of nearly identical pictures, in nearly linear time (locality-sensitive hashing).
 
     Pictures whose hashes agree in some random bits are adjacent when sorted by these bits. With log2(n) + 2 bits
     adjacency by chance is rare. With 40 such orders a pair that differs in 12 of the 127 bits is always found; one that
     differs in 22 is found in 98 of 100 cases among a thousand pictures, in 55 among a hundred thousand.
     """
-    if len(looks) < 2:
+    if len(inspections) < 2:
         return []
-    bits = np.stack([look.bits for look in looks if look.bits is not None])
-    thumbs = np.stack([look.thumb for look in looks if look.thumb is not None])
+    bits = np.stack([inspection.bits for inspection in inspections if inspection.bits is not None])
+    thumbs = np.stack([inspection.thumb for inspection in inspections if inspection.thumb is not None])
     words = np.packbits(bits, axis=1)
     found = [np.zeros(0, np.int64)]
     for a, b in _neighbours(bits):
         close = np.unpackbits(words[a] ^ words[b], axis=1).sum(axis=1) <= BITS
         a, b = a[close], b[close]
         alike = _correlation(thumbs[a], thumbs[b]) >= ALIKE
-        found.append(a[alike] * len(looks) + b[alike])
+        found.append(a[alike] * len(inspections) + b[alike])
     pairs = np.unique(np.concatenate(found))
-    return list(zip((pairs // len(looks)).tolist(), (pairs % len(looks)).tolist(), strict=True))
+    return list(zip((pairs // len(inspections)).tolist(), (pairs % len(inspections)).tolist(), strict=True))
 
 
 def _correlation(a: NDArray[np.int8], b: NDArray[np.int8]) -> NDArray[np.float32]:
