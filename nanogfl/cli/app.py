@@ -15,7 +15,7 @@ from nanogfl.errors import UsageError
 app = typer.Typer(
     name="nanogfl",
     help="Small object detectors for phones: from your pictures to one ONNX file that takes a frame and returns boxes.",
-    epilog="Start with: nanogfl quickstart. With --debug, anywhere, errors show where they arose.",
+    epilog="Start with: nanogfl quickstart. With --debug, anywhere in a command, errors show a traceback.",
     context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     no_args_is_help=True,
@@ -23,14 +23,14 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 Model = Annotated[str, typer.Argument(help="Checkpoint (ours or NanoDet's), exported ONNX, or a published name.")]
-Data = Annotated[str, typer.Argument(help="COCO, Pascal VOC or YOLO set: a folder, a json, or a data.yaml.")]
+Data = Annotated[str, typer.Argument(help="COCO, Pascal VOC or YOLO dataset: folder, json or data.yaml.")]
 Input = Annotated[str | None, typer.Option("--input", help="Input size: 320 or HEIGHTxWIDTH, multiples of 32.")]
 Config = Annotated[Path | None, typer.Option("--config", help="NanoDet's .yml, for its input size and class names.")]
 Split = Annotated[
-    str | None, typer.Option("--split", help="train | val | test | all; else test, else val, else all pictures.")
+    str | None, typer.Option("--split", help="train | val | test | all. [default: test, else val, else all]")
 ]
-Classes = Annotated[str | None, typer.Option("--classes", help="Only these, separated by commas.")]
-Score = Annotated[float, typer.Option("--score", help="Boxes above this score, 0 to 1.", min=0, max=1)]
+Classes = Annotated[str | None, typer.Option("--classes", help="Only these classes, separated by commas.")]
+Score = Annotated[float, typer.Option("--score", help="Only boxes above this score, 0 to 1.", min=0, max=1)]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the result to this file as JSON.")]
 
 
@@ -45,7 +45,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which nanogfl this is.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Handle the options that need no command."""
@@ -54,18 +54,18 @@ def options(
 
 # Lines of the help page, short enough for 80 columns, in the order in which a user needs the commands.
 VERBS = {
-    "quickstart": "Draw a small set, train on it, export, show the boxes.",
-    "check": "Say what is wrong with a set, where, and what to do.",
+    "quickstart": "Draw a small dataset, train on it, export, show the boxes.",
+    "check": "Find errors in a dataset, and how to fix them.",
     "train": "Train a detector on your pictures.",
-    "eval": "Measure average precision, and what goes wrong.",
+    "eval": "Measure average precision; analyse the errors.",
     "predict": "Detect in pictures and videos.",
-    "export": "Make one ONNX file: a frame in, boxes out, proven.",
+    "export": "Make one verified ONNX file: frame in, boxes out.",
     "verify": "Check that two models find the same boxes.",
-    "info": "Say what a checkpoint or an exported file is.",
-    "bench": "Measure AP, latency, size and memory in every runtime.",
+    "info": "Describe a checkpoint or an exported file.",
+    "bench": "Measure AP, latency, size and memory in each runtime.",
     "webcam": "Detect live: a camera, a stream, or a video.",
     "web": "Serve the browser demo with a model.",
-    "mine": "Say which unlabelled pictures to label next.",
+    "mine": "List the unlabelled pictures to label next.",
 }
 
 

@@ -22,16 +22,17 @@ LONGEST = 400  # characters; a name or a value in a broken file can have any len
 @app.command(epilog="Example: nanogfl check pictures/ --report report.html --fix cleaned/")
 def check(
     data: Data,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 when anything was found.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 if anything was found.")] = False,
     json_file: Json = None,
     report: Annotated[
         Path | None, typer.Option("--report", help="Write one HTML page with plots and pictures.")
     ] = None,
     fix: Annotated[
-        Path | None, typer.Option("--fix", help="Write a cleaned copy of the set into this new folder.")
+        Path | None, typer.Option("--fix", help="Write a cleaned copy of the dataset to this new folder.")
     ] = None,
     shards: Annotated[
-        int | None, typer.Option("--shards", help="With --fix: tars of so many pictures, for very large sets.", min=1)
+        int | None,
+        typer.Option("--shards", help="With --fix: write tars of this many pictures, for very large datasets.", min=1),
     ] = None,
 ) -> None:
     """Check every picture and annotation, and report what is wrong, where, and what to do."""

@@ -12,9 +12,9 @@ from nanogfl.cli.app import Config, Data, Input, Json, Model, Score, Split, app,
 
 @app.command(epilog="Example: nanogfl quickstart --out quickstart")
 def quickstart(
-    out: Annotated[Path, typer.Option("--out", help="Folder for everything it makes.")] = Path("quickstart"),
+    out: Annotated[Path, typer.Option("--out", help="Folder for all results.")] = Path("quickstart"),
     seed: Annotated[
-        int, typer.Option("--seed", help="Of the drawn pictures and the training.", min=0, max=2**32 - 1)
+        int, typer.Option("--seed", help="Random seed of the pictures and the training.", min=0, max=2**32 - 1)
     ] = 0,
 ) -> None:
     """Draw a small set, train on it for about two minutes, export, and show the boxes found."""
@@ -28,29 +28,33 @@ def train(
     data: Data,
     out: Annotated[Path, typer.Option("--out", help="Folder for checkpoints, log and summary.")],
     recipe: Annotated[
-        str | None, typer.Option("--recipe", help="Recipe: a name that ships with nanogfl, or a YAML file.")
+        str | None, typer.Option("--recipe", help="Recipe: name of a built-in one, or a YAML file.")
     ] = None,
     size: Annotated[
-        str | None, typer.Option("--size", help="s | m | l; m, the default, is NanoDet-Plus-m, l its 1.5x.")
+        str | None, typer.Option("--size", help="s | m | l: width; m is NanoDet-Plus-m, l is its 1.5x. [default: m]")
     ] = None,
     input: Input = None,  # noqa: A002
     init: Annotated[
         str | None,
         typer.Option(
-            "--init", help="Start from a checkpoint, a published name, imagenet, or none (the default: random weights)."
+            "--init", help="Initial weights: a checkpoint, a published name, imagenet, or none. [default: none]"
         ),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option("--epochs", help="Passes over the pictures; follows from their number.")
+        int | None, typer.Option("--epochs", help="Passes over the pictures. [default: chosen by their number]")
     ] = None,
-    batch: Annotated[int | None, typer.Option("--batch", help="Pictures a step and process; 16.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Of everything random; 0.")] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", help="Pictures per batch in each process. [default: 16]")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Random seed. [default: 0]")] = None,
     freeze: Annotated[
-        str | None, typer.Option("--freeze", help="backbone: keep it as loaded, for very small sets.")
+        str | None, typer.Option("--freeze", help="backbone: do not train it; for very small datasets.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew where a run lies in --out.")] = False,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="key.path=value; may be repeated.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a recipe key: key.path=value; may be repeated.")
+    ] = None,
 ) -> None:
     """Train a detector on your pictures."""
     from nanogfl.training.folder import is_main
@@ -88,7 +92,7 @@ def evaluate(
     json_file: Json = None,
     report: Annotated[
         Path | None,
-        typer.Option("--report", help="Folder for a page: errors, uncertainty, suspected labels, pictures."),
+        typer.Option("--report", help="Folder for an HTML report: errors, uncertainty, suspicious labels, pictures."),
     ] = None,
 ) -> None:
     """Measure average precision (pycocotools' twelve numbers, and AP per class)."""

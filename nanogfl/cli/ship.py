@@ -15,30 +15,30 @@ from nanogfl.errors import UsageError
 @app.command(epilog="Example: nanogfl export nanodet-plus-m_416_checkpoint.ckpt --out model.onnx")
 def export(
     checkpoint: Annotated[str, typer.Argument(help="Checkpoint (ours or NanoDet's), or a published name.")],
-    out: Annotated[Path, typer.Option("--out", help="The file to write.")],
+    out: Annotated[Path, typer.Option("--out", help="File to write.")],
     input: Input = None,  # noqa: A002
     form: Annotated[str, typer.Option("--form", help="frame (camera frame in, boxes out) | tensor | core.")] = "frame",
-    sigma: Annotated[bool, typer.Option("--sigma", help="Also give the deviation of each side in px.")] = False,
+    sigma: Annotated[
+        bool, typer.Option("--sigma", help="Also output the standard deviation of each side (px).")
+    ] = False,
     fixed: Annotated[
-        bool, typer.Option("--fixed", help="Thresholds as constants, for runtimes without optional inputs.")
+        bool, typer.Option("--fixed", help="Make the thresholds constants, for runtimes without optional inputs.")
     ] = False,
-    batch: Annotated[int, typer.Option("--batch", help="Pictures at once, for tensor and core.")] = 1,
-    uint8: Annotated[
-        bool, typer.Option("--uint8", help="Tensor and core take bytes that are already resized.")
-    ] = False,
+    batch: Annotated[int, typer.Option("--batch", help="Batch size, for tensor and core.")] = 1,
+    uint8: Annotated[bool, typer.Option("--uint8", help="Tensor and core take resized uint8 pictures.")] = False,
     fp16: Annotated[
         bool, typer.Option("--fp16", help="Weights and network in float16: half the size, slower on most CPUs.")
     ] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="Quantize; needs --calib, judged by AP.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Quantise to int8; needs --calib, verified by AP.")] = False,
     calib: Annotated[
-        str | None, typer.Option("--calib", help="Set to calibrate int8 on, best the training set.")
+        str | None, typer.Option("--calib", help="Dataset for int8 calibration, best the training data.")
     ] = None,
-    max_drop: Annotated[float, typer.Option("--max-drop", help="AP that int8 may lose at most.")] = 0.02,
-    opset: Annotated[int, typer.Option("--opset", help="ONNX operator set.")] = 18,
-    data: Annotated[str | None, typer.Option("--data", help="Prove the file on this set's pictures.")] = None,
+    max_drop: Annotated[float, typer.Option("--max-drop", help="Largest loss of AP by int8.")] = 0.02,
+    opset: Annotated[int, typer.Option("--opset", help="ONNX operator set version.")] = 18,
+    data: Annotated[str | None, typer.Option("--data", help="Verify the file on this dataset's pictures.")] = None,
     config: Config = None,
     format_: Annotated[
-        str, typer.Option("--format", help="onnx; or, the network alone: openvino | ncnn | mnn | executorch | litert.")
+        str, typer.Option("--format", help="onnx, or the network alone: openvino | ncnn | mnn | executorch | litert.")
     ] = "onnx",
 ) -> None:
     """Make one ONNX file that takes a frame and returns boxes, kept only if it equals the checkpoint."""
@@ -87,7 +87,7 @@ def verify(
     a: Model,
     b: Annotated[str, typer.Argument(help="The other model.")],
     data: Annotated[
-        str | None, typer.Option("--data", help="Compare on this set's pictures; drawn ones by default.")
+        str | None, typer.Option("--data", help="Compare on this dataset's pictures. [default: drawn pictures]")
     ] = None,
     config: Config = None,
 ) -> None:
@@ -100,7 +100,7 @@ def verify(
 @app.command(epilog="Example: nanogfl info model.onnx")
 def info(
     file: Model,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
     config: Config = None,
 ) -> None:
     """Describe a checkpoint or an exported file."""
@@ -118,23 +118,24 @@ def info(
 
 @app.command(epilog="Example: nanogfl bench model.onnx --data pictures/ --threads 1,2 --json bench.json")
 def bench(
-    models: Annotated[list[str], typer.Argument(help="ONNX files of ours, checkpoints, or published names.")],
+    models: Annotated[list[str], typer.Argument(help="Exported ONNX files, checkpoints, or published names.")],
     data: Annotated[
-        str | None, typer.Option("--data", help="Measure AP on this set, and time on its pictures; else drawn ones.")
+        str | None, typer.Option("--data", help="Dataset for AP and timing. [default: drawn pictures, no AP]")
     ] = None,
     split: Split = None,
     runtime: Annotated[
-        str | None, typer.Option("--runtime", help="Only these, separated by commas: onnxruntime, openvino, ncnn ...")
+        str | None,
+        typer.Option("--runtime", help="Only these runtimes, separated by commas: onnxruntime, openvino, ncnn ..."),
     ] = None,
-    threads: Annotated[str, typer.Option("--threads", help="Of each runtime, separated by commas.")] = "1",
+    threads: Annotated[str, typer.Option("--threads", help="Numbers of threads, separated by commas.")] = "1",
     target: Annotated[
-        str | None, typer.Option("--target", help="Measure there: ssh://user@host[:port], adb or adb:SERIAL.")
+        str | None, typer.Option("--target", help="Device to measure on: ssh://user@host[:port], adb or adb:SERIAL.")
     ] = None,
-    python: Annotated[str, typer.Option("--python", help="Python on the target, with onnxruntime.")] = "python3",
+    python: Annotated[str, typer.Option("--python", help="Python on the target; it needs onnxruntime.")] = "python3",
     config: Config = None,
     json_file: Json = None,
     markdown: Annotated[Path | None, typer.Option("--markdown", help="Write the table to this file.")] = None,
-    plot: Annotated[Path | None, typer.Option("--plot", help="Draw AP against latency to this .png.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Plot AP against latency to this .png.")] = None,
 ) -> None:
     """Measure AP, latency, size and memory of models in every runtime that is installed, here or on a device."""
     from nanogfl.data.outputs import refuse_dataset_files

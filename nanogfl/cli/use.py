@@ -27,10 +27,12 @@ def predict(
     score: Score = 0.3,
     classes: Classes = None,
     json_file: Json = None,
-    sigma: Annotated[bool, typer.Option("--sigma", help="Records hold the deviation of each side in px, too.")] = False,
-    draw: Annotated[Path | None, typer.Option("--draw", help="Folder for pictures with the boxes drawn.")] = None,
+    sigma: Annotated[
+        bool, typer.Option("--sigma", help="Add the standard deviation of each side (px) to the records.")
+    ] = False,
+    draw: Annotated[Path | None, typer.Option("--draw", help="Folder for pictures with drawn boxes.")] = None,
     tiles: Annotated[
-        bool, typer.Option("--tiles", help="Look at large pictures in overlapping tiles, for small things in them.")
+        bool, typer.Option("--tiles", help="Split large pictures into overlapping tiles, to find small objects.")
     ] = False,
     tile_scale: Annotated[
         float | None,
@@ -45,7 +47,7 @@ def predict(
         typer.Option(
             "--tile-overlap",
             show_default="0.25",
-            help="Fraction of a tile shared with the next; make the overlap larger than the objects sought.",
+            help="Fraction of a tile shared with the next; the overlap should be larger than the objects.",
         ),
     ] = None,
     input: Input = None,  # noqa: A002
@@ -104,21 +106,23 @@ def webcam(
     ] = "0",
     score: Score = 0.3,
     classes: Classes = None,
-    track: Annotated[bool, typer.Option("--track", help="Give ids, and steady the boxes.")] = False,
-    smooth: Annotated[bool, typer.Option(help="With --track: steady boxes, or the detections' own.")] = True,
+    track: Annotated[bool, typer.Option("--track", help="Track objects: give ids and smooth the boxes.")] = False,
+    smooth: Annotated[bool, typer.Option(help="With --track: smoothed boxes, or those of the detector.")] = True,
     hold: Annotated[
         float | None,
-        typer.Option("--hold", min=0, show_default="1", help="With --track: seconds an unseen object keeps its id."),
+        typer.Option("--hold", min=0, show_default="1", help="With --track: seconds that a lost object keeps its id."),
     ] = None,
     sigma: Annotated[
-        bool, typer.Option("--sigma", help="Draw each side as wide as it is uncertain; records hold it, too.")
+        bool, typer.Option("--sigma", help="Draw the uncertainty of each side; add it to the records.")
     ] = False,
-    figures: Annotated[bool, typer.Option(help="Draw the panel with speed, latencies and counts.")] = True,
-    record: Annotated[Path | None, typer.Option("--record", help="Record what is shown to this .mp4.")] = None,
+    figures: Annotated[bool, typer.Option(help="Draw a panel with speed, latencies and counts.")] = True,
+    record: Annotated[Path | None, typer.Option("--record", help="Record the output to this .mp4.")] = None,
     headless: Annotated[bool, typer.Option("--headless", help="No window; one JSON line per frame on stdout.")] = False,
-    summary: Annotated[Path | None, typer.Option("--summary", help="Write the run's figures to this JSON.")] = None,
+    summary: Annotated[
+        Path | None, typer.Option("--summary", help="Write the run's statistics to this JSON file.")
+    ] = None,
     patience: Annotated[
-        float, typer.Option("--patience", min=0, help="Seconds that a camera or stream that dropped is waited for.")
+        float, typer.Option("--patience", min=0, help="Seconds to wait for a camera or stream that dropped.")
     ] = 30.0,
     input: Input = None,  # noqa: A002
     config: Config = None,
@@ -192,10 +196,10 @@ def _stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
 @app.command(epilog="Example: nanogfl mine model.onnx unlabelled/ --top 50 --json next.json --draw next/")
 def mine(
     model: Model,
-    folder: Annotated[str, typer.Argument(help="Folder of unlabelled pictures; 'DIR/**' looks into subfolders.")],
-    top: Annotated[int, typer.Option("--top", min=1, help="How many are listed, written and drawn.")] = 20,
+    folder: Annotated[str, typer.Argument(help="Folder of unlabelled pictures; 'DIR/**' includes subfolders.")],
+    top: Annotated[int, typer.Option("--top", min=1, help="Number of pictures to list, write and draw.")] = 20,
     json_file: Json = None,
-    draw: Annotated[Path | None, typer.Option("--draw", help="Folder for these pictures, boxes drawn.")] = None,
+    draw: Annotated[Path | None, typer.Option("--draw", help="Folder for these pictures with drawn boxes.")] = None,
     input: Input = None,  # noqa: A002
     config: Config = None,
 ) -> None:
@@ -220,11 +224,13 @@ def mine(
 
 @app.command(epilog="Example: nanogfl web model.onnx --port 8000")
 def web(
-    model: Annotated[str, typer.Argument(help="Exported ONNX of frame form.")],
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Where to listen; 0 takes a free one.")] = 8000,
-    host: Annotated[str, typer.Option("--host", help="0.0.0.0 lets others in; cameras then need https.")] = "127.0.0.1",
-    cert: Annotated[Path | None, typer.Option("--cert", help="Certificate (PEM): serve https.")] = None,
-    key: Annotated[Path | None, typer.Option("--key", help="Its private key (PEM), where --cert lacks it.")] = None,
+    model: Annotated[str, typer.Argument(help="Exported ONNX file of the frame form.")],
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 chooses a free one.")] = 8000,
+    host: Annotated[
+        str, typer.Option("--host", help="Address; 0.0.0.0 admits other devices, whose cameras need https.")
+    ] = "127.0.0.1",
+    cert: Annotated[Path | None, typer.Option("--cert", help="Certificate (PEM), to serve https.")] = None,
+    key: Annotated[Path | None, typer.Option("--key", help="Private key (PEM), if not in --cert.")] = None,
 ) -> None:
     """Serve the browser demo with an exported file of frame form: camera, pictures, latency; and POST /predict."""
     from nanogfl.model.zoo import cache_folder
