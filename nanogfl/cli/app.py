@@ -27,7 +27,7 @@ Data = Annotated[str, typer.Argument(help="COCO, Pascal VOC or YOLO dataset: fol
 Input = Annotated[str | None, typer.Option("--input", help="Input size: 320 or HEIGHTxWIDTH, multiples of 32.")]
 Config = Annotated[Path | None, typer.Option("--config", help="NanoDet's .yml, for its input size and class names.")]
 Split = Annotated[
-    str | None, typer.Option("--split", help="train | val | test | all. [default: test, else val, else all]")
+    str | None, typer.Option("--split", help="train | val | test | all (default: test, else val, else all).")
 ]
 Classes = Annotated[str | None, typer.Option("--classes", help="Only these classes, separated by commas.")]
 Score = Annotated[float, typer.Option("--score", help="Only boxes above this score, 0 to 1.", min=0, max=1)]

@@ -31,22 +31,20 @@ def train(
         str | None, typer.Option("--recipe", help="Recipe: name of a built-in one, or a YAML file.")
     ] = None,
     size: Annotated[
-        str | None, typer.Option("--size", help="s | m | l: width; m is NanoDet-Plus-m, l is its 1.5x. [default: m]")
+        str | None, typer.Option("--size", help="s | m | l; m, the default, is NanoDet-Plus-m, l its 1.5x.")
     ] = None,
     input: Input = None,  # noqa: A002
     init: Annotated[
         str | None,
-        typer.Option(
-            "--init", help="Initial weights: a checkpoint, a published name, imagenet, or none. [default: none]"
-        ),
+        typer.Option("--init", help="Initial weights: a checkpoint, a published name, imagenet, or none (default)."),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option("--epochs", help="Passes over the pictures. [default: chosen by their number]")
+        int | None, typer.Option("--epochs", help="Passes over the pictures (default: by their number).")
     ] = None,
     batch: Annotated[
-        int | None, typer.Option("--batch", help="Pictures per batch in each process. [default: 16]")
+        int | None, typer.Option("--batch", help="Pictures per batch in each process (default 16).")
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Random seed. [default: 0]")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Random seed (default 0).")] = None,
     freeze: Annotated[
         str | None, typer.Option("--freeze", help="backbone: do not train it; for very small datasets.")
     ] = None,

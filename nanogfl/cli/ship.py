@@ -87,7 +87,7 @@ def verify(
     a: Model,
     b: Annotated[str, typer.Argument(help="The other model.")],
     data: Annotated[
-        str | None, typer.Option("--data", help="Compare on this dataset's pictures. [default: drawn pictures]")
+        str | None, typer.Option("--data", help="Compare on this dataset's pictures (default: drawn ones).")
     ] = None,
     config: Config = None,
 ) -> None:
@@ -120,7 +120,7 @@ def info(
 def bench(
     models: Annotated[list[str], typer.Argument(help="Exported ONNX files, checkpoints, or published names.")],
     data: Annotated[
-        str | None, typer.Option("--data", help="Dataset for AP and timing. [default: drawn pictures, no AP]")
+        str | None, typer.Option("--data", help="Dataset for AP and timing (default: drawn pictures, no AP).")
     ] = None,
     split: Split = None,
     runtime: Annotated[

@@ -112,15 +112,11 @@ def webcam(
         float | None,
         typer.Option("--hold", min=0, show_default="1", help="With --track: seconds that a lost object keeps its id."),
     ] = None,
-    sigma: Annotated[
-        bool, typer.Option("--sigma", help="Draw the uncertainty of each side; add it to the records.")
-    ] = False,
+    sigma: Annotated[bool, typer.Option("--sigma", help="Draw and record the uncertainty of each side.")] = False,
     figures: Annotated[bool, typer.Option(help="Draw a panel with speed, latencies and counts.")] = True,
     record: Annotated[Path | None, typer.Option("--record", help="Record the output to this .mp4.")] = None,
     headless: Annotated[bool, typer.Option("--headless", help="No window; one JSON line per frame on stdout.")] = False,
-    summary: Annotated[
-        Path | None, typer.Option("--summary", help="Write the run's statistics to this JSON file.")
-    ] = None,
+    summary: Annotated[Path | None, typer.Option("--summary", help="Write statistics of the run to this JSON.")] = None,
     patience: Annotated[
         float, typer.Option("--patience", min=0, help="Seconds to wait for a camera or stream that dropped.")
     ] = 30.0,
