@@ -167,7 +167,7 @@ class TrainRecipe:
         validate_every: epochs between validations; the last epoch always has one.
         save_every: steps after which the state is written within an epoch.
         seed: of everything random.
-        workers: loader processes.
+        workers: loader processes; none where pictures are kept in RAM that only Linux lets them share.
         cache: where decoded pictures are kept: auto (a GPU's memory or RAM, while they fit), device, ram, none.
         devices: GPUs or processes on this machine; 0: all GPUs, or one CPU process.
         nodes: machines.

@@ -328,7 +328,7 @@ def spawning() -> Iterator[None]:
     multiprocessing.set_start_method(former, force=True)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere forking is not safe, and each process has its own cache")
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere forking is not safe")
 def test_loader_processes_share_the_cache(table: Table, spawning: None) -> None:
     """Python starts processes by forkserver since 3.14, which would send each a copy of all pictures."""
 
@@ -340,6 +340,19 @@ def test_loader_processes_share_the_cache(table: Table, spawning: None) -> None:
     dataset.prepare(torch.device("cpu"))
     batches = list(training_loader(dataset, EvenBatches(EpochOrder(len(table), 1), 2), 1, pin=False))
     assert sorted(name for batch in batches for name in batch.names) == sorted(e.name for e in table.examples)
+
+
+@pytest.mark.parametrize(("cache", "workers"), [("ram", 0), ("none", 1)])
+def test_no_copy_of_the_cache_is_sent_to_processes_that_are_not_forked(
+    table: Table, cache: str, workers: int, spawning: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on macOS and Windows."""
+    monkeypatch.setattr("nanogfl.data.loader.sys", SimpleNamespace(platform="darwin"))
+    dataset = TrainingSet(table, SIZE, "stretch", STILL, seed=0, cache=cache)
+    dataset.prepare(torch.device("cpu"))
+    loader = training_loader(dataset, EvenBatches(EpochOrder(len(table), 1), 2), 1, pin=False)
+    assert loader.num_workers == workers
+    assert sorted(name for batch in loader for name in batch.names) == sorted(e.name for e in table.examples)
 
 
 def test_a_missing_picture_is_a_data_error(table: Table) -> None:

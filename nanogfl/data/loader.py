@@ -188,6 +188,9 @@ def collate_views(items: list[Seen]) -> tuple[list[int], Tensor, list[tuple[int,
 
 def training_loader(dataset: TrainingSet, batches: EvenBatches, workers: int, pin: bool) -> ResumableLoader:
     """Batches of varied samples."""
+    forks = sys.platform == "linux"
+    if dataset.pictures and not forks:
+        workers = 0  # each process would be sent a copy of all pictures, gigabytes
     pixels = batches.batch_size * dataset.size[0] * dataset.size[1] if dataset.sizes is None else 0
     workers = affordable(workers, 3 * pixels, batches.processes)
     return ResumableLoader(
@@ -196,7 +199,7 @@ def training_loader(dataset: TrainingSet, batches: EvenBatches, workers: int, pi
         collate_fn=collate if dataset.sizes is None else collate_undrawn,
         num_workers=workers,
         persistent_workers=workers > 0,
-        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,  # they share the cache
+        multiprocessing_context="fork" if workers and forks else None,  # they share the cache
         worker_init_fn=settle,
         pin_memory=pin,
     )
