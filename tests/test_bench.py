@@ -106,6 +106,25 @@ def test_json_table_and_picture(card: BenchCard, tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["b.json", "b.md", "b.png"]
 
 
+AS_ON_WINDOWS = """
+import os, runpy, sys
+from nanogfl.deploy import device_runner
+sys.modules["resource"] = None
+del os.sysconf, os.getloadavg
+device_runner._text = lambda _: ""  # there is no /proc
+runpy.run_module("nanogfl.deploy.runtimes.process", run_name="__main__")
+"""
+
+
+def test_what_a_machine_does_not_tell_is_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_module, "ROUNDS", 1)
+    monkeypatch.setattr(bench_module, "LOCAL", [sys.executable, "-c", AS_ON_WINDOWS])
+    made = bench([str(folder / "model.onnx")], runtimes=["onnxruntime"])
+    (row,) = made.measured
+    assert row["peak_mb"] is None and row["frame_p50_ms"] > 0
+    assert made.machine["memory_gb"] is None and " GB" not in made.to_markdown()
+
+
 @pytest.mark.slow
 def test_a_checkpoint_without_data(folder: Path, command: Callable[..., Any], monkeypatch: Any, tmp_path: Path) -> None:
     monkeypatch.setattr(bench_module, "ROUNDS", 1)
