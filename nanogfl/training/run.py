@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 import os
 import sys
 from collections.abc import Iterable
@@ -54,6 +55,8 @@ def train(
 ) -> dict[str, Any]:
     """Train a detector. On a CPU with glibc the process keeps the memory that a step has taken, until it ends.
 
+    A script calls it under ``if __name__ == "__main__":``, for on macOS and Windows loader processes import the script.
+
     Args:
         data: a COCO, VOC or YOLO set; its form is found out.
         out: folder for best.ckpt, last.ckpt, config.yaml, metrics.csv, summary.json.
@@ -69,6 +72,10 @@ def train(
     Raises:
         NanogflError: one line that says what is wrong, where, and what to do.
     """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # as multiprocessing itself asks
+        raise UsageError(
+            'train: a loader process runs this script again; put the call under if __name__ == "__main__":'
+        )
     folder = open_folder(Path(out), resume, overwrite)
     made = resolve(folder, recipe, set, options)
     training, validation = for_training(read_table(data))
