@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -389,6 +391,27 @@ def test_a_worker_that_dies_says_how() -> None:
         w.ask("machine")
     with pytest.raises(WorkerError, match="code 1: bad luck"), Worker([sys.executable, "-c", "exit('bad luck')"]) as w:
         w.ask("machine")
+
+
+def test_a_worker_that_is_gone_says_how_on_windows_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")  # what Windows makes of a pipe without a reader
+
+    with Worker([sys.executable, "-c", "exit('bad luck')"]) as worker:
+        pipe = worker._process.stdin
+        assert pipe is not None
+        pipe.close()
+        monkeypatch.setattr(worker._process, "stdin", SimpleNamespace(write=refuse, flush=refuse, close=refuse))
+        with pytest.raises(WorkerError, match="code 1: bad luck"):
+            worker.ask("machine")
+
+
+def test_opencv_reads_a_network_from_a_folder_of_any_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Windows OpenCV itself opens no names beyond ASCII, so it is given bytes."""
+    given: list[object] = []
+    monkeypatch.setattr("cv2.dnn.readNetFromONNX", given.append)
+    runtime("opencv").open(folder / "model.onnx", 1, [])
+    assert [np.asarray(one).tobytes() for one in given] == [(folder / "model.onnx").read_bytes()]
 
 
 def test_unknown_runtime_is_a_usage_error() -> None:
