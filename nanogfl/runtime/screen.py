@@ -60,7 +60,7 @@ class Window:
     """A window of OpenCV; closing it by its button is the key q."""
 
     def __init__(self, title: str) -> None:
-        self.title = title
+        self.title = title.encode(errors="replace").decode()  # OpenCV ends the process at what is not UTF-8
         self._shown = False
 
     def show(self, picture: Picture, wait_s: float) -> str:
