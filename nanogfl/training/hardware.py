@@ -9,6 +9,7 @@ import platform
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from nanogfl.errors import UsageError
 from nanogfl.recipe import TrainRecipe
@@ -22,9 +23,12 @@ BF16 = ("avx512_bf16", "amx_bf16")  # x86 that multiplies bf16 itself: AMD since
 def devices(train: TrainRecipe) -> tuple[dict[str, Any], int]:
     """Lightning's options for the hardware, and how many processes that makes."""
     cuda = torch.cuda.is_available()
-    count = train.devices or (torch.cuda.device_count() if cuda else 1)
+    together = dist.is_available() and dist.is_nccl_available()  # not on Windows
+    count = train.devices or (torch.cuda.device_count() if cuda and together else 1)
     if cuda and count > torch.cuda.device_count():
         raise UsageError(f"train.devices={count}: this machine has {torch.cuda.device_count()} GPUs; give 0 for all")
+    if cuda and count * train.nodes > 1 and not together:
+        raise UsageError("GPUs train together by NCCL, which torch lacks here; give train.devices=1, train.nodes=1")
     for option, wanted in (("sync_batch_norm", train.sync_batch_norm), ("compile", train.compile)):
         if wanted and not cuda:
             raise UsageError(f"train.{option}=true needs GPUs; leave it out on a CPU")
