@@ -167,7 +167,7 @@ class TrainRecipe:
         validate_every: epochs between validations; the last epoch is always validated.
         save_every: steps between saves of the state within an epoch.
         seed: seed of everything random.
-        workers: loader processes.
+        workers: loader processes; none if pictures are cached in RAM and the system (not Linux) cannot share them.
         cache: where decoded pictures are kept: auto (GPU memory or RAM, if they fit), device, ram, none.
         devices: GPUs or processes on this machine; 0: all GPUs, or one CPU process.
         nodes: number of machines.

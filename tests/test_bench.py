@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -104,6 +106,25 @@ def test_json_table_and_picture(card: BenchCard, tmp_path: Path) -> None:
     assert "torch: starts from a checkpoint" in card.to_markdown()
     assert (tmp_path / "new/b.png").read_bytes()[:4] == b"\x89PNG"
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["b.json", "b.md", "b.png"]
+
+
+AS_ON_WINDOWS = """
+import os, runpy, sys
+from nanogfl.deploy import device_runner
+sys.modules["resource"] = None
+del os.sysconf, os.getloadavg
+device_runner._text = lambda _: ""  # there is no /proc
+runpy.run_module("nanogfl.deploy.runtimes.process", run_name="__main__")
+"""
+
+
+def test_what_a_machine_does_not_tell_is_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_module, "ROUNDS", 1)
+    monkeypatch.setattr(bench_module, "LOCAL", [sys.executable, "-c", AS_ON_WINDOWS])
+    made = bench([str(folder / "model.onnx")], runtimes=["onnxruntime"])
+    (row,) = made.measured
+    assert row["peak_mb"] is None and row["frame_p50_ms"] > 0
+    assert made.machine["memory_gb"] is None and " GB" not in made.to_markdown()
 
 
 @pytest.mark.slow
@@ -370,6 +391,27 @@ def test_a_worker_that_dies_says_how() -> None:
         w.ask("machine")
     with pytest.raises(WorkerError, match="code 1: bad luck"), Worker([sys.executable, "-c", "exit('bad luck')"]) as w:
         w.ask("machine")
+
+
+def test_a_worker_that_is_gone_says_how_on_windows_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")  # what Windows makes of a pipe without a reader
+
+    with Worker([sys.executable, "-c", "exit('bad luck')"]) as worker:
+        pipe = worker._process.stdin
+        assert pipe is not None
+        pipe.close()
+        monkeypatch.setattr(worker._process, "stdin", SimpleNamespace(write=refuse, flush=refuse, close=refuse))
+        with pytest.raises(WorkerError, match="code 1: bad luck"):
+            worker.ask("machine")
+
+
+def test_opencv_reads_a_network_from_a_folder_of_any_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Windows OpenCV itself opens no names beyond ASCII, so it is given bytes."""
+    given: list[object] = []
+    monkeypatch.setattr("cv2.dnn.readNetFromONNX", given.append)
+    runtime("opencv").open(folder / "model.onnx", 1, [])
+    assert [np.asarray(one).tobytes() for one in given] == [(folder / "model.onnx").read_bytes()]
 
 
 def test_unknown_runtime_is_a_usage_error() -> None:

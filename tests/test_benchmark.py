@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,14 @@ def test_a_row_times_every_stage_of_a_real_set(row: Row, tmp_path: Path) -> None
     assert made["stages"].keys() == stages[row]
     assert all(len(times) == 2 for times in made["stages"].values())
     assert sum(sum(times) for times in made["stages"].values()) == pytest.approx(sum(made["seconds"]), rel=0.05)
+
+
+def test_a_row_is_timed_where_no_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows, which has no module resource."""
+    monkeypatch.setattr("nanogfl.deploy.device_runner._text", lambda _: "")
+    monkeypatch.setitem(sys.modules, "resource", None)
+    made = measure(ROWS[-1], Work(None, load_recipe(None, ["train.workers=0"], TINY), steps=1))
+    assert math.isnan(made["megabytes"]) and len(made["seconds"]) == 1
 
 
 def here(job: Callable[[Row, Work], Any], row: Row, work: Work) -> Any:

@@ -214,6 +214,14 @@ def test_nothing_in_time_is_none() -> None:
         assert capture.take(0.01) is None and not capture.ended
 
 
+def test_a_drive_of_windows_is_no_scheme_of_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_picture(tmp_path / "C:/a.png", grey(9))
+    assert isinstance(open_source("C://a.png"), Files)
+    with pytest.raises(DataError, match="cannot find"):
+        open_source("D:\\a.mp4")
+
+
 # --- streams, served here ---
 
 

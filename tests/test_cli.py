@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -317,6 +318,17 @@ def test_whatever_is_raised_is_one_line(
     said = command("info", "model.onnx")
     assert said.code == code and said.err.startswith(line) and said.err.count("\n") == bool(line)
     assert "Traceback" not in said.err
+
+
+def test_a_reader_who_leaves_is_an_invalid_argument_on_windows(
+    monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any]
+) -> None:
+    def refuses(_: str) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr("typer.echo", refuses)
+    said = command("--version")
+    assert (said.code, said.err) == (1, "")
 
 
 # --- without [train] ---

@@ -6,8 +6,10 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import cv2
 import numpy as np
@@ -16,6 +18,8 @@ import pytest
 from nanogfl.errors import DataError, UsageError
 from nanogfl.pictures import Picture, write_picture
 from nanogfl.runtime.frames import Frame, expand, frame_rate, frames, is_video
+from nanogfl.runtime.live import Live
+from nanogfl.runtime.screen import Window
 from nanogfl.runtime.video import write_video
 
 IDENTITY = np.array([0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000], ">u4").tobytes()
@@ -230,6 +234,32 @@ def test_times_are_the_frames_own_stamps(clip: Path, monkeypatch: pytest.MonkeyP
     assert [f.time_s for f in frames(clip)] == pytest.approx([0.04, 0.08, 0.2, 0.3])
     monkeypatch.setattr(cv2, "VideoCapture", Capture(10, 1, [-40]))
     assert [f.time_s for f in frames(clip)] == [0]
+
+
+@pytest.fixture
+def crashing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenCV, which would end the process."""
+
+    def crash(name: str, *_: object) -> NoReturn:
+        raise AssertionError(f"segmentation fault at {name!a}")
+
+    for name in ("VideoCapture", "VideoWriter", "namedWindow"):
+        monkeypatch.setattr(cv2, name, crash)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every file's name is Unicode")
+def test_a_videos_name_must_be_utf8(tmp_path: Path, crashing: None) -> None:
+    """As names in Latin-1 are not."""
+    file = tmp_path / "\udce4.mp4"
+    file.write_bytes(b"any")
+    said = r"cannot open the video .*\.mp4: its name is not UTF-8, as OpenCV needs; rename it"
+    with pytest.raises(DataError, match=said):
+        list(frames(file))
+    with pytest.raises(DataError, match=said), write_video(file, 25, (8, 8)):
+        pass
+    with pytest.raises(DataError, match=said):
+        next(Live("http://h/\udce4.mp4", 1).pictures(threading.Event()))
+    assert Window("model \udce4").title == "model ?"
 
 
 @pytest.mark.parametrize(("read", "said"), [(90, False), (89, True)])

@@ -9,10 +9,12 @@ import sys
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from models import random_detector
 from torch import Tensor, nn
 
+from nanogfl.errors import UsageError
 from nanogfl.model.detector import Architecture
 from nanogfl.model.resnet import FPN, FloatConv2d
 from nanogfl.recipe import TrainRecipe
@@ -45,6 +47,26 @@ def test_a_cpu_takes_bf16_where_it_multiplies_it_itself(
 def test_a_torch_that_does_not_tell_trains_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(hardware.torch.cpu, "get_capabilities", raising=False)
     assert not in_bf16(TrainRecipe(), cuda=False)
+
+
+def test_gpus_that_cannot_train_together_leave_it_to_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows, whose torch has no NCCL."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: False)
+    options, processes = devices(TrainRecipe(precision="32"))
+    assert (options["devices"], options["strategy"], processes) == (1, "auto", 1)
+    with pytest.raises(UsageError, match="NCCL, which torch lacks here"):
+        devices(TrainRecipe(precision="32", devices=2))
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
+    assert devices(TrainRecipe(precision="32"))[0]["devices"] == 2
+
+
+def test_a_macs_gpu_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    trainer = pl.Trainer(**devices(TrainRecipe(precision="32"))[0], logger=False, enable_checkpointing=False)
+    assert trainer.strategy.root_device == torch.device("cpu")
 
 
 def test_some_convolutions_stay_float32_under_autocast() -> None:

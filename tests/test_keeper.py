@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import math
 from dataclasses import replace
@@ -18,6 +19,7 @@ from runs import Drawn, block_picture, checkpoint, quick, read_rows, write_coco
 from nanogfl.data.table import Example, Table
 from nanogfl.decode import Layout, decode
 from nanogfl.detections import Detections
+from nanogfl.errors import TrainingError
 from nanogfl.model.checkpoint import Card
 from nanogfl.model.detector import Architecture, Detector
 from nanogfl.recipe import Recipe, TrainRecipe
@@ -128,6 +130,22 @@ def test_a_checkpoint_takes_its_place_only_when_it_is_whole(tmp_path: Path, monk
 
 
 # --- averaging
+
+
+def test_a_file_that_another_program_holds_is_named(
+    tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows replaces no file that somebody has open, such as metrics.csv in a spreadsheet."""
+    really = Path.replace
+
+    def refuse(self: Path, target: Path) -> Path:
+        if target.name == "metrics.csv":
+            raise PermissionError(errno.EACCES, "Access is denied", str(self), None, str(target))
+        return really(self, target)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(TrainingError, match=r"^cannot write .*metrics\.csv: Access is denied; close .* --resume$"):
+        quick(tiny_set, tmp_path / "run")
 
 
 @pytest.mark.parametrize("decay", [0.3, 0.9, 0.9998])

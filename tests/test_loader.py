@@ -329,7 +329,7 @@ def spawning() -> Iterator[None]:
     multiprocessing.set_start_method(former, force=True)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere forking is not safe, and each process has its own cache")
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere forking is not safe")
 def test_loader_processes_share_the_cache(table: Table, spawning: None) -> None:
     """Python starts processes by forkserver since 3.14, which would send each a copy of all pictures."""
 
@@ -341,6 +341,19 @@ def test_loader_processes_share_the_cache(table: Table, spawning: None) -> None:
     dataset.prepare(torch.device("cpu"))
     batches = list(training_loader(dataset, EvenBatches(EpochOrder(len(table), 1), 2), 1, pin=False))
     assert sorted(name for batch in batches for name in batch.names) == sorted(e.name for e in table.examples)
+
+
+@pytest.mark.parametrize(("cache", "workers"), [("ram", 0), ("none", 1)])
+def test_no_copy_of_the_cache_is_sent_to_processes_that_are_not_forked(
+    table: Table, cache: str, workers: int, spawning: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on macOS and Windows."""
+    monkeypatch.setattr("nanogfl.data.loader.sys", SimpleNamespace(platform="darwin"))
+    dataset = TrainingSet(table, SIZE, "stretch", STILL, seed=0, cache=cache)
+    dataset.prepare(torch.device("cpu"))
+    loader = training_loader(dataset, EvenBatches(EpochOrder(len(table), 1), 2), 1, pin=False)
+    assert loader.num_workers == workers
+    assert sorted(name for batch in loader for name in batch.names) == sorted(e.name for e in table.examples)
 
 
 def test_a_missing_picture_is_a_data_error(table: Table) -> None:
@@ -424,7 +437,7 @@ def test_a_main_process_that_leaves_while_it_fetches_a_batch_is_no_error(before:
     code = f"""
 from multiprocessing import process, resource_sharer
 from multiprocessing.connection import Client
-from nanogfl.data.loader import init_worker
+from nanogfl.data.loader_process import init_worker
 {before}
 address, _ = resource_sharer.DupFd(0)._id
 Client(address, authkey=process.current_process().authkey).close()
@@ -436,7 +449,7 @@ resource_sharer.stop(timeout=5)
 
 def test_other_errors_of_a_loader_process_are_reported() -> None:
     code = """
-from nanogfl.data.loader import init_worker
+from nanogfl.data.loader_process import init_worker
 init_worker(0)
 raise ValueError("a defect")
 """

@@ -248,6 +248,13 @@ def test_no_two_files_are_drawn_into_one(detector: Predictor, folder: Path) -> N
     assert sorted(p.name for p in Path("drawn").iterdir()) == ["a.jpg", "a_1.jpg", "a_1_1.jpg", "a_2.jpg"]
 
 
+def test_no_two_files_are_drawn_into_one_on_a_disk_without_case(detector: Predictor, folder: Path) -> None:
+    for name in ("e1/b.jpg", "e2/B.JPG", "e3/B_1.jpg"):
+        write_scene(folder / name)
+    predict_sources(detector, ["e1/b.jpg", "e2/B.JPG", "e3/B_1.jpg"], draw=Path("caseless"))
+    assert sorted(p.name for p in Path("caseless").iterdir()) == ["B_1.jpg", "B_1_1.jpg", "b.jpg"]
+
+
 def test_a_drawn_video(detector: Predictor, folder: Path) -> None:
     video(folder / "clip.mp4")
     predict_sources(detector, ["clip.mp4"], score=SCORE, draw=Path("drawn"))

@@ -5,6 +5,7 @@ import logging
 import os
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from math import inf, nan
 from pathlib import Path
 from typing import Any
@@ -1015,6 +1016,33 @@ def test_yolo_yaml_paths_that_leave_its_folder_or_lie_a_level_deeper(tmp_path: P
     write(tmp_path / "set/inner/train/labels/b.txt", "0 .5 .5 .5 .5")
     deeper = read_table(write(tmp_path / "set/data.yaml", "names: [cat]\ntrain: train/images\n"))
     assert (len(deeper), kinds(deeper)) == (1, {"path-corrected": 1})
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_yolo_yaml_on_another_drive_than_its_pictures(
+    several: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows: folders of several drives have nothing in common."""
+    for split in ("train", "val"):
+        draw(tmp_path / f"d/images/{split}/a.jpg")
+        write(tmp_path / f"d/labels/{split}/a.txt", "0 .5 .5 .5 .5")
+    common = os.path.commonpath
+
+    def of_one_drive(paths: Sequence[str | Path]) -> str:
+        drives = {Path(path).relative_to(tmp_path).parts[0] for path in paths}
+        if several or len(drives) > 1:
+            raise ValueError("Paths don't have the same drive")
+        return common(paths)
+
+    lines = "".join(f"{split}: {tmp_path}/d/images/{split}\n" for split in ("train", "val"))
+    file = write(tmp_path / "c/data.yaml", "names: [cat]\n" + lines)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.path.commonpath", of_one_drive)
+        if several:
+            with pytest.raises(DataError, match=r"data\.yaml: the pictures lie on several drives; put them on one"):
+                read_table(file)
+        else:
+            assert by_split(read_table(file)) == {"train": ["train/a.jpg"], "val": ["val/a.jpg"]}
 
 
 def test_a_yolo_folder_that_is_not_there_is_not_another_splits(tmp_path: Path) -> None:

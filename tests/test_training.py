@@ -6,6 +6,7 @@ import json
 import math
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,25 @@ def test_one_process_writes(rank: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_misspelt_option_of_the_function_is_named(tiny_set: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no option 'epoch'.*epochs"):
         nanogfl.train(tiny_set, out=tmp_path / "run", epoch=3)
+
+
+UNGUARDED = """
+import multiprocessing, nanogfl
+if multiprocessing.current_process().name == "MainProcess":
+    process = multiprocessing.get_context("spawn").Process(target=print)
+    process.start()
+    process.join()
+else:
+    nanogfl.train("set", out="run")
+"""
+
+
+def test_a_loader_process_that_imports_the_script_does_not_train_again(tmp_path: Path) -> None:
+    """As on macOS and Windows, where it is started anew."""
+    (tmp_path / "script.py").write_text(UNGUARDED)
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert 'put the call under if __name__ == "__main__":' in done.stderr.splitlines()[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["script.py"]
 
 
 def test_the_summary_has_the_contracts_keys_and_true_values(tiny_run: Path) -> None:

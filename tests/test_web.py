@@ -26,6 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -560,6 +561,16 @@ def test_a_port_that_is_taken(server: Server, folder: Path) -> None:
     port = server.server_address[1]
     with pytest.raises(NanogflError, match=rf"cannot listen on 127.0.0.1 port {port}: .*--port"):
         open_server(folder / "model.onnx", Place(port=int(port)), folder)
+
+
+def test_a_port_is_never_shared_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = find_spec("nanogfl.runtime.serve")
+    assert spec is not None and spec.loader is not None
+    there = module_from_spec(spec)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "name", "nt")
+        spec.loader.exec_module(there)
+    assert (there.Server.allow_reuse_address, Server.allow_reuse_address) == (False, os.name == "posix")
 
 
 @pytest.mark.parametrize(("host", "warned"), [("0.0.0.0", True), ("127.0.0.1", False), ("localhost", False)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -102,7 +103,12 @@ def named(option: str, text: str | None, one: str) -> list[str] | None:
 
 def say(text: str) -> None:
     """Print a result."""
-    typer.echo(text)
+    try:
+        typer.echo(text)
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # on Windows: the reader has left
+            raise BrokenPipeError from error
+        raise
 
 
 def mention(text: str) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from types import TracebackType
 from typing import Any
 
 import cv2
@@ -23,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from nanogfl.data.augment import Sample, augment, decide
 from nanogfl.data.batch import collate, collate_deferred
 from nanogfl.data.device import Store
+from nanogfl.data.loader_process import init_worker
 from nanogfl.data.order import EvenBatches, ResumableLoader
 from nanogfl.data.prefetch import map_ordered
 from nanogfl.data.shards import Shards
@@ -191,6 +190,9 @@ def collate_views(items: list[Seen]) -> tuple[list[int], Tensor, list[tuple[int,
 
 def training_loader(dataset: TrainingSet, batches: EvenBatches, workers: int, pin: bool) -> ResumableLoader:
     """Return the loader of batches of augmented samples."""
+    forks = sys.platform == "linux"
+    if dataset.pictures and not forks:
+        workers = 0  # each process would be sent a copy of all pictures: gigabytes
     pixels = batches.batch_size * dataset.size[0] * dataset.size[1] if dataset.sizes is None else 0
     workers = limit_workers(workers, 3 * pixels, batches.processes)
     return ResumableLoader(
@@ -199,28 +201,10 @@ def training_loader(dataset: TrainingSet, batches: EvenBatches, workers: int, pi
         collate_fn=collate if dataset.sizes is None else collate_deferred,
         num_workers=workers,
         persistent_workers=workers > 0,
-        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,  # to share the cache
+        multiprocessing_context="fork" if workers and forks else None,  # to share the cache
         worker_init_fn=init_worker,
         pin_memory=pin,
     )
-
-
-def init_worker(_: int) -> None:
-    """Initialise a loader process: use one thread, which leaves cores to the network, and ignore SIGINT and SIGTERM.
-
-    Ctrl-C in a terminal reaches all processes, but the main process ends its loader processes itself.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-    sys.excepthook = _report_unless_disconnected
-
-
-def _report_unless_disconnected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Report an uncaught error, unless the main process was interrupted while it fetched a batch's shared memory."""
-    if not issubclass(kind, EOFError | ConnectionError):
-        sys.__excepthook__(kind, error, trace)
 
 
 def view_loader(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from math import nan
 from pathlib import Path
@@ -36,12 +37,20 @@ def read_config(file: Path, notes: Findings) -> Table:
     named = [(split, p) for key, split in KEYS.items() for p in places(file, document.get(key), split, found)]
     folders = [p if p.is_dir() else p.parent for _, p in named]
     holding = (plain(b) for b in (file.parent, *starts) if all(f.is_relative_to(plain(b)) for f in folders))
-    found.root = next(holding, None) or Path(os.path.commonpath([plain(file.parent), *folders]))
+    found.root = next(holding, None) or _common(file, folders)
     for split in SPLITS:
         for place in (p for s, p in named if s == split):
             pictures = files_below(place, SUFFIXES) if place.is_dir() else pictures_of(place, found)
             found.pictures += [(p, split) for p in pictures]
     return _table(found, names)
+
+
+def _common(file: Path, folders: Sequence[Path]) -> Path:
+    """Return the folder of a yaml and all pictures; of the pictures alone if the yaml is on another drive (Windows)."""
+    for paths in ([plain(file.parent), *folders], folders):
+        with suppress(ValueError):
+            return Path(os.path.commonpath(paths))
+    raise DataError(f"{file}: the pictures lie on several drives; put them on one")
 
 
 def find_folders(root: Path) -> list[tuple[Path, str | None]]:

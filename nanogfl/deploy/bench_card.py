@@ -79,9 +79,10 @@ class BenchCard:
         """The machine in a sentence or two."""
         m = self.machine
         features = f", {' '.join(m['features'])}" if m["features"] else ""
+        memory = f"{m['memory_gb']} GB, " if m["memory_gb"] else ""
         versions = ", ".join(f"{name} {number}" for name, number in m["versions"].items())
         text = (
-            f"{m['cpu']} ({m['architecture']}, {m['cores']} cores{features}), {m['memory_gb']} GB, {m['system']}, "
+            f"{m['cpu']} ({m['architecture']}, {m['cores']} cores{features}), {memory}{m['system']}, "
             f"Python {m['python']}; {versions}."
         )
         if self.busy:

@@ -91,7 +91,7 @@ class Row:
             "mb": round(size / 1e6, 2),
             "load_ms": round(self.opened["load_ms"], 1),
             **{f"{w}_p{p}_ms": _percentile(self.taken[w], p) for w in ("network", "frame") for p in (50, 90)},
-            "peak_mb": round(self.opened["peak_mb"], 1),
+            "peak_mb": _rounded(self.opened["peak_mb"], 1),
             "ratio": ratios["frame"] if ratios["network"] is None else ratios["network"],
             "frame_ratio": ratios["frame"],
             "parity": self.parity.to_json(),
@@ -220,5 +220,5 @@ def _percentile(taken: list[list[float]], percent: int) -> float | None:
     return round(float(np.percentile(np.concatenate(taken), percent)), 2) if taken else None
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
+def _rounded(value: float | None, digits: int = 4) -> float | None:
+    return None if value is None else round(value, digits)

@@ -184,20 +184,29 @@ def describe_machine() -> dict[str, Any]:
         "architecture": platform.machine(),
         "cores": os.cpu_count(),
         "features": [f for f in FEATURES if f in flags],
-        "memory_gb": round(int(_facts("/proc/meminfo").get("MemTotal", "0").split()[0]) * 1024 / 1e9, 1),
+        "memory_gb": _memory_gb(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
 
 
-def peak_mb() -> float:
-    """Largest memory of this process so far, in MB."""
+def _memory_gb() -> float | None:
+    """Return the memory of the machine; None on Windows, which has no sysconf."""
+    if not hasattr(os, "sysconf"):
+        return None
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
+
+
+def peak_mb() -> float | None:
+    """Return the peak memory of this process in MB; None on Windows."""
     for line in _text("/proc/self/status").splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024 / 1e6
-    import resource  # systems without /proc; macOS counts bytes, others KiB
-
+    try:
+        import resource  # systems without /proc; macOS counts bytes, others KiB
+    except ModuleNotFoundError:
+        return None
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 

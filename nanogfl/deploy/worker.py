@@ -37,7 +37,7 @@ class Worker:
         """
         given, answers = self._process.stdin, self._process.stdout
         assert given is not None and answers is not None
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(OSError):  # the process has ended; on Windows this is EINVAL
             given.write(json.dumps({"do": do, **job}) + "\n")
             given.flush()
         for line in answers:
@@ -58,7 +58,7 @@ class Worker:
     def close(self) -> None:
         """End the process."""
         for pipe in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(BrokenPipeError):
+            with contextlib.suppress(OSError):
                 assert pipe is not None
                 pipe.close()
         try:

@@ -122,7 +122,7 @@ def open_source(source: str, patience_s: float = 30.0) -> Source:
             raise UsageError(f"--source {source}: no camera has that number; give 0, 1, ..., an address or a file")
         return Live(int(number), patience_s)
     scheme, mark, rest = source.partition("://")
-    if mark and scheme.isalnum():
+    if mark and scheme.isalnum() and len(scheme) > 1:  # a single letter is a drive on Windows
         if not rest:
             raise UsageError(f"--source {source}: an address without a host; give for example rtsp://host/stream")
         return Live(source, patience_s)

@@ -151,10 +151,19 @@ def _missing(path: Path) -> str:
     return f"no {path.name} in {folder.absolute()}{nearest(path.name, (p.name for p in folder.iterdir()))}"
 
 
+def utf8(name: str | Path) -> str:
+    """Return a video's name; raise DataError if it is not UTF-8, for which OpenCV would end the whole process."""
+    try:
+        str(name).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"cannot open the video {name}: its name is not UTF-8, as OpenCV needs; rename it") from error
+    return str(name)
+
+
 def _open_video(path: Path) -> cv2.VideoCapture:
     if not path.is_file():
         raise DataError(f"cannot read the video {path}: no such file; check the path")
-    capture = cv2.VideoCapture(str(path))
+    capture = cv2.VideoCapture(utf8(path))
     if not capture.isOpened():
         raise DataError(f"cannot open the video {path}: it is damaged or of an unknown codec; convert it to mp4")
     capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)

@@ -16,7 +16,7 @@ import numpy as np
 
 from nanogfl.errors import DataError
 from nanogfl.pictures import Picture
-from nanogfl.runtime.frames import HIGHEST_RATE, warn_if_short
+from nanogfl.runtime.frames import HIGHEST_RATE, utf8, warn_if_short
 
 log = logging.getLogger(__name__)
 SILENCE_MS = 5000  # a stream that sends nothing for this long has dropped
@@ -76,7 +76,7 @@ class Live:
             capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
         else:
             limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, SILENCE_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, SILENCE_MS]
-            capture = cv2.VideoCapture(self.target, cv2.CAP_FFMPEG, limits)
+            capture = cv2.VideoCapture(utf8(self.target), cv2.CAP_FFMPEG, limits)
         return capture if capture.isOpened() else None
 
     def _know(self, capture: cv2.VideoCapture) -> None:

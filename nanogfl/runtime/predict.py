@@ -143,7 +143,7 @@ def _drawn(frames_of_file: Iterator[Found], file: Path, target: Path | None) -> 
 
 
 def _targets(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
-    """Return the path of each file's drawing; files with the same name from several folders get a number."""
+    """Return each file's drawing; files of one name (in any case) from several folders get a number."""
     numbers: dict[str, int] = {}
     taken: set[str] = set()
     targets = {}
@@ -151,12 +151,14 @@ def _targets(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
         suffix = (
             ".mp4" if is_video(file) else file.suffix if file.suffix.lower() in (".png", ".bmp", ".webp") else ".jpg"
         )
-        name, number = file.stem + suffix, numbers.get(file.stem + suffix, 0)
-        while name in taken:  # another file's own name may already end in this number
+        name = file.stem + suffix
+        same = name.casefold()  # most disks of macOS and Windows keep one file of names that differ in case
+        number = numbers.get(same, 0)
+        while name.casefold() in taken:  # another file's own name may already end in this number
             number += 1
             name = f"{file.stem}_{number}{suffix}"
-        numbers[file.stem + suffix] = number
-        taken.add(name)
+        numbers[same] = number
+        taken.add(name.casefold())
         targets[file] = folder / name
     spare(files, [("--draw", target) for target in targets.values()])
     return targets

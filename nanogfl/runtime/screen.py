@@ -60,7 +60,7 @@ class Window:
     """An OpenCV window; closing it by its button, and Escape, count as the key q."""
 
     def __init__(self, title: str) -> None:
-        self.title = title
+        self.title = title.encode(errors="replace").decode()  # text that is not UTF-8 makes OpenCV end the process
         self._shown = False
 
     def show(self, picture: Picture, wait_s: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -66,11 +67,11 @@ class Server(ThreadingHTTPServer):
     """An HTTP server with a thread for each connection and one queue for the model."""
 
     daemon_threads = True
+    allow_reuse_address = os.name == "posix"  # on Windows, two servers could listen on the same port
 
     def __init__(self, address: tuple[str, int], site: Site) -> None:
         self.address_family = AF_INET6 if ":" in address[0] else AF_INET
-        self.site = site
-        self.turn = threading.Lock()
+        self.site, self.turn = site, threading.Lock()
         self.places = threading.BoundedSemaphore(MAX_WAITING + 1)
         self.uploads = threading.BoundedSemaphore(MAX_UPLOADS)
         self.connections = threading.BoundedSemaphore(MAX_CONNECTIONS)
@@ -218,9 +219,8 @@ class Handler(PatientHandler, BaseHTTPRequestHandler):  # the second base class 
 
     def _send_json(self, status: int, content: dict[str, Any], headers: Mapping[str, str] | None = None) -> None:
         body = json.dumps(content, ensure_ascii=False).encode()
-        self._send_head(
-            status, {"Content-Type": "application/json", "Content-Length": str(len(body)), **(headers or {})}
-        )
+        head = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+        self._send_head(status, head | dict(headers or {}))
         if self.command != "HEAD":
             self.wfile.write(body)
 

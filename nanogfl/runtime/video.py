@@ -12,6 +12,7 @@ import numpy as np
 
 from nanogfl.errors import DataError, UsageError
 from nanogfl.pictures import Picture
+from nanogfl.runtime.frames import utf8
 
 
 class VideoSink:
@@ -20,7 +21,7 @@ class VideoSink:
     def __init__(self, path: Path, fps: float, size: tuple[int, int]) -> None:
         self.path, self.size, self.count = path, size, 0
         height, width = size
-        self._writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
+        self._writer = cv2.VideoWriter(utf8(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
         if not self._writer.isOpened():
             raise DataError(
                 f"cannot write the video {path}: {width} x {height} at {fps:g} frames a second was refused; "

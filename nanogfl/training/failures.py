@@ -25,6 +25,10 @@ def as_training_error(error: BaseException, folder: Path) -> TrainingError:
         return TrainingError(
             f"a loader process died ({text.splitlines()[0]}); go on with --resume, or set train.workers=0"
         )
+    if isinstance(error, PermissionError) and error.filename:  # on Windows: the file is open in a spreadsheet
+        file = error.filename2 or error.filename
+        advice = "close the program that has it open, or change its rights; go on with --resume"
+        return TrainingError(f"cannot write {file}: {error.strerror}; {advice}")
     if getattr(error, "errno", None) == errno.ENOSPC:
         return TrainingError(f"no space left for {folder}; free some and go on with --resume")
     return TrainingError(f"training failed: {text.splitlines()[0] if text else type(error).__name__}; see --debug")

@@ -1,14 +1,16 @@
-"""The devices and the precision of a run, and how a CPU run keeps its memory."""
+"""The devices, processes and precision of a run, and how a CPU run keeps its memory."""
 
 from __future__ import annotations
 
 import ctypes
 import math
+import multiprocessing
 import os
 import platform
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from nanogfl.errors import UsageError
 from nanogfl.recipe import TrainRecipe
@@ -19,12 +21,23 @@ COMPILES = "2.6"  # torch 2.4 and 2.5 trace our autograd functions but compute d
 BF16 = ("avx512_bf16", "amx_bf16")  # x86 with native bf16 multiplication: AMD since Zen 4, newer Intel servers
 
 
+def refuse_loader_process() -> None:
+    """Refuse to train in a process that is only importing the user's script, to become a loader process."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # multiprocessing's own test for this state
+        raise UsageError(
+            'train: a loader process runs this script again; put the call under if __name__ == "__main__":'
+        )
+
+
 def devices(train: TrainRecipe) -> tuple[dict[str, Any], int]:
     """Return Lightning's options for the hardware, and the resulting number of processes."""
     cuda = torch.cuda.is_available()
-    count = train.devices or (torch.cuda.device_count() if cuda else 1)
+    together = dist.is_available() and dist.is_nccl_available()  # not on Windows
+    count = train.devices or (torch.cuda.device_count() if cuda and together else 1)
     if cuda and count > torch.cuda.device_count():
         raise UsageError(f"train.devices={count}: this machine has {torch.cuda.device_count()} GPUs; give 0 for all")
+    if cuda and count * train.nodes > 1 and not together:
+        raise UsageError("GPUs train together by NCCL, which torch lacks here; give train.devices=1, train.nodes=1")
     for option, wanted in (("sync_batch_norm", train.sync_batch_norm), ("compile", train.compile)):
         if wanted and not cuda:
             raise UsageError(f"train.{option}=true needs GPUs; leave it out on a CPU")

@@ -28,7 +28,7 @@ from nanogfl.recipe import Recipe, load_recipe
 from nanogfl.training.averaging import Averaging
 from nanogfl.training.failures import as_training_error
 from nanogfl.training.folder import TENSORBOARD, Folder, finished, open_folder
-from nanogfl.training.hardware import devices, keep_memory
+from nanogfl.training.hardware import devices, keep_memory, refuse_loader_process
 from nanogfl.training.keeper import Best, Keeper, WholeCheckpoints, save_detector
 from nanogfl.training.progress import Progress
 from nanogfl.training.resume import (
@@ -62,6 +62,8 @@ def train(
 ) -> dict[str, Any]:
     """Train a detector. On a CPU with glibc, the process keeps the memory of a training step until it exits.
 
+    In a script, call it under ``if __name__ == "__main__":``, since loader processes import it on macOS and Windows.
+
     Args:
         data: a COCO, VOC or YOLO set; the format is detected.
         out: folder for best.ckpt, last.ckpt, config.yaml, metrics.csv, summary.json.
@@ -77,6 +79,7 @@ def train(
     Raises:
         NanogflError: a one-line message of what is wrong, where, and what to do.
     """
+    refuse_loader_process()
     folder = open_folder(Path(out), resume, overwrite)
     made = resolve(folder, recipe, set, options)
     training, validation = for_training(read_table(data))

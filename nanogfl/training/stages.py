@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import resource
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +19,7 @@ from nanogfl.data.readers import read_table
 from nanogfl.data.shards import shards_of
 from nanogfl.data.splits import for_training
 from nanogfl.data.table import Table
+from nanogfl.deploy.device_runner import peak_mb
 from nanogfl.recipe import LossRecipe, Recipe
 from nanogfl.training.averaging import Averages
 from nanogfl.training.hardware import in_bf16, keep_memory
@@ -149,9 +150,9 @@ def measure(row: Row, work: Work) -> dict[str, Any]:
         loop.step(batch, clock.tick)
         times.append(time.perf_counter() - began)
         counts.append(len(batch.names))
-    used = torch.cuda.max_memory_allocated() if clock.cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    used = torch.cuda.max_memory_allocated() / 1e6 if clock.cuda else peak_mb() or math.nan
     pictures = statistics.fmean(counts[WARM:])  # per step; below the batch size if an epoch does not divide evenly
-    return {"seconds": times[WARM:], "stages": clock.stages, "megabytes": used / 1e6, "pictures": pictures}
+    return {"seconds": times[WARM:], "stages": clock.stages, "megabytes": used, "pictures": pictures}
 
 
 def one_by_one(

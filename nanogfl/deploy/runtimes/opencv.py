@@ -9,9 +9,10 @@ from typing import Any
 def open_network(path: Path, threads: int, names: list[str]) -> Any:
     """The core form, read as it is."""
     import cv2
+    import numpy as np
 
     cv2.setNumThreads(threads)
-    net = cv2.dnn.readNetFromONNX(str(path))
+    net = cv2.dnn.readNetFromONNX(np.fromfile(path, np.uint8))  # by path, OpenCV on Windows opens ASCII names only
 
     def run(image: Any) -> dict[str, Any]:
         net.setInput(image, "image")
