@@ -128,7 +128,7 @@ def rows(maps: list[Tensor]) -> Tensor:
 
 
 def with_quality(raw: Tensor, classes: int, quality: QualityPredictor | None) -> Tensor:
-    """Replace the class logits of ``raw`` [B, P, C + 4 * (R + 1)] by those of score x quality, if ``quality`` is given."""
+    """Replace the class logits in ``raw`` [B, P, C + 4 * (R + 1)] by those of score x quality, unless that is None."""
     if quality is None:
         return raw
     scores, sides = raw.split([classes, raw.shape[-1] - classes], dim=-1)
