@@ -128,7 +128,7 @@ def _maps(graph: Graph, network: Detector, image: str, form: Form) -> Maps:
 
 
 def _name_maps(graph: Graph, maps: Maps, decoder: Decoder, classes: int) -> None:
-    """Name the outputs ``classes_8`` .. ``classes_64``, ``sides_8`` .., and ``quality_8`` .. if there is a predictor."""
+    """Name the outputs ``classes_8`` .. ``classes_64``, ``sides_8`` .. and, with a predictor, ``quality_8`` .."""
     kinds = [("classes", maps[0], classes), ("sides", maps[1], 4 * (decoder.reg_max + 1))]
     if decoder.quality is not None:
         kinds.append(("quality", write_quality_maps(graph, maps, decoder), 1))

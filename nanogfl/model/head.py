@@ -128,7 +128,7 @@ def rows(maps: list[Tensor]) -> Tensor:
 
 
 def with_quality(raw: Tensor, classes: int, quality: QualityPredictor | None) -> Tensor:
-    """Replace the class logits in ``raw`` [B, P, C + 4 * (R + 1)] by those of score x quality, unless that is None."""
+    """Return ``raw`` [B, P, C + 4 * (R + 1)] with class logits of score x quality; unchanged without a predictor."""
     if quality is None:
         return raw
     scores, sides = raw.split([classes, raw.shape[-1] - classes], dim=-1)

@@ -18,7 +18,7 @@ from nanogfl.view import MEAN, STD
 
 @dataclass(frozen=True)
 class NanoDetConfig:
-    """The settings read from a ``.yml``; None, and no others, if there is no file.
+    """The settings read from a ``.yml``; without a file, all are None and ``others`` is empty.
 
     Attributes:
         path: path of the file.
