@@ -99,8 +99,8 @@ def explained(
 
     A box is missing on a side because a rival suppressed it there: a box that overlaps it and has no lower score. The
     rival did not suppress it on the other side for one of three reasons: the overlap is close to the threshold, the
-    scores are so close that their order changed, or the rival itself is on one side only for such a reason. A box that
-    both sides kept without a match is never explained: the two sides put it at different positions.
+    scores are so close that their order changed, or the rival itself is on one side only for one of these reasons. A
+    box that both sides kept without a match is never explained: the two sides put it at different positions.
 
     Args:
         both: the boxes of each side.

@@ -96,7 +96,7 @@ class _Writer:
         return name
 
     def plain(self, node: NodeProto) -> None:
-        """Append a copy of a node that reads the quantised activations where there are any."""
+        """Append a copy of a node; inputs that have been quantised are read in quantised form."""
         copied = NodeProto()
         copied.CopyFrom(node)
         copied.input[:] = [self.read_as.get(name, name) for name in node.input]

@@ -17,7 +17,7 @@ from nanogfl.runtime.outputs import check_outputs
 from nanogfl.runtime.session import OnnxDetector
 from nanogfl.wholefile import whole_file
 
-MAX_DROP = 0.02  # of AP, by int8
+MAX_DROP = 0.02  # default limit of the AP that int8 may lose
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def read_tensors_only(path: Path) -> dict[str, Any]:
             ) from error
         give = "the best.ckpt of its run" if path.suffix == ".onnx" else "a file written by nanogfl or NanoDet"
         raise ModelError(f"{path} is no checkpoint; give {give}") from error
-    except Exception as error:  # torch raises many kinds for a damaged archive
+    except Exception as error:  # torch raises many error types for a damaged archive
         raise ModelError(
             f"{path} is damaged or no checkpoint; fetch it again, or give a file written by nanogfl or NanoDet"
         ) from error
@@ -233,7 +233,7 @@ def _for_levels(weights: Weights, own: Mapping[str, Tensor]) -> Mapping[str, Ten
 
 
 def is_class_layer(key: str) -> bool:
-    """Whether a tensor's rows are classes (in the head: followed by the side rows)."""
+    """Return whether a tensor's rows are classes (in the head, side rows follow them)."""
     return bool(re.match(r"(head\.predict\.\d|(guidance\.)?head\.classify)\.(weight|bias)$", key))
 
 
