@@ -1,1 +1,1 @@
-"""From a checkpoint to one proven file."""
+"""Export of checkpoints to verified files, and benchmarks of these files."""

@@ -1,4 +1,4 @@
-"""Whether a runtime gives what onnxruntime gives: the same bar as an export's."""
+"""Comparison of a runtime's results with onnxruntime's, with the same tolerances as for an export."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nanogfl.runtime.predict import Predicts
 
 
 def agree(a: Predicts, b: Predicts, frames: Sequence[Picture]) -> Parity:
-    """Match the boxes of two detectors on each frame."""
+    """Return the comparison of two detectors' boxes on all frames."""
     parity = Parity()
     for i, frame in enumerate(frames):
         add_boxes(parity, f"frame {i}", a.predict(frame, LIMITS.score), b.predict(frame, LIMITS.score))
@@ -24,13 +24,13 @@ def agree(a: Predicts, b: Predicts, frames: Sequence[Picture]) -> Parity:
 
 
 def add_boxes(parity: Parity, name: str, a: Detections, b: Detections) -> None:
-    """Add one picture's boxes to a comparison."""
+    """Add one picture's boxes to a comparison, in place."""
     parity.pictures += 1
     match(parity, name, a, b, LIMITS, None)
 
 
 def add_raw(parity: Parity, a: NDArray[np.float32], b: NDArray[np.float32], classes: int) -> None:
-    """Add one picture's raw outputs [P, C + 4 * (R + 1)]."""
+    """Add one picture's raw outputs [P, C + 4 * (R + 1)] to a comparison, in place."""
     if a.shape != b.shape:
         parity.worst.append(f"raw outputs of {b.shape} instead of {a.shape}")
         return

@@ -1,10 +1,10 @@
-"""ShuffleNetV2 as ONNX nodes, without a node that only moves channels.
+"""ShuffleNetV2 as ONNX nodes, without nodes that only move channels.
 
-Instead of moving channels, the writer remembers where each one lies and permutes the weights of whoever reads it. A
-shuffle unit keeps half of its channels untouched; these are never copied until a convolution reads them.
+Instead of moving channels, the writer records the position of each channel and permutes the weights of the convolution
+that reads it. The half of the channels that a shuffle unit leaves unchanged is not copied until a convolution reads it.
 
-Widths are filled up to multiples of eight with channels of zeros where that costs little: onnxruntime's blocked kernels
-(eight channels at AVX2) take only such widths, and 58 channels in its plain ones take longer than 64 here.
+Widths are padded with channels of zeros to multiples of eight if that costs little: onnxruntime's blocked kernels
+(eight channels with AVX2) accept only such widths, and its plain kernels take longer for 58 channels than these for 64.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from nanogfl.deploy.graph import Graph
 from nanogfl.deploy.layers import Order, Value, convolutions, filled, parameters, write_conv, write_layers
 from nanogfl.model.shufflenet import ShuffleBlock, ShuffleNetV2
 
-Channel = tuple[str, int]  # a tensor, and a channel of it
-MOST_FILLING = 1.15  # filled width / width, beyond which pieces of a tensor are not worth it
+Channel = tuple[str, int]  # name of a tensor, and index of a channel in it
+MOST_FILLING = 1.15  # largest padded width / width at which splitting a tensor into parts is worthwhile
 
 
 def write_backbone(graph: Graph, backbone: ShuffleNetV2, image: str) -> list[Value]:
-    """ShuffleNetV2: three maps."""
+    """Write a ShuffleNetV2 and return its three maps."""
     convolution, *rest = backbone.conv1
     stem = write_layers(graph, convolution, Value(image, (0, 1, 2)))
     pool = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
     pooled = Value(graph.node("MaxPool", [stem.name], attributes=pool), stem.order)
-    # the activation grows with its input, so that it may come after the pool: a quarter of the values
+    # the activation is monotonic, so applying it after pooling gives the same values on a quarter of the data
     value, maps = write_layers(graph, nn.Sequential(*rest), pooled), []
     for stage in (backbone.stage2, backbone.stage3, backbone.stage4):
         value = write_stage(graph, stage.blocks(), value)
@@ -38,7 +38,7 @@ def write_backbone(graph: Graph, backbone: ShuffleNetV2, image: str) -> list[Val
 
 
 def write_stage(graph: Graph, blocks: list[ShuffleBlock], value: Value) -> Value:
-    """One stage: a unit of stride 2, then units in which half of the channels passes by."""
+    """Write a stage: a unit of stride 2, then units that leave half of the channels unchanged; return its map."""
     first, *rest = blocks
     half = convolutions(first.branch1)[-1].out_channels
     parts = readers(half, len(rest))
@@ -51,10 +51,10 @@ def write_stage(graph: Graph, blocks: list[ShuffleBlock], value: Value) -> Value
 
 
 def readers(half: int, units: int) -> list[list[Order]]:
-    """For each branch of a stage: the order of its output channels, grouped by the unit that reads them.
+    """Return, for each branch of a stage, its output channels grouped by the unit that reads them.
 
-    Each group becomes a tensor of its own, so that nobody has to cut it out; but the branches stay in one piece where
-    filling the groups to whole blocks would cost more than that saves.
+    Each group becomes a separate tensor, so that it need not be sliced. If padding the groups to whole blocks would
+    cost more than this saves, each branch stays one group.
     """
     made = [[(str(branch), i) for i in range(half)] for branch in range(units + 2)]
     now, reader = _shuffled(made[0], made[1]), {}
@@ -71,7 +71,7 @@ def readers(half: int, units: int) -> list[list[Order]]:
 
 
 def write_branch(graph: Graph, layers: nn.Module, value: Value, parts: Sequence[Order]) -> list[Channel]:
-    """A branch of a unit; where each of its output channels lies. The last convolution is written once a part."""
+    """Write a branch of a unit, its last convolution once per part; return where each of its output channels is."""
     leaves = [layer for layer in layers.modules() if not isinstance(layer, nn.Sequential)]
     last = convolutions(layers)[-1]
     at = leaves.index(last)
@@ -90,7 +90,7 @@ def write_branch(graph: Graph, layers: nn.Module, value: Value, parts: Sequence[
 
 
 def collect(graph: Graph, channels: list[Channel]) -> Value:
-    """One tensor that holds these channels, as few and as long pieces as possible."""
+    """Return one tensor that holds these channels, joined from as few and as long pieces as possible."""
     order = sorted(range(len(channels)), key=lambda i: channels[i])
     parts, lies = [], []
     for tensor, group in groupby(order, key=lambda i: channels[i][0]):

@@ -1,4 +1,4 @@
-"""How far two equal models may be apart: in float32, and where one of the two is in float16."""
+"""Tolerances for comparing two models: both in float32, or one of them in float16."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from nanogfl.detections import Detections
 
 @dataclass(frozen=True)
 class Bar:
-    """Largest differences of two equal models.
+    """Tolerances within which two models count as equal.
 
     Attributes:
-        box_px: of a matched box's side, and of its sigma.
-        score: of its score.
-        raw: of any score, and of any side logit over ten.
-        of_input: the px are those of the network's input, where the picture is larger than that.
-        deviations: of its own that a side may be off, where that is more: a distribution over all bins moves by many px
-            when its logits move a little.
-        overlap: of two boxes and the threshold of NMS, which are nearly equal then.
+        box_px: largest difference of a matched box's side, and of its sigma.
+        score: largest difference of a matched box's score.
+        raw: largest difference of any score, and of any side logit divided by ten.
+        of_input: whether px are px of the network's input if the picture is larger than the input.
+        deviations: largest difference of a side as a multiple of its own standard deviation, if this is more: a
+            distribution over all bins moves by many px when its logits change a little.
+        overlap: largest difference of an IoU and the NMS threshold at which they count as nearly equal.
     """
 
     box_px: float = 0.5
@@ -33,10 +33,10 @@ class Bar:
     overlap: float = 2e-3
 
     def allowed(self, boxes: Detections, kept: Kept | None, zoom: float) -> NDArray[np.float32]:
-        """How far each side [N, 4] may be off, in px of the picture."""
+        """Return the largest allowed difference of each side [N, 4], in px of the picture."""
         allowed = np.full((len(boxes), 4), self.box_px * zoom, np.float32)
         return allowed if kept is None else np.maximum(allowed, self.deviations * kept.deviations)
 
 
 FULL = Bar()
-HALF = Bar(2.0, 0.05, 0.25, of_input=True, deviations=0.5, overlap=0.05)  # one of the two in float16
+HALF = Bar(2.0, 0.05, 0.25, of_input=True, deviations=0.5, overlap=0.05)  # if one of the two models is in float16

@@ -1,4 +1,4 @@
-"""``nanogfl bench``: model x runtime x threads, every latency from one interleaved run, AP beside it."""
+"""``nanogfl bench``: latency of each model, runtime and thread count, measured in one interleaved run, and AP."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from nanogfl.evaluation.run import EVALUATION, in_model_order
 from nanogfl.pictures import Picture
 
 log = logging.getLogger(__name__)
-FRAME = (480, 640)  # H, W of the frames that are timed
+FRAME = (480, 640)  # H, W of the timed frames
 FRAMES = 6
-ROUNDS, NETWORK_RUNS, FRAME_RUNS = 10, 6, 4  # a round goes once over all rows
+ROUNDS, NETWORK_RUNS, FRAME_RUNS = 10, 6, 4  # a round visits every row once
 
 
 def bench(
@@ -47,20 +47,20 @@ def bench(
     """Measure models in runtimes.
 
     Args:
-        models: ONNX files of ours, checkpoints, published names.
-        data: the set for AP and for the frames that are timed; no AP and drawn frames where None.
-        split: of the set; None: test where it has one, else val, else everything.
-        runtimes: names; every one that is known where empty.
-        threads: of each runtime.
-        target: ``ssh://user@host[:port]``, ``adb`` or ``adb:SERIAL``; this machine where None.
-        python: Python on the target.
-        config: a NanoDet ``.yml`` of NanoDet's checkpoints among the models.
+        models: our ONNX files, checkpoints, or published names.
+        data: data set for AP and for the timed frames; if None, no AP is measured and synthetic frames are timed.
+        split: split of the data set; if None, test if there is one, else val, else everything.
+        runtimes: names of runtimes; if empty, all known ones.
+        threads: thread counts to measure in each runtime.
+        target: ``ssh://user@host[:port]``, ``adb`` or ``adb:SERIAL``; this machine if None.
+        python: Python command on the target.
+        config: a NanoDet ``.yml`` for the NanoDet checkpoints among the models.
 
     Raises:
-        ExportError: nothing could be measured, or the target does not answer.
-        ModelError: a model is none of ours.
+        ExportError: nothing could be measured, or the target does not respond.
+        ModelError: a model is not one of nanogfl's.
     """
-    load = describe_machine()["load"]  # before this very work
+    load = describe_machine()["load"]  # read first, so that it does not include this benchmark
     chosen = [runtime(name) for name in runtimes]
     device = parse_target(target, python) if target else None
     if device and any(r.name != "onnxruntime" for r in chosen):
@@ -86,7 +86,7 @@ def bench(
         if table is not None:
             _score_all(measured, table, device is not None)
         _time(measured)
-        skipped = dict.fromkeys(line for line in lines if isinstance(line, Skipped))  # once, whatever the threads
+        skipped = dict.fromkeys(line for line in lines if isinstance(line, Skipped))  # one line for all thread counts
         results = [row.result(measured[0]) for row in measured] + [line.result() for line in skipped]
         return BenchCard(machine | {"target": target or "this machine"}, results)
 
@@ -97,7 +97,7 @@ def _table(data: str | Path | Table, split: str | None) -> Table:
 
 
 def camera_frames(table: Table | None = None) -> list[Picture]:
-    """What a camera would give: some pictures of the set, or drawn ones, at 640 x 480."""
+    """Return pictures of the data set, or synthetic ones, resized to a camera's 640 x 480."""
     if table is None:
         pictures = [picture for _, picture in drawn_pictures(FRAMES)][:FRAMES]
     else:
@@ -107,7 +107,7 @@ def camera_frames(table: Table | None = None) -> list[Picture]:
 
 
 def _names(models: Sequence[str]) -> list[str]:
-    """File names, or what was given where two would be called the same."""
+    """Return each model's file name, or the string that was given if two file names are equal."""
     short = [Path(m).name for m in models]
     return [name if short.count(name) == 1 else given for name, given in zip(short, models, strict=True)]
 
@@ -123,7 +123,7 @@ def _place(device: Target | None, models: Sequence[BenchModel]) -> Iterator[Plac
 
 
 def _score_all(rows: Sequence[Row], table: Table, remote: bool) -> None:
-    """AP of each model in each runtime; on a device, of the same file here."""
+    """Measure AP of each model in each runtime; for rows on a device, run the same file on this machine."""
     done: dict[tuple[str, str], dict[str, float | None]] = {}
     for row in rows:
         key = row.model.name, row.runtime.name
@@ -149,7 +149,7 @@ def _average_precision(worker: Worker, model: BenchModel, table: Table) -> dict[
 
 
 def _time(rows: Sequence[Row]) -> None:
-    """Latencies in rounds, each row a few runs in turn, so that a busy moment meets them all."""
+    """Measure latencies in rounds of a few runs per row, so that a temporary load affects all rows alike."""
     log.info("timing %d rows in %d rounds", len(rows), ROUNDS)
     for i in range(-1, ROUNDS):  # the first round warms up
         for what, count in (("network", NETWORK_RUNS), ("frame", FRAME_RUNS)):

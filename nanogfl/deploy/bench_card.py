@@ -1,4 +1,4 @@
-"""What a benchmark found: as JSON, as a Markdown table, and as a picture of AP against latency."""
+"""The results of a benchmark, written as JSON, as a Markdown table, or as a plot of AP against latency."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from nanogfl.wholefile import whole_file, write_json
 
-BUSY = 0.5  # load a core above which only ratios mean something
+BUSY = 0.5  # load per core above which only ratios are meaningful
 COLUMNS = {
     "model": "model",
     "precision": "precision",
@@ -35,27 +35,27 @@ NOTE = (
 
 @dataclass(frozen=True)
 class BenchCard:
-    """The table: what the machine is, and the rows, skipped ones last."""
+    """A benchmark's results: the description of the machine, and the rows, skipped ones last."""
 
     machine: dict[str, Any]
     rows: list[dict[str, Any]]
 
     @property
     def measured(self) -> list[dict[str, Any]]:
-        """Rows that were not skipped."""
+        """The rows that were not skipped."""
         return [row for row in self.rows if "skipped" not in row]
 
     @property
     def busy(self) -> bool:
-        """Whether something else had the processor."""
+        """Whether other work was using the processor."""
         return (self.machine["load"] or 0) > BUSY * self.machine["cores"]
 
     def to_json(self) -> dict[str, Any]:
-        """``{machine, rows}``."""
+        """Return ``{machine, rows}``."""
         return {"machine": self.machine, "rows": self.rows}
 
     def to_markdown(self) -> str:
-        """Machine, table, what was skipped and why, and what the columns are."""
+        """Return the machine, the table, the skipped rows with reasons, and a note on the columns, as Markdown."""
         cells = [list(COLUMNS.values()), *([_cell(row[key]) for key in COLUMNS] for row in self.measured)]
         widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
         left = [key in ("model", "precision", "runtime") for key in COLUMNS]
@@ -76,7 +76,7 @@ class BenchCard:
         return "\n".join([self.machine_text(), "", *table, *left_out, "", NOTE])
 
     def machine_text(self) -> str:
-        """The machine in a sentence or two."""
+        """Describe the machine in one or two sentences."""
         m = self.machine
         features = f", {' '.join(m['features'])}" if m["features"] else ""
         memory = f"{m['memory_gb']} GB, " if m["memory_gb"] else ""
@@ -90,16 +90,16 @@ class BenchCard:
         return text
 
     def write_json(self, path: Path) -> None:
-        """Write the JSON."""
+        """Write the results as JSON."""
         write_json(path, self.to_json())
 
     def write_markdown(self, path: Path) -> None:
-        """Write the table."""
+        """Write the results as Markdown."""
         with whole_file(path) as partial:
             partial.write_text(self.to_markdown() + "\n", encoding="utf-8")
 
     def write_plot(self, path: Path) -> None:
-        """Write a PNG: AP against the network's median latency (where there is none, the frame's), one mark a row."""
+        """Write a PNG: AP against the median latency of the network (of a frame if not measured), one mark per row."""
         from nanogfl.deploy.bench_plot import plot
 
         with whole_file(path) as partial:

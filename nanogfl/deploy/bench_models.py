@@ -1,4 +1,4 @@
-"""What is benchmarked, made ready: the file as it is given, its network alone, and the frames it is timed on."""
+"""Preparation of models for a benchmark: the exported file, the network alone, and the frames for timing."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BenchModel:
-    """A model on the bench.
+    """A model prepared for a benchmark.
 
     Attributes:
-        name: in the table.
-        card: what it is.
-        file: a copy of the ONNX that onnxruntime runs; of a checkpoint, its proven export.
-        checkpoint: where one was given; written anew where only a ``.yml`` says what it is.
-        core: the network alone.
+        name: name in the table.
+        card: metadata of the model.
+        file: ONNX file that onnxruntime runs: a copy of the given one, or the verified export of a checkpoint.
+        checkpoint: the checkpoint, if one was given; saved again if its metadata comes from a ``.yml``.
+        core: ONNX file of the network alone, or None.
         why_not: why there is no core, for the table.
-        outputs: of the core.
-        pictures: an .npz with ``frames`` and, as the network takes them, ``images``.
+        outputs: output names of the core.
+        pictures: an .npz with ``frames`` and the same frames as network input, ``images``.
     """
 
     name: str
@@ -51,33 +51,33 @@ class BenchModel:
     pictures: Path
 
     def whole_in(self, runtime: Runtime) -> bool:
-        """Whether the file itself takes frames there."""
+        """Return whether this runtime runs the whole file, from frame to boxes."""
         return runtime.name == "onnxruntime" and self.card.form == "frame"
 
     def given_to(self, runtime: Runtime) -> Path | None:
-        """What this runtime starts from; None where that cannot be had."""
+        """Return the file that this runtime converts or opens; None if there is none."""
         if self.whole_in(runtime):
             return self.file
         return self.checkpoint if runtime.takes == "checkpoint" else self.core
 
     def reference(self) -> RuntimeDetector | None:
-        """The network in onnxruntime, which the others are compared with."""
+        """Return the network in onnxruntime, the reference for the other runtimes; None if there is no core."""
         return None if self.core is None else open_detector("onnxruntime", self.core, 1, self.card, self.outputs)
 
 
 def prepare(
     source: str, name: str, folder: Path, frames: Sequence[Picture], config: str | Path | None = None
 ) -> BenchModel:
-    """Make a model ready, in a folder of its own; ``config`` is a NanoDet ``.yml`` for its checkpoint.
+    """Prepare a model in a new folder; ``config`` is a NanoDet ``.yml`` for its checkpoint.
 
     Raises:
-        ModelError: it is none of ours.
+        ModelError: the model is not one of nanogfl's.
     """
     folder.mkdir()
     detector, checkpoint = load(source, config=None if Path(source).suffix.lower() == ".onnx" else config), None
-    file = folder / f"{folder.name}.onnx"  # a name that no other model has on a device
+    file = folder / f"{folder.name}.onnx"  # unique, as a device holds all models in one folder
     if isinstance(detector, TorchDetector):
-        from nanogfl.deploy.run import export  # brings torch, which files do without
+        from nanogfl.deploy.run import export  # imports torch, which ONNX files do not need
 
         checkpoint = detector.source if config is None else detector.save(file.with_suffix(".ckpt"))
         export(checkpoint, out=file)
@@ -110,8 +110,8 @@ def _core_of(detector: TorchDetector) -> onnx.ModelProto:
 
 
 def _check_cut(whole: OnnxDetector, core: Path, outputs: list[str], frames: Sequence[Picture]) -> None:
-    """The network with View and decode around it must find what the file finds."""
-    if whole.card.precision == "int8":  # steps make much of the last bits of a resize: nothing is to be resized
+    """Raise ModelError unless the network alone, with View and decode around it, finds the same boxes as the file."""
+    if whole.card.precision == "int8":  # quantisation amplifies last-bit differences of resizing, so avoid resizing
         height, width = whole.card.input_size
         frames = [np.asarray(cv2.resize(frame, (width, height)), np.uint8) for frame in frames]
     parity = agree(open_detector("onnxruntime", core, 1, whole.card, outputs), whole, frames)

@@ -1,4 +1,4 @@
-"""The picture of a benchmark: AP against the latency of the network, better towards the upper left."""
+"""A benchmark's plot of AP against the latency of the network; better models are towards the upper left."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MARKS = "osD^vP*X"
 
 
 def plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
-    """Colour by runtime, mark by model, size by threads."""
+    """Write the plot as PNG: colour by runtime, marker by model, marker size by threads."""
     figure = Figure(figsize=(9, 5.5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -29,7 +29,7 @@ def plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
             c=COLOURS[runtimes.index(row["runtime"]) % len(COLOURS)],
             marker=MARKS[models.index((row["model"], row["precision"])) % len(MARKS)],
             edgecolors="white",
-            alpha=0.75,  # runtimes as fast as one another are all seen
+            alpha=0.75,  # keeps overlapping marks visible
             zorder=3,
         )
     for i, runtime in enumerate(runtimes):

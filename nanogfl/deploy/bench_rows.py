@@ -1,4 +1,4 @@
-"""The rows of a benchmark: each a process with a model in a runtime, proven equal before anything is timed."""
+"""The rows of a benchmark: each is a model in a runtime in its own process, compared with onnxruntime before timing."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from nanogfl.pictures import Picture
 from nanogfl.runtime.session import OnnxDetector
 
 log = logging.getLogger(__name__)
-SHOWN = 0.3  # score above which an app shows boxes; frames are timed with it
+SHOWN = 0.3  # score threshold of a typical app, used when frames are timed
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where rows run: the command of a worker, and the folder on a device that holds copies of the files."""
+    """Where rows run: the command that starts a worker, and the folder on a device with copies of the files, if any."""
 
     command: list[str]
     folder: str | None = None
 
     def path(self, file: Path | None) -> str | None:
-        """How the worker calls a file."""
+        """Return the path of a file as the worker sees it."""
         if file is None:
             return None
         return str(file.absolute()) if self.folder is None else f"{self.folder}/{file.name}"
@@ -43,20 +43,20 @@ class Place:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A model that a runtime does not run."""
+    """A model that a runtime cannot run, and the reason."""
 
     model: str
     runtime: str
     reason: str
 
     def result(self) -> dict[str, Any]:
-        """For the JSON."""
+        """Return the row for the JSON."""
         return {"model": self.model, "runtime": self.runtime, "skipped": self.reason}
 
 
 @dataclass
 class Row:
-    """One line of the table, and the process that measures it. ``taken`` holds milliseconds, one list a round."""
+    """One row of the table, and the process that measures it; ``taken`` holds milliseconds, one list per round."""
 
     model: BenchModel
     runtime: Runtime
@@ -69,7 +69,7 @@ class Row:
     taken: dict[str, list[list[float]]] = field(default_factory=lambda: {"network": [], "frame": []})
 
     def job(self, place: Place) -> dict[str, Any]:
-        """What opens it."""
+        """Return the arguments of the request that opens this row's model in the worker."""
         shared = {"threads": self.threads, "score": SHOWN, "pictures": place.path(self.model.pictures)}
         if self.model.whole_in(self.runtime):
             return shared | {"runtime": None, "model": place.path(self.model.file), "core": place.path(self.model.core)}
@@ -78,7 +78,7 @@ class Row:
         return shared | own | {"outputs": self.model.outputs}
 
     def result(self, first: Row) -> dict[str, Any]:
-        """For the JSON; ``ratio`` is the network's time over the first row's in the same rounds."""
+        """Return the row for the JSON; ``ratio`` is the network's time over the first row's in the same rounds."""
         ratios = {what: _ratio(self.taken[what], first.taken[what]) for what in self.taken}
         size = sum(f.stat().st_size for f in files_of(self.file))
         return {
@@ -99,7 +99,7 @@ class Row:
 
 
 class Rows:
-    """Opens rows, and closes them all at the end."""
+    """A context manager that opens rows and closes their processes at the end."""
 
     def __init__(self, place: Place, folder: Path, frames: Sequence[Picture]) -> None:
         self.place, self.folder, self.frames = place, folder, frames
@@ -115,7 +115,7 @@ class Rows:
             worker.close()
 
     def open(self, model: BenchModel, runtime: Runtime, threads: int) -> Row | Skipped:
-        """Convert, load, and compare with onnxruntime."""
+        """Convert a model, load it, and compare it with onnxruntime; return its row, or why it was skipped."""
         key = model.name, runtime.name
         if key not in self._converted:
             self._converted[key] = self._file(model, runtime)
@@ -140,7 +140,7 @@ class Rows:
         return skipped
 
     def _file(self, model: BenchModel, runtime: Runtime) -> Path | Skipped:
-        """What the runtime reads, made where it must be."""
+        """Return the file that the runtime opens, converted if necessary."""
         reason = self._why_not(model, runtime)
         if reason is not None:
             return self._skip(model, runtime, reason)
@@ -150,7 +150,7 @@ class Rows:
             return given
         out = self.folder / f"{model.pictures.stem}_{runtime.name}{runtime.suffix}"
         try:
-            with Worker(LOCAL) as converter:  # apart: converters take memory, and may take the process with them
+            with Worker(LOCAL) as converter:  # own process: a converter needs memory and may crash
                 converter.ask("convert", runtime=runtime.name, given=str(given.absolute()), out=str(out))
         except WorkerError as error:
             return self._skip(model, runtime, f"cannot be converted: {error}")
@@ -177,20 +177,20 @@ class Rows:
 
 
 class Reference:
-    """What onnxruntime gives for the frames, here."""
+    """The boxes and raw outputs of onnxruntime on this machine, computed on first use."""
 
     def __init__(self, model: BenchModel, frames: Sequence[Picture]) -> None:
         self.model, self.frames = model, frames
 
     @cached_property
     def boxes(self) -> list[Detections]:
-        """Of each frame."""
+        """The boxes in each frame."""
         detector = self.model.reference() or OnnxDetector(self.model.file)
         return [detector.predict(frame, LIMITS.score) for frame in self.frames]
 
     @cached_property
     def raws(self) -> list[NDArray[np.float32]]:
-        """[P, C + 4 * (R + 1)] of each frame; none where the network cannot be had alone."""
+        """The raw output [P, C + 4 * (R + 1)] for each frame; an empty list if there is no core."""
         detector = self.model.reference()
         if detector is None:
             return []
@@ -199,7 +199,7 @@ class Reference:
 
 
 def detections(found: dict[str, Any], names: list[str]) -> Detections:
-    """A worker's boxes as Detections."""
+    """Convert a worker's boxes to Detections."""
     boxes = np.array(found["boxes"], np.float32).reshape(-1, 4)
     return Detections(boxes, np.array(found["scores"], np.float32), np.array(found["labels"], np.int64), names)
 
@@ -210,7 +210,7 @@ def _raw(worker: Worker, index: int, shape: tuple[int, ...]) -> NDArray[np.float
 
 
 def _ratio(own: list[list[float]], first: list[list[float]]) -> float | None:
-    """Median over the rounds of the two medians' ratio."""
+    """Return the median, over the rounds, of the ratio of the two rows' medians."""
     if not own or not first:
         return None
     return round(float(np.median([np.median(a) / np.median(b) for a, b in zip(own, first, strict=True)])), 3)

@@ -1,4 +1,4 @@
-"""What stands behind the network in the file: from the maps of each level to boxes."""
+"""The part of an exported file after the network: nodes that convert the maps of each level to boxes."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from nanogfl.model.quality import QualityPredictor
 
 @dataclass(frozen=True)
 class Decoder:
-    """How maps become boxes, and how these leave the file.
+    """The settings for decoding maps to boxes in the file.
 
     Attributes:
         size: (H, W) of the input in px.
-        strides, reg_max: of the head; R = 0: one value a side.
-        centred: priors at the cells' centres instead of their corners.
+        strides, reg_max: strides of the head in px, and R; with R = 0, one value per side.
+        centred: whether priors are at cell centres instead of the upper left corners.
         quality: the distribution-guided quality predictor, or None.
         thresholds: defaults of the optional inputs.
-        fixed: thresholds are constants instead of inputs.
-        sigma: the output ``side_sigma`` is wanted.
-        temperature: factor on it.
-        batch: pictures at once.
+        fixed: whether thresholds are constants instead of inputs.
+        sigma: whether to add the output ``side_sigma``.
+        temperature: factor on ``side_sigma``.
+        batch: number of pictures in a batch.
     """
 
     size: tuple[int, int]
@@ -41,17 +41,17 @@ class Decoder:
 
     @property
     def priors(self) -> np.ndarray:
-        """[P, 3] (x, y, stride) in px."""
+        """Priors [P, 3] (x, y, stride) in px."""
         return all_priors(self.size, self.strides, self.centred)
 
     @property
     def bins(self) -> np.ndarray:
-        """The values 0..R of the bins, to be multiplied with [B, 4, R + 1, P]."""
+        """The values 0..R of the bins [1, 1, R + 1, 1], to be multiplied with [B, 4, R + 1, P]."""
         return np.arange(self.reg_max + 1, dtype=np.float32).reshape(1, 1, -1, 1)
 
 
 def write_boxes(graph: Graph, maps: Maps, decoder: Decoder, geometry: Geometry | None) -> None:
-    """Outputs boxes, scores, labels (and side_sigma), best first; ``counts`` [B] where there are several pictures."""
+    """Write the outputs boxes, scores, labels (and side_sigma), best first; with several pictures also counts [B]."""
     classes = _flatten(graph, maps[0], "class_logits")
     sides = _flatten(graph, maps[1], "side_logits")
     probability = _probability(graph, sides, decoder) if decoder.reg_max else sides
@@ -80,7 +80,7 @@ def write_boxes(graph: Graph, maps: Maps, decoder: Decoder, geometry: Geometry |
 
 
 def write_quality_maps(graph: Graph, maps: Maps, decoder: Decoder) -> list[str]:
-    """The quality [B, 1, h, w] of each level, for files that give maps."""
+    """Write the quality maps [B, 1, h, w] of all levels, for files of the core form; return their names."""
     assert decoder.quality is not None
     names = []
     for sides, stride in zip(maps[1], decoder.strides, strict=True):
@@ -92,13 +92,13 @@ def write_quality_maps(graph: Graph, maps: Maps, decoder: Decoder) -> list[str]:
 
 
 def _probability(graph: Graph, sides: str, decoder: Decoder) -> str:
-    """Side logits [B, 4 * (R + 1), ...] -> probabilities [B, 4, R + 1, P]."""
+    """Convert side logits [B, 4 * (R + 1), ...] to probabilities [B, 4, R + 1, P]."""
     bins = graph.constant([0, 4, decoder.reg_max + 1, -1], np.int64)
     return graph.node("Softmax", [graph.node("Reshape", [sides, bins])], attributes={"axis": 2})
 
 
 def _limits(graph: Graph, decoder: Decoder) -> list[str]:
-    """Names of max_boxes, iou_threshold and score_threshold, in the order of NonMaxSuppression's inputs."""
+    """Return the names of max_boxes, iou_threshold and score_threshold, in the order of NonMaxSuppression's inputs."""
     limits = decoder.thresholds
     asked = {
         "max_boxes": (INT64, np.array(limits.max_boxes, np.int64)),
@@ -126,7 +126,11 @@ def _write_picture(
     decoder: Decoder,
     geometry: Geometry | None,
 ) -> dict[str, str]:
-    """One picture's boxes [1, P, 4], scores [1, C, P] and probabilities [1, 4, R + 1, P] -> names of its outputs."""
+    """Select one picture's boxes from boxes [1, P, 4], scores [1, C, P] and probabilities [1, 4, R + 1, P] by NMS.
+
+    Returns:
+        The names of the tensors to be output, by output name.
+    """
     zero = graph.constant([0], np.int64)
     selected = graph.node("NonMaxSuppression", [boxes, scores, *limits])
     score = graph.node("GatherND", [scores, selected])
@@ -147,13 +151,13 @@ def _write_picture(
 
 
 def _flatten(graph: Graph, maps: list[str], name: str) -> str:
-    """Maps [B, K, h, w] of each level -> [B, K, P]."""
+    """Flatten and join the levels' maps [B, K, h, w] to [B, K, P]."""
     rows = graph.constant([0, 0, -1], np.int64)
     return graph.node("Concat", [graph.node("Reshape", [m, rows]) for m in maps], name=name, attributes={"axis": 2})
 
 
 def _boxes(graph: Graph, probability: str, decoder: Decoder) -> str:
-    """Side probabilities [B, 4, R + 1, P], or single values [B, 4, P] (R = 0) -> boxes [B, P, 4] in the input."""
+    """Convert side probabilities [B, 4, R + 1, P], or values [B, 4, P] if R = 0, to boxes [B, P, 4] in input px."""
     sign = np.array([-1, -1, 1, 1], np.float32).reshape(1, 4, 1, 1)
     if decoder.reg_max:
         side = _expect(graph, probability, sign * decoder.bins)
@@ -170,7 +174,7 @@ def _boxes(graph: Graph, probability: str, decoder: Decoder) -> str:
 
 
 def _expect(graph: Graph, probability: str, values: np.ndarray) -> str:
-    """Expectation of values over the bins: [B, 4, R + 1, P] -> [B, 4, P]."""
+    """Return the expectation of values over the bins: [B, 4, R + 1, P] -> [B, 4, P]."""
     weighted = graph.node("Mul", [probability, graph.constant(values.astype(np.float32))])
     return graph.node("ReduceSum", [weighted, graph.constant([2], np.int64)], attributes={"keepdims": 0})
 
@@ -185,7 +189,7 @@ def _to_frame(graph: Graph, boxes: str, geometry: Geometry | None) -> str:
 
 
 def _sigma(graph: Graph, probability: str, prior: str, decoder: Decoder, geometry: Geometry | None) -> str:
-    """Standard deviation of each side in frame px, only of the boxes that leave: [N, 4]."""
+    """Return the standard deviation of each side of the N boxes in the output, in frame px: [N, 4]."""
     chosen = graph.node("Gather", [probability, prior], attributes={"axis": 3})
     mean, square = _expect(graph, chosen, decoder.bins), _expect(graph, chosen, decoder.bins**2)
     variance = graph.node("Sub", [square, graph.node("Mul", [mean, mean])])
@@ -198,7 +202,7 @@ def _sigma(graph: Graph, probability: str, prior: str, decoder: Decoder, geometr
 
 
 def write_quality(graph: Graph, quality: QualityPredictor, probability: str) -> str:
-    """Side probabilities [B, 4, R + 1, P] -> quality [B, 1, P]."""
+    """Compute the quality [B, 1, P] from side probabilities [B, 4, R + 1, P]."""
     if quality.statistics == "top4":
         top, _ = graph.node("TopK", [probability, graph.constant([4], np.int64)], outputs=2, attributes={"axis": 2})
         mean = graph.node("ReduceMean", [probability, graph.constant([2], np.int64)])

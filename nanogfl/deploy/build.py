@@ -1,4 +1,4 @@
-"""A checkpoint's detector to an ONNX model in memory, in one of its three forms."""
+"""Conversion of a checkpoint's detector to an ONNX model in memory, in one of three forms."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ OPSET = 18
 
 @dataclass(frozen=True)
 class Form:
-    """What the file takes and gives.
+    """The inputs, outputs and precision of an exported file.
 
     Attributes:
         form: frame, tensor or core.
-        opset: of the ONNX operators; 18 is the first with an antialiased Resize.
-        fixed: thresholds are constants instead of optional inputs.
-        sigma: the deviation of each side is an output.
-        thresholds: defaults.
-        batch: pictures at once; not for frame, whose pictures differ in size.
-        half: weights and network in float16; everything around it stays float32.
-        uint8: the resized image comes in whole numbers 0 to 255; not for frame, which takes nothing else.
+        opset: ONNX operator set; 18 is the first with an antialiased Resize.
+        fixed: whether thresholds are constants instead of optional inputs.
+        sigma: whether the standard deviation of each side is an output.
+        thresholds: default or fixed thresholds.
+        batch: number of pictures in a batch; 1 in the frame form, whose pictures differ in size.
+        half: whether the network and its weights are in float16; everything around the network stays float32.
+        uint8: whether the resized image is uint8, 0 to 255; not for the frame form, whose frames always are.
     """
 
     form: str = "frame"
@@ -63,7 +63,7 @@ class Form:
 
 
 def build(detector: TorchDetector, form: Form) -> onnx.ModelProto:
-    """The whole model; nothing is proven yet."""
+    """Return the whole model, not verified yet."""
     card, architecture = detector.card, detector.card.architecture
     if form.sigma and architecture.reg_max == 0:
         raise UsageError(
@@ -110,7 +110,7 @@ def build(detector: TorchDetector, form: Form) -> onnx.ModelProto:
 
 
 def _for_bytes(network: Detector) -> Detector:
-    """The same network for images that are not divided by their deviation: the first weights are."""
+    """Divide the first weights by the standard deviation of images, in place, so that images need not be divided."""
     stem = network.backbone.conv1[0]
     assert isinstance(stem, torch.nn.Conv2d)
     with torch.no_grad():
@@ -119,7 +119,7 @@ def _for_bytes(network: Detector) -> Detector:
 
 
 def _maps(graph: Graph, network: Detector, image: str, form: Form) -> Maps:
-    """Class and side maps in float32, from a network in the file's precision."""
+    """Write the network in the file's precision; return its class and side maps in float32."""
     if not form.half:
         return write_network(graph, network, image)
     maps = write_network(graph, network, graph.node("Cast", [image], attributes={"to": HALF}))
@@ -128,7 +128,7 @@ def _maps(graph: Graph, network: Detector, image: str, form: Form) -> Maps:
 
 
 def _name_maps(graph: Graph, maps: Maps, decoder: Decoder, classes: int) -> None:
-    """Outputs ``classes_8`` .. ``classes_64``, ``sides_8`` .., and ``quality_8`` .. where one is predicted."""
+    """Name the outputs ``classes_8`` .. ``classes_64``, ``sides_8`` .. and, with a predictor, ``quality_8`` .."""
     kinds = [("classes", maps[0], classes), ("sides", maps[1], 4 * (decoder.reg_max + 1))]
     if decoder.quality is not None:
         kinds.append(("quality", write_quality_maps(graph, maps, decoder), 1))

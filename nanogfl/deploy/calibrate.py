@@ -1,4 +1,4 @@
-"""What int8 needs to know of a network before: the pictures to look at, and the ranges of its activations."""
+"""Calibration for int8: choice of the pictures, and statistics and ranges of the network's activations."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from nanogfl.pictures import Picture
 from nanogfl.runtime.session import OnnxDetector, open_session
 
 METHODS = ("minmax", "percentile", "mse")
-JUDGED = 160  # pictures for AP
-SAMPLES = 500  # values of each tensor and picture
-TAILS = (0.01, 99.99)  # percentiles
-SHARES = (1.0, 0.85, 0.7, 0.55, 0.4, 0.25, 0.1)  # of the extremes, tried for the least square error
+JUDGED = 160  # pictures on which AP is measured
+SAMPLES = 500  # values sampled from each tensor for each picture
+TAILS = (0.01, 99.99)  # percentiles kept by method "percentile"
+SHARES = (1.0, 0.85, 0.7, 0.55, 0.4, 0.25, 0.1)  # fractions of the extremes tried by method "mse"
 
 
 def calibration_table(calib: str | Path) -> Table:
-    """The training pictures of a set, or all where it has no parts; at most JUDGED, spread over it."""
+    """Return the training pictures of a data set, or all if it has no train split; at most JUDGED, evenly spread."""
     table = read_table(calib)
     train = [e for e in table.examples if e.split == "train"] or list(table.examples)
     there = [e for e in train if is_file(e.path)]
@@ -40,13 +40,13 @@ def calibration_table(calib: str | Path) -> Table:
 
 @dataclass
 class Statistics:
-    """What was seen of each activation.
+    """The statistics of each activation, by name.
 
     Attributes:
-        low, high: extremes.
-        samples: some of the values.
-        means: mean of each channel.
-        slopes: of the LeakyReLU that reads an activation, on its negative side; 1 where there is none.
+        low, high: smallest value (at most 0) and largest value (at least 0).
+        samples: random values of each picture.
+        means: mean of each channel in each picture.
+        slopes: negative slope of the LeakyReLU that reads an activation; missing (taken as 1) if none does.
     """
 
     low: dict[str, float] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class Statistics:
     _ranges: dict[str, dict[str, Range]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def add(self, name: str, values: NDArray[np.float32], picks: np.random.Generator) -> None:
-        """One picture's activation [B, C, h, w]."""
+        """Add one picture's activation [B, C, h, w] to the statistics."""
         self.low[name] = min(self.low.get(name, 0.0), float(values.min()))
         self.high[name] = max(self.high.get(name, 0.0), float(values.max()))
         flat = values.reshape(-1)
@@ -66,7 +66,7 @@ class Statistics:
         self._ranges.clear()
 
     def ranges(self, method: str) -> dict[str, Range]:
-        """Lowest and highest value to keep of each activation; taken once, for many candidates share them."""
+        """Return the lowest and highest value to keep of each activation; cached, as many candidates share them."""
         if method not in self._ranges:
             self._ranges[method] = {name: self._range(name, method) for name in self.low}
         return self._ranges[method]
@@ -85,14 +85,14 @@ class Statistics:
 
 
 def _error(values: NDArray[np.float32], low: float, high: float, slope: float) -> float:
-    """Mean square error of these values in bytes from low to high; below zero it counts less, by the slope."""
+    """Return the mean square error of quantising values to low .. high; errors below zero are scaled by the slope."""
     step = max(high - low, 1e-6) / 255
     error = np.rint(values.clip(low, high) / step) * step - values
     return float(np.square(np.where(values < 0, slope * error, error)).mean())
 
 
 def observe(model: onnx.ModelProto, detector: OnnxDetector, pictures: Iterable[Picture]) -> Statistics:
-    """Run the network on pictures and note its activations; ``detector`` knows how the model wants them."""
+    """Run the network on pictures and return statistics of its activations; ``detector`` prepares the pictures."""
     network = network_of(model)
     names = network.tensors
     session = showing(model, names)
@@ -106,7 +106,7 @@ def observe(model: onnx.ModelProto, detector: OnnxDetector, pictures: Iterable[P
 
 
 def showing(model: onnx.ModelProto, names: Iterable[str]) -> InferenceSession:
-    """The model, opened so that it gives these tensors."""
+    """Open the model with these tensors as its outputs."""
     shown = onnx.ModelProto()
     shown.CopyFrom(model)
     del shown.graph.output[:]

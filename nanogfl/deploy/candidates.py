@@ -1,4 +1,4 @@
-"""The candidates for an int8 model: which is best by AP on the calibration pictures, and what stays float in it."""
+"""Choice of the best int8 model by AP on the calibration pictures, and of the convolutions that stay float in it."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from nanogfl.pictures import Picture
 from nanogfl.runtime.session import OnnxDetector, open_session
 
 log = logging.getLogger(__name__)
-GOOD = 0.01  # AP: no more is left float where no more than this is lost
-FIRST, BLOCKS = 12, 8  # convolutions of the first block behind the stem, and blocks of the rest, left float together
-LEAST = 0.01  # of a frame's time: what a block in float costs at least, when blocks are ordered by error for time
-WATCHED = 8  # pictures for the maps' error
-LIKELY = 6  # candidates of the least error, whose AP is measured
-CHANCE = 0.004  # of AP on some 150 pictures: what rounding otherwise changes, either way
-ROUNDS = 25  # of timing
-SLOWER = 0.03  # of a frame's time: a block by which int8 is slower stays float at once
+GOOD = 0.01  # AP loss up to which no further blocks are left float
+FIRST, BLOCKS = 12, 8  # convolutions in the first block after the stem, and number of blocks that the others form
+LEAST = 0.01  # least cost of a float block, as a share of a frame's time, when blocks are ordered by error / time
+WATCHED = 8  # pictures on which the error of the maps is measured
+LIKELY = 6  # number of candidates, those with the least error, whose AP is measured
+CHANCE = 0.004  # AP difference on about 150 pictures that different rounding causes by chance, in either direction
+ROUNDS = 25  # rounds of timing
+SLOWER = 0.03  # share of a frame's time: a block that int8 slows down by this much stays float from the start
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to quantize.
+    """One way to quantise the model.
 
     Attributes:
-        model: float, perhaps with other weights.
-        seen: its activations.
-        method: how ranges are taken from them.
-        equalised, corrected: what was done to weights and biases.
-        floats: convolutions that stay float.
+        model: the float model, with equalised weights if ``equalised``.
+        seen: statistics of its activations.
+        method: method that derives ranges from the statistics; one of METHODS.
+        equalised, corrected: whether weights are equalised and biases corrected.
+        floats: names of the convolutions that stay float.
     """
 
     model: onnx.ModelProto
@@ -55,23 +55,23 @@ class Candidate:
     floats: tuple[str, ...] = ()
 
     def make(self) -> onnx.ModelProto:
-        """The int8 model."""
+        """Return the int8 model."""
         model = correct_biases(self.model, self.seen, self.floats) if self.corrected else self.model
         return quantize(model, self.seen.ranges(self.method), self.floats)
 
     def __str__(self) -> str:
-        """What was done, for people."""
+        """Describe the candidate for log messages."""
         done = ["equalised"] * self.equalised + ["biases corrected"] * self.corrected
         return ", ".join([f"ranges by {self.method}", *done])
 
 
 class Judge:
-    """What candidates are measured by: AP on all pictures of a table, and the square error of the maps on a few.
+    """The measure of candidates: AP on all pictures of a table, and the mean square error of the maps on a few.
 
-    ``detector`` is the float model opened, which prepares pictures.
+    ``detector`` is the opened float model; it prepares the pictures.
 
     Attributes:
-        picture: one that times are taken on.
+        picture: the picture on which latencies are measured.
     """
 
     def __init__(
@@ -83,12 +83,12 @@ class Judge:
         self.expected = self._maps_of(model)
 
     def average_precision(self, model: onnx.ModelProto) -> float:
-        """0 where nothing is to be found."""
+        """Return AP on the table; 0 if it has no labelled objects."""
         found = list(predict_all(opened(model), self.table.examples, EVALUATION))
         return score(self.table, found).numbers["AP"] or 0.0
 
     def error(self, model: onnx.ModelProto) -> float:
-        """Mean over all maps."""
+        """Return the square error of the maps against the float model's, averaged over all maps."""
         both = list(zip(chain(*self._maps_of(model)), chain(*self.expected), strict=True))
         return float(np.mean([np.square(found - expected).mean() for found, expected in both]))
 
@@ -99,12 +99,12 @@ class Judge:
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive convolutions, and what it would change to leave them float.
+    """Consecutive convolutions, and the effect of leaving them float.
 
     Attributes:
-        names: of the nodes.
-        error: share of the maps' square error that would go.
-        time: by how much a frame would take longer, as a share; below 0 int8 is slower there on this machine.
+        names: names of the nodes.
+        error: share of the maps' square error that would be avoided.
+        time: increase of a frame's time, as a share; negative if int8 is slower than float there on this machine.
     """
 
     names: tuple[str, ...]
@@ -113,7 +113,7 @@ class Block:
 
 
 def choose(plain: Candidate, judge: Judge, pictures: Sequence[Picture], float_ap: float) -> tuple[Candidate, float]:
-    """The best candidate and its AP: in bytes all that is no slower so, and where too much AP is lost then, less."""
+    """Return the best candidate and its AP: leave float what int8 slows down, then more while too much AP is lost."""
     blocks = examine(plain, judge)
     slow, rest = [b for b in blocks if b.time <= -SLOWER], [b for b in blocks if b.time > -SLOWER]
     best, ap = best_method(replace(plain, floats=sum((b.names for b in slow), plain.floats)), judge, pictures)
@@ -129,7 +129,7 @@ def choose(plain: Candidate, judge: Judge, pictures: Sequence[Picture], float_ap
 
 
 def examine(plain: Candidate, judge: Judge) -> list[Block]:
-    """Leave each block float in turn; the first one has the largest maps."""
+    """Measure the effect of leaving each block float, one at a time; the first block has the largest maps."""
     names = [node.name for node in network_of(plain.model).nodes if node.op_type == "Conv"]
     names = [name for name in names if name not in plain.floats]
     size = -(-(len(names) - FIRST) // BLOCKS)
@@ -147,9 +147,9 @@ def examine(plain: Candidate, judge: Judge) -> list[Block]:
 
 
 def best_method(plain: Candidate, judge: Judge, pictures: Sequence[Picture]) -> tuple[Candidate, float]:
-    """How to take ranges, equalised weights or not, corrected biases or not: the highest AP.
+    """Return the best combination of range method, equalised weights and corrected biases, and its AP.
 
-    On so few pictures AP tells differences of some thousandths by chance; between such the error of the maps decides.
+    On so few pictures, AP varies by some thousandths by chance; among candidates this close, the least error decides.
     """
     even = equalise(plain.model)
     equalised = replace(plain, model=even, seen=observe(even, opened(even), pictures), equalised=True)
@@ -165,19 +165,19 @@ def best_method(plain: Candidate, judge: Judge, pictures: Sequence[Picture]) -> 
 
 
 def tried(candidate: Candidate, judge: Judge) -> float:
-    """A candidate's AP, told to whoever waits."""
+    """Measure a candidate's AP and log it."""
     reached = judge.average_precision(candidate.make())
     log.info("int8, %s, convolutions in float %d: AP %.4f", candidate, len(candidate.floats), reached)
     return reached
 
 
 def opened(model: onnx.ModelProto, threads: int | None = None) -> OnnxDetector:
-    """A model in memory as a predictor."""
+    """Open a model in memory as a predictor."""
     return OnnxDetector(Path("the model"), session=open_session(model.SerializeToString(), threads))
 
 
 def latencies(models: Sequence[onnx.ModelProto], picture: Picture) -> list[float]:
-    """CPU ms of each model for one picture on one thread, interleaved: the lower quartile, for other work disturbs."""
+    """Return each model's CPU ms per picture on one thread: the lower quartile of interleaved runs, to limit noise."""
     detectors = [opened(model, 1) for model in models]
     images = [d.prepare([picture] * d.batch) for d in detectors]
     times: list[list[float]] = [[] for _ in models]

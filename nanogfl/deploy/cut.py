@@ -1,4 +1,4 @@
-"""The network alone, taken out of a file of any form: what other runtimes are given, and what is timed as network."""
+"""Extraction of the network (the core form) from a file of any form, for other runtimes and for timing it alone."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ BEFORE = {"Sub", "Div", "Cast", "QuantizeLinear", "DequantizeLinear"}  # before 
 
 
 def cut_core(path: Path, card: FileCard) -> onnx.ModelProto:
-    """The core form of a file: ``image`` float32 [1, 3, H, W] 0 to 255 in, ``classes_8 .. sides_64`` out.
+    """Return the core form of a file: ``image`` float32 [1, 3, H, W] 0 to 255 in, ``classes_8 .. sides_64`` out.
 
     Raises:
-        ModelError: the file does not show where its network begins and ends.
+        ModelError: the start or the end of the network cannot be found in the file.
     """
     model = onnx.load(str(path), load_external_data=False)
     if card.form == "core":
@@ -35,26 +35,26 @@ def cut_core(path: Path, card: FileCard) -> onnx.ModelProto:
 
 
 class Producers:
-    """A graph that can be walked from its end to its start."""
+    """A graph with a map from tensors to the nodes that produce them, for walking it backwards."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.of = {output: node for node in graph.node for output in node.output}
         self.order = {id(self.of[node.output[0]]): i for i, node in enumerate(graph.node)}
 
     def maps(self, joined: str) -> list[str]:
-        """The maps that are flattened and joined under this name."""
+        """Return the names of the maps that are flattened and joined to this tensor."""
         node = self.of.get(joined)
         flat = [self.of.get(name) for name in node.input] if node else []
         return [reshape.input[0] for reshape in flat if reshape is not None and reshape.op_type == "Reshape"]
 
     def has_quality(self) -> bool:
-        """Whether scores are more than the sigmoid of the class maps."""
+        """Return whether scores are not just the sigmoid of the class logits."""
         chosen = next((n for n in self.of.values() if n.op_type == "NonMaxSuppression"), None)
         scores = self.of.get(chosen.input[1]) if chosen else None
         return scores is None or scores.op_type != "Sigmoid"
 
     def between(self, maps: list[str]) -> tuple[list[onnx.NodeProto], str]:
-        """The nodes that make these maps, in order, and the name of the resized image that they start from."""
+        """Return the nodes that compute these maps, in order, and the name of the resized image that they read."""
         start = self.before_normalising(self.stem(maps))
         found: dict[int, onnx.NodeProto] = {}
         waiting = list(maps)
@@ -68,7 +68,7 @@ class Producers:
         return sorted(found.values(), key=lambda n: self.order[id(n)]), start
 
     def stem(self, maps: list[str]) -> str:
-        """The input of the first convolution."""
+        """Return the input of the first convolution."""
         name, first = maps[0], ""
         while (node := self.of.get(name)) is not None:
             if node.op_type == "Conv":
@@ -77,7 +77,7 @@ class Producers:
         return first
 
     def before_normalising(self, name: str) -> str:
-        """Back over mean, precision and quantization to the values 0 to 255."""
+        """Walk back over mean, cast and quantisation nodes; return the tensor with values 0 to 255."""
         while (node := self.of.get(name)) is not None and node.op_type in BEFORE:
             name = node.input[0]
         return name

@@ -1,7 +1,7 @@
-"""Runs an exported file with onnxruntime where it is told to: one line of JSON in, one out.
+"""A process that runs an exported file with onnxruntime and answers requests: one line of JSON in, one out.
 
-``nanogfl bench --target`` copies this one file to the device, so it needs the standard library, numpy and onnxruntime
-only. On this machine the same code times onnxruntime's rows, so that both tables say the same.
+``nanogfl bench --target`` copies this one file to the device, so it uses only the standard library, numpy and
+onnxruntime. The same code times onnxruntime's rows on the local machine, so that the tables are comparable.
 
 Requests are ``{"do": "machine" | "open" | "time" | "boxes" | "raw", ...}``; see :func:`serve`.
 """
@@ -20,8 +20,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before onnxruntime is imported, else it reports sessions
-MARK = "@nanogfl "  # before each answer, so that whatever else a library or adb prints is passed over
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before onnxruntime is imported; otherwise it reports sessions
+MARK = "@nanogfl "  # starts each answer, so that other output of a library or adb can be ignored
 LIMITS = {"iou_threshold": np.array(0.6, np.float32), "max_boxes": np.array(100, np.int64)}
 FEATURES = (
     *("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_bf16", "amx_int8"),  # x86
@@ -30,7 +30,7 @@ FEATURES = (
 
 
 class Subject(Protocol):
-    """A model that is measured. Boxes are (boxes [N, 4] in frame px, scores [N], labels [N])."""
+    """A model to measure; ``frame`` returns (boxes [N, 4] in frame px, scores [N], labels [N])."""
 
     @property
     def network(self) -> Callable[[Any], Any]: ...  # noqa: D102  (image float32 [1, 3, H, W], 0 to 255)
@@ -39,7 +39,7 @@ class Subject(Protocol):
 
 
 class FrameFile:
-    """The frame form, and beside it the network alone; only numpy and onnxruntime."""
+    """A file of the frame form in onnxruntime, and optionally the network alone; needs only numpy and onnxruntime."""
 
     def __init__(self, model: str, threads: int) -> None:
         self.session = _session(model, threads)
@@ -49,19 +49,19 @@ class FrameFile:
         self._takes_score = "score_threshold" in optional
 
     def add_network(self, core: str, threads: int) -> None:
-        """Load the network alone; apart, so that it does not count in the memory that an app needs."""
+        """Load the network alone; a separate step, so that it is not counted in the memory that an app needs."""
         self.core = _session(core, threads)
 
     def network(self, image: Any) -> Any:
-        """The maps of one image float32 [1, 3, H, W]."""
+        """Return the maps of one image float32 [1, 3, H, W]."""
         return self.core.run(None, {"image": image})
 
     def raw(self, image: Any) -> Any:
-        """The same maps as [P, C + 4 * (R + 1)]."""
+        """Return the maps of one image float32 [1, 3, H, W] as one array [P, C + 4 * (R + 1)]."""
         return rows(dict(zip([o.name for o in self.core.get_outputs()], self.network(image), strict=True)))
 
     def frame(self, frame: Any, score: float) -> tuple[Any, Any, Any]:
-        """Boxes, scores and labels of one frame uint8 [H, W, 3]."""
+        """Return boxes, scores and labels of one frame uint8 [H, W, 3]."""
         feeds = {"image": frame, **self._limits}
         if self._takes_score:
             feeds["score_threshold"] = np.array(score, np.float32)
@@ -71,9 +71,9 @@ class FrameFile:
 
 
 def rows(outputs: dict[str, Any]) -> Any:
-    """Outputs by name -> [P, C + 4 * (R + 1)]: ``raw`` as it is, or maps of each level [1, K, h, w] put together.
+    """Return a network's outputs as one array [P, C + 4 * (R + 1)]: ``raw`` as it is, or maps [1, K, h, w] joined.
 
-    Class columns are logits of the final score, the quality predictor's product included.
+    Class columns are logits of the final score, which includes the quality if there is a quality predictor.
     """
     if "raw" in outputs:
         return np.asarray(outputs["raw"], np.float32)
@@ -98,23 +98,23 @@ def _session(path: str, threads: int) -> Any:
 
 
 class Bench:
-    """What the requests of one process work on."""
+    """The state of one process; each public method answers one kind of request."""
 
     def __init__(self, opener: Callable[[dict[str, Any]], Subject]) -> None:
         self.opener = opener
         self.subject: Any = None
         self.frames: Any = None
         self.images: Any = None
-        self.score = 0.3  # above which frames are timed
+        self.score = 0.3  # score threshold when frames are timed
 
     def machine(self, job: dict[str, Any]) -> dict[str, Any]:
-        """What this machine is, and the versions of what was measured."""
+        """Return the description of this machine, and the version of onnxruntime."""
         import onnxruntime
 
         return describe_machine() | {"versions": {"onnxruntime": onnxruntime.__version__}}
 
     def open(self, job: dict[str, Any]) -> dict[str, Any]:
-        """Load ``model`` (timed), then run the ``frames`` of that .npz once each: load_ms, peak_mb."""
+        """Load ``model`` and run each frame of the .npz ``pictures`` once; return load_ms and peak_mb."""
         self.score = job["score"]
         start = time.perf_counter()
         self.subject = self.opener(job)
@@ -129,7 +129,7 @@ class Bench:
         return {"load_ms": load_ms, "peak_mb": peak}
 
     def time(self, job: dict[str, Any]) -> dict[str, Any]:
-        """Milliseconds of ``count`` runs of ``what``: network or frame."""
+        """Return the milliseconds of each of ``count`` runs of ``what``: network or frame."""
         taken = []
         for i in range(job["count"]):
             if job["what"] == "frame":
@@ -144,37 +144,37 @@ class Bench:
         return {"ms": taken}
 
     def boxes(self, job: dict[str, Any]) -> dict[str, Any]:
-        """What is found in frame ``index``."""
+        """Return the detections in frame ``index``."""
         return listed(self.subject.frame(self.frames[job["index"]], job["score"]))
 
     def raw(self, job: dict[str, Any]) -> dict[str, Any]:
-        """The network's numbers for image ``index``: float32, base64."""
+        """Return the network's raw output for image ``index``, as float32 in base64."""
         values = np.ascontiguousarray(self.subject.raw(self.images[job["index"]][None]), "<f4")
         return {"raw": base64.b64encode(values.tobytes()).decode()}
 
 
 def listed(found: tuple[Any, Any, Any]) -> dict[str, Any]:
-    """Boxes, scores and labels as JSON."""
+    """Convert boxes, scores and labels to lists for JSON."""
     boxes, scores, labels = found
     return {"boxes": boxes.tolist(), "scores": scores.tolist(), "labels": labels.tolist()}
 
 
 def serve(bench: Any) -> None:
-    """Answer each request with the method that ``do`` names, until the input ends."""
+    """Answer each request by the method of ``bench`` that ``do`` names, until standard input ends."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # libraries that print find no way between the answers
+    os.dup2(2, 1)  # prints of libraries go to stderr, not between the answers
     for line in sys.stdin:
         job = json.loads(line)
         try:
             answer = getattr(bench, job["do"])(job)
-        except Exception as error:  # a runtime may raise anything, and the next request can still be answered
+        except Exception as error:  # a runtime may raise any error; the process continues with the next request
             answer = {"error": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
         answers.write(MARK + json.dumps(answer) + "\n")
         answers.flush()
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, cores, what its instructions are, memory, system, versions, and how busy it is."""
+    """Return the processor, cores, instruction sets, memory, system, Python version and load of this machine."""
     facts = _facts("/proc/cpuinfo")
     flags = set((facts.get("flags") or facts.get("Features") or "").split())
     board = _text("/proc/device-tree/model").strip("\0\n ")
@@ -212,7 +212,7 @@ def peak_mb() -> float | None:
 
 
 def _facts(path: str) -> dict[str, str]:
-    """Lines ``key: value`` of a file, the first of each key."""
+    """Return the lines ``key: value`` of a file as a dict; the first line of each key wins."""
     lines = [line.partition(":") for line in _text(path).splitlines()]
     return {key.strip(): value.strip() for key, _, value in reversed(lines)}
 

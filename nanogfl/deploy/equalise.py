@@ -1,4 +1,4 @@
-"""Weights that lose less in bytes: even ranges, and biases that take up what rounding changes (arXiv 1906.04721)."""
+"""Weights with less quantisation error: equalised ranges and biases corrected for rounding (arXiv 1906.04721)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from nanogfl.deploy.calibrate import Statistics
 from nanogfl.deploy.inner import Network, activations, byte_tensors, network_of
 from nanogfl.deploy.quantize import to_bytes, weight_scales
 
-ROUNDS = 3  # over all chains
+ROUNDS = 3  # passes over all chains
 
 
 def equalise(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same function with even weight ranges: cross-layer equalisation (Nagel et al., ICCV 2019, section 4.1).
+    """Return a model of the same function with equalised weight ranges (Nagel et al., ICCV 2019, section 4.1).
 
-    A channel between two convolutions may be scaled down by the first and up again by the second; LeakyReLU lets
-    positive factors pass. Only channels that nobody else reads are touched.
+    In this cross-layer equalisation, the first of two convolutions scales a channel down and the second scales it up
+    again; LeakyReLU commutes with positive factors. Only channels that no other node reads are changed.
     """
     network = network_of(model)
     weights, changed = dict(network.weights), set()
@@ -40,9 +40,9 @@ def equalise(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def correct_biases(model: onnx.ModelProto, seen: Statistics, floats: Collection[str] = ()) -> onnx.ModelProto:
-    """Take what rounding the weights adds to the mean of each output channel out of the bias (same paper, 4.2).
+    """Subtract from biases the mean that rounding the weights adds to each output channel (same paper, section 4.2).
 
-    Convolutions that stay float, and biases that several share, are left alone.
+    Convolutions that stay float, and biases shared by several convolutions, are not changed.
     """
     network = network_of(model)
     read = byte_tensors(network, floats)
@@ -61,7 +61,7 @@ def correct_biases(model: onnx.ModelProto, seen: Statistics, floats: Collection[
 
 
 def with_weights(model: onnx.ModelProto, changed: dict[str, NDArray]) -> onnx.ModelProto:
-    """A copy with other values of some constants."""
+    """Return a copy of the model with new values for some constants."""
     made = onnx.ModelProto()
     made.CopyFrom(model)
     for tensor in made.graph.initializer:
@@ -71,7 +71,7 @@ def with_weights(model: onnx.ModelProto, changed: dict[str, NDArray]) -> onnx.Mo
 
 
 def _chains(network: Network) -> list[tuple[NodeProto, list[NodeProto]]]:
-    """Convolutions, each with the convolutions that alone read what it gives, through an activation or not."""
+    """Return convolutions whose output only convolutions read, directly or after an activation, with these readers."""
     nodes = [*network.nodes, *network.last]
     uses = Counter(name for node in nodes for name in node.input)
     readers: dict[str, list[NodeProto]] = {}
@@ -93,7 +93,7 @@ def _chains(network: Network) -> list[tuple[NodeProto, list[NodeProto]]]:
 
 
 def _factor(weights: dict[str, NDArray], first: NodeProto, seconds: list[NodeProto]) -> NDArray[np.float64]:
-    """By how much each channel between them is too large in the first: sqrt(range of the first / of the second)."""
+    """Return the divisor for each channel of the first convolution: sqrt(range of the first / range of the second)."""
     before = np.abs(weights[first.input[1]]).max(axis=(1, 2, 3)).astype(np.float64)
     axes = [(1, 2, 3) if _depthwise(s) else (0, 2, 3) for s in seconds]
     after = np.max([np.abs(weights[s.input[1]]).max(axis=a) for s, a in zip(seconds, axes, strict=True)], axis=0)

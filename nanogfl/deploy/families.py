@@ -1,4 +1,4 @@
-"""The network of each family of detectors as ONNX nodes: NanoDet-Plus, the first NanoDet, ResNet with FPN."""
+"""The network of each detector family as ONNX nodes: NanoDet-Plus, the first NanoDet, ResNet with FPN."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nanogfl.model.resnet import FPN, ResidualBlock, ResNet
 
 
 def write_network(graph: Graph, detector: Detector, image: str) -> Maps:
-    """Nodes from a normalised image [B, 3, H, W] to the maps of each level.
+    """Write the nodes from a normalised image [B, 3, H, W] to the maps of each level.
 
     Returns:
         Names of the class maps [B, C, h, w] and of the side maps [B, 4 * (R + 1), h, w].
@@ -36,7 +36,7 @@ def write_network(graph: Graph, detector: Detector, image: str) -> Maps:
 
 
 def write_pan(graph: Graph, neck: PlainPAN, features: Sequence[Value]) -> list[Value]:
-    """The first NanoDet's neck: three maps."""
+    """Write the first NanoDet's neck and return its three maps."""
     x8, x16, x32 = (write_layers(graph, lateral, f) for lateral, f in zip(neck.lateral, features, strict=True))
     t16 = add(graph, x16, write_double(graph, x32))
     t8 = add(graph, x8, write_double(graph, t16))
@@ -50,7 +50,7 @@ def _halve(graph: Graph, value: Value) -> Value:
 
 
 def write_resnet(graph: Graph, backbone: ResNet, image: str) -> list[Value]:
-    """ResNet: three maps."""
+    """Write a ResNet and return its three maps."""
     stem = _write(graph, backbone.conv1, Value(image, (0, 1, 2)))
     pool = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
     value, maps = Value(graph.node("MaxPool", [stem.name], attributes=pool), stem.order), []
@@ -64,7 +64,7 @@ def write_resnet(graph: Graph, backbone: ResNet, image: str) -> list[Value]:
 
 
 def write_fpn(graph: Graph, neck: FPN, features: Sequence[Value]) -> list[Value]:
-    """The feature pyramid: five maps."""
+    """Write the feature pyramid network and return its five maps."""
     x8, x16, x32 = (write_layers(graph, lateral, f) for lateral, f in zip(neck.lateral, features, strict=True))
     x16 = add(graph, x16, write_double(graph, x32, "nearest"))
     x8 = add(graph, x8, write_double(graph, x16, "nearest"))
@@ -74,7 +74,7 @@ def write_fpn(graph: Graph, neck: FPN, features: Sequence[Value]) -> list[Value]
 
 
 def write_towers(graph: Graph, head: TowerHead, features: Sequence[Value]) -> Maps:
-    """The paper's head; each level's scale is multiplied into its own copy of the last convolution."""
+    """Write the paper's head and return its maps; each level's scale is folded into a copy of the side convolution."""
     classes, sides = [], []
     for feature, scale in zip(features, head.scales, strict=True):
         classes.append(write_layers(graph, head.classify, _write(graph, head.class_tower, feature)).name)
@@ -87,7 +87,7 @@ def write_towers(graph: Graph, head: TowerHead, features: Sequence[Value]) -> Ma
 
 
 def _write(graph: Graph, layers: nn.Module, value: Value) -> Value:
-    """A Sequential that may hold ReLU and GroupNorm as well."""
+    """Write a Sequential that may contain ReLU and GroupNorm besides the layers that ``write_layers`` supports."""
     for layer in layers.modules():
         if isinstance(layer, nn.ReLU):
             value = Value(graph.node("Relu", [value.name]), value.order)
@@ -99,7 +99,7 @@ def _write(graph: Graph, layers: nn.Module, value: Value) -> Value:
 
 
 def _write_group_norm(graph: Graph, norm: nn.GroupNorm, value: Value) -> Value:
-    """Each group as one channel of an instance norm; ONNX has no group norm before opset 21."""
+    """Write a group norm as an instance norm with one channel per group; ONNX has no group norm before opset 21."""
     groups = graph.node("Reshape", [value.name, graph.constant([0, norm.num_groups, -1], np.int64)])
     ends = [graph.weight(np.full(norm.num_groups, v, np.float32)) for v in (1, 0)]
     made = graph.node("InstanceNormalization", [groups, *ends], attributes={"epsilon": norm.eps})

@@ -1,4 +1,4 @@
-"""``nanogfl export --format``: a checkpoint's network in another runtime's own file, kept only if it gives the same."""
+"""``nanogfl export --format``: conversion of a checkpoint's network to another runtime's file format, with a check."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from nanogfl.wholefile import whole_file, write_json
 
 @dataclass(frozen=True)
 class Converted:
-    """What it left: the files (the graph first, then its weights, then the card) and what was proven."""
+    """The result of a conversion: the files (graph, then weights if separate, then card) and the comparison."""
 
     files: list[Path]
     parity: Parity
@@ -40,21 +40,21 @@ def export_format(
     config: str | Path | None = None,
     data: str | Path | None = None,
 ) -> Converted:
-    """Convert the network of a checkpoint, run both on pictures, and keep the file only if they find the same.
+    """Convert the network of a checkpoint, run both on pictures, and keep the file only if the results agree.
 
-    Beside it lies ``NAME.json``: the metadata of our ONNX, which these files have no place for.
+    ``NAME.json``, next to the file, holds the metadata of our ONNX files, which these formats cannot store.
 
     Args:
-        checkpoint: ours, NanoDet's, or a published name.
-        out: the file, or a folder, which gets ``model`` with the format's suffix.
-        format: a runtime with a file of its own.
-        input: another input size.
+        checkpoint: our or NanoDet's checkpoint, or a published name.
+        out: the file to write, or a folder, in which the file is called ``model`` with the format's suffix.
+        format: a runtime with its own file format.
+        input: input size, if not the checkpoint's.
         config: a NanoDet ``.yml``.
-        data: a set whose pictures prove the file; drawn ones where None.
+        data: a data set on whose pictures the file is checked; synthetic pictures if None.
 
     Raises:
-        ExportError: the converter failed, or its file gives something else; what lay there before lies there still.
-        UsageError: no such format, or its converter is not installed.
+        ExportError: the converter failed, or its file gives different results; existing files are left unchanged.
+        UsageError: there is no such format, or its converter is not installed.
     """
     chosen, path = _asked(format, Path(out))
     _check_place(checkpoint, path)
@@ -76,14 +76,15 @@ def export_format(
         about = Path(folder, "card.json")
         write_json(about, card.to_metadata() | {"nanogfl.parity": json.dumps(parity.to_json())})
         files = {path.with_suffix(file.suffix): file for file in files_of(made)} | {path.with_suffix(".json"): about}
-        with ExitStack() as stack:  # names are given when all is written, the graph's last: where it lies all are whole
+        # Files get their final names after all are written, the graph last: if it exists, the others are complete.
+        with ExitStack() as stack:
             for target, file in files.items():
                 shutil.copyfile(file, stack.enter_context(whole_file(target)))
     return Converted(list(files), parity)
 
 
 def _asked(name: str, out: Path) -> tuple[Runtime, Path]:
-    """The runtime and the file; UsageError where it cannot be had."""
+    """Return the runtime and the path of its file; raise UsageError if the format or the path is not possible."""
     chosen = runtime(name, "--format")
     if chosen.suffix is None:
         raise UsageError(f"--format {name}: {chosen.name} has no file of its own; give one of {', '.join(FORMATS)}")
@@ -97,7 +98,7 @@ def _asked(name: str, out: Path) -> tuple[Runtime, Path]:
 
 
 def _check_place(checkpoint: str | Path, path: Path) -> None:
-    """Only what was named is replaced, and what an export of ours left beside it."""
+    """Refuse to replace files except the one given by ``--out`` and those that an earlier export wrote next to it."""
     about = path.with_suffix(".json")
     beside = [path.with_suffix(".bin")] if path.suffix in (".param", ".xml") else []
     for target in (path, *beside, about):
@@ -110,7 +111,7 @@ def _check_place(checkpoint: str | Path, path: Path) -> None:
 
 
 def _is_card(path: Path) -> bool:
-    """Whether it is what an export wrote."""
+    """Return whether a file is a card written by an export."""
     try:
         return "nanogfl.schema" in json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):
@@ -120,7 +121,7 @@ def _is_card(path: Path) -> bool:
 def _prove(
     detector: TorchDetector, name: str, file: Path, card: FileCard, outputs: list[str], data: str | Path | None
 ) -> Parity:
-    """Boxes and raw outputs of the file and of the checkpoint, on each picture."""
+    """Compare boxes and raw outputs of file and checkpoint on each picture; raise ExportError if they differ."""
     made, parity, layout = open_detector(name, file, 1, card, outputs), Parity(), detector.card.layout
     for title, picture in proof_pictures(data):
         view, image = detector.see(picture)

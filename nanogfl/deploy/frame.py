@@ -1,4 +1,4 @@
-"""What stands before the network in the file: from a camera frame to its input, and the way back."""
+"""The part of an exported file before the network: from a camera frame to the input, and the mapping back."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from nanogfl.view import GREY, MEAN
 
 @dataclass(frozen=True)
 class Geometry:
-    """Names of the scalars that lead back from the input to the frame; None where they are one and the same.
+    """Names of the tensors that map boxes from the input back to the frame.
 
     Attributes:
-        scale: float [4], frame px an input px, along x y x y.
-        offset: float [4], where the content starts in the input; None where it starts at the corner.
-        limit: float [4], width height width height of the frame.
+        scale: float [4], frame px per input px along x, y, x, y.
+        offset: float [4], start of the content in the input in px; None if it starts at the corner.
+        limit: float [4], width, height, width, height of the frame.
     """
 
     scale: str
@@ -26,11 +26,11 @@ class Geometry:
 
 
 def write_frame(graph: Graph, size: tuple[int, int], rule: str) -> tuple[str, Geometry]:
-    """``image`` uint8 [H, W, 3] -> resized float [1, 3, H_in, W_in], 0 to 255, and the way back."""
+    """Write the resizing of ``image`` uint8 [H, W, 3] to float [1, 3, H_in, W_in], 0 to 255, and the mapping back."""
     image = graph.input("image", UINT8, ["height", "width", 3])
     shape = graph.node("Shape", [image], attributes={"start": 0, "end": 2}, name="frame_size")  # H, W
     batch = graph.node("Unsqueeze", [image, graph.constant([0], np.int64)])
-    # planes of bytes first: onnxruntime resizes planes of a 640x480 frame in two thirds of the time of pixels
+    # transpose first: onnxruntime resizes a planar 640x480 frame in two thirds of the time of interleaved pixels
     planes = _float(graph, graph.node("Transpose", [batch], attributes={"perm": [0, 3, 1, 2]}))
     if rule.startswith("letterbox"):
         content, offset = _letterbox(graph, shape, size)
@@ -57,7 +57,7 @@ def write_frame(graph: Graph, size: tuple[int, int], rule: str) -> tuple[str, Ge
 
 
 def _letterbox(graph: Graph, shape: str, size: tuple[int, int]) -> tuple[str, str]:
-    """(H, W) of the content and (y, x) of its start, in whole numbers as nanogfl.view computes them."""
+    """Write (H, W) of the content and (y, x) of its start, in the same integer arithmetic as nanogfl.view."""
     sides = graph.constant(size, np.int64)
     turned = graph.constant(size[::-1], np.int64)
     two, one = graph.constant(2, np.int64), graph.constant(1, np.int64)
@@ -66,7 +66,7 @@ def _letterbox(graph: Graph, shape: str, size: tuple[int, int]) -> tuple[str, st
     products = graph.node("Mul", [shape, turned])
     top = graph.node("Add", [graph.node("Mul", [products, two]), other])
     scaled = graph.node("Max", [graph.node("Div", [top, graph.node("Mul", [other, two])]), one])
-    # the side that fills the input: the height where wide * H > high * W
+    # the side that fills the input: the height if wide * H > high * W
     height, width = graph.node("Split", [products], outputs=2, attributes={"axis": 0, "num_outputs": 2})
     tall = graph.node("Greater", [height, width])
     fills = graph.node("Concat", [tall, graph.node("Not", [tall])], attributes={"axis": 0})
@@ -88,5 +88,5 @@ def _float(graph: Graph, name: str) -> str:
 
 
 def write_centred(graph: Graph, image: str) -> str:
-    """Zero mean: [B, 3, H, W]. The division by the deviation is in the first weights."""
+    """Subtract the mean from an image [B, 3, H, W]; the first weights include the division by the deviation."""
     return graph.node("Sub", [image, graph.constant(np.array(MEAN, np.float32).reshape(1, 3, 1, 1))])

@@ -1,4 +1,4 @@
-"""Batch norm folded into the convolution before it: the same function with fewer operations."""
+"""Fusion of batch norms into the preceding convolutions: the same function with fewer operations."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def fuse(module: Module) -> Module:
-    """A copy in eval mode in which every Conv-BatchNorm pair of a Sequential is one convolution with bias.
+    """Return a copy in eval mode in which every Conv-BatchNorm pair of a Sequential is one convolution with bias.
 
     Raises:
-        ValueError: a batch norm is left that follows no convolution.
+        ValueError: a batch norm does not follow a convolution.
     """
     fused = copy.deepcopy(module).eval()
     for parent in fused.modules():
@@ -28,7 +28,7 @@ def fuse(module: Module) -> Module:
 
 
 def _fuse_sequential(layers: nn.Sequential) -> None:
-    """Merge pairs in place; the places of the batch norms are taken by identities."""
+    """Merge pairs in place and replace the batch norms by identities."""
     previous: nn.Module | None = None
     for name, layer in list(layers.named_children()):
         if isinstance(layer, nn.BatchNorm2d) and isinstance(previous, nn.Conv2d):
@@ -40,7 +40,7 @@ def _fuse_sequential(layers: nn.Sequential) -> None:
 
 @torch.no_grad()
 def fused_parameters(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the one convolution; computed in float64, so that nothing is lost on the way."""
+    """Return weight and bias of the fused convolution; computed in float64 to avoid intermediate rounding errors."""
     mean, variance = norm.running_mean, norm.running_var
     if mean is None or variance is None:
         raise ValueError("a batch norm without running statistics cannot be fused")

@@ -1,4 +1,4 @@
-"""A small writer of ONNX graphs: nodes in order, constants stored once, names that a person can read."""
+"""A small writer of ONNX graphs with nodes in order, deduplicated constants and readable names."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-IR_VERSION = 8  # of the first onnxruntime with opset 18, 1.14: what is newer gives nothing and shuts it out
+IR_VERSION = 8  # that of onnxruntime 1.14, the first with opset 18; a newer one has no benefit and would exclude it
 FLOAT, HALF, UINT8, INT64 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.UINT8, TensorProto.INT64
 Constant = NDArray[Any]
 Maps = tuple[list[str], list[str]]  # names of the class maps and the side maps of each level
 
 
 class Graph:
-    """Nodes and constants of one model in the making.
+    """An ONNX model under construction: nodes, constants, inputs and outputs.
 
     Attributes:
-        half: weights are stored as float16.
-        widths: channels in use, and channels, of tensors that are read in parts.
+        half: whether weights are stored as float16.
+        widths: used channels and all channels of tensors that may be read in parts.
     """
 
     def __init__(self, half: bool = False) -> None:
@@ -44,7 +44,7 @@ class Graph:
         outputs: int = 1,
         attributes: dict[str, Any] | None = None,
     ) -> Any:
-        """Append a node; returns its output's name, or a tuple of names where there are several."""
+        """Append a node; return the name of its output, or a tuple of names if it has several."""
         stem = name or f"{kind.lower()}_{self._count[kind]}"
         self._count[kind] += 1
         names = [stem] if outputs == 1 else [f"{stem}_{i}" for i in range(outputs)]
@@ -52,7 +52,7 @@ class Graph:
         return names[0] if outputs == 1 else tuple(names)
 
     def constant(self, value: Constant | Sequence[Any] | float, dtype: Any = None, name: str | None = None) -> str:
-        """Store a constant, once however often it is used; returns its name."""
+        """Store a constant, equal ones only once, and return its name."""
         array = np.asarray(value, dtype).copy(order="C")
         key = (str(array.dtype), array.shape, array.tobytes())
         if name is None and key in self._stored:
@@ -63,18 +63,18 @@ class Graph:
         return stored
 
     def weight(self, value: NDArray[np.float32]) -> str:
-        """Store a weight of the network in the network's precision."""
+        """Store a weight in the network's precision and return its name."""
         return self.constant(value, np.float16 if self.half else np.float32)
 
     def input(self, name: str, kind: int, shape: Sequence[int | str], default: Constant | None = None) -> str:
-        """Declare an input; one with a default may be left away by the caller."""
+        """Declare an input and return its name; callers may omit an input that has a default."""
         self.inputs.append(helper.make_tensor_value_info(name, kind, list(shape)))
         if default is not None:
             self.constants[name] = numpy_helper.from_array(default, name)
         return name
 
     def rename(self, old: str, new: str) -> None:
-        """Give a tensor another name, wherever it is written or read."""
+        """Rename a tensor wherever it is written or read."""
         for node in self.nodes:
             for names in (node.input, node.output):
                 names[:] = [new if name == old else name for name in names]
@@ -86,7 +86,7 @@ class Graph:
         self.outputs.append(helper.make_tensor_value_info(name, kind, list(shape)))
 
     def model(self, opset: int, metadata: dict[str, str]) -> onnx.ModelProto:
-        """The finished, checked model."""
+        """Return the finished model, checked by ``onnx.checker``."""
         graph = helper.make_graph(self.nodes, "nanogfl", self.inputs, self.outputs, list(self.constants.values()))
         made = helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=IR_VERSION, producer_name="nanogfl"

@@ -1,4 +1,4 @@
-"""The part of a finished model that can be quantized, and which of its tensors go together."""
+"""The part of a finished model that can be quantised, and which of its tensors share a scale."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, numpy_helper
 
-PASSING = ("MaxPool", "Slice", "Resize", "Concat")  # give what they read: one scale for all
+PASSING = ("MaxPool", "Slice", "Resize", "Concat")  # input and output share one scale
 KINDS = ("Conv", "LeakyRelu", "Add", "AveragePool", *PASSING)
 Weights = dict[str, NDArray]
 
 
 @dataclass(frozen=True)
 class Network:
-    """The part of a model that can be quantized.
+    """The part of a model that can be quantised.
 
     Attributes:
-        nodes: its nodes, in order; the last convolutions are not among them.
-        last: the convolutions that give classes and sides.
-        tensors: activations that these read and write, the network's input first.
-        weights: all constants of the model.
+        nodes: its nodes in order, without the last convolutions.
+        last: the last convolutions, whose outputs are the class maps and side maps.
+        tensors: names of the activations that ``nodes`` and ``last`` read, the network's input first.
+        weights: all constants of the model, by name.
     """
 
     nodes: list[NodeProto]
@@ -32,7 +32,7 @@ class Network:
 
 
 def network_of(model: onnx.ModelProto) -> Network:
-    """Find the network in a model that ``deploy.build`` made: from the first convolution's input to the maps."""
+    """Return the network of a model made by ``deploy.build``: from the first convolution's input to the maps."""
     weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     first = next(node for node in model.graph.node if node.op_type == "Conv")
     inside, nodes = {first.input[0]: None}, []
@@ -48,12 +48,12 @@ def network_of(model: onnx.ModelProto) -> Network:
 
 
 def activations(node: NodeProto, weights: Collection[str]) -> list[str]:
-    """What a node reads that is no constant."""
+    """Return the inputs of a node that are not constants."""
     return [name for name in node.input if name and name not in weights]
 
 
 def byte_tensors(network: Network, floats: Collection[str]) -> set[str]:
-    """Activations that are read as bytes where these convolutions stay float."""
+    """Return the activations that are read as bytes if the convolutions in ``floats`` stay float."""
     known: set[str] = set()
     for node in network.nodes:
         read = activations(node, network.weights)
@@ -65,7 +65,7 @@ def byte_tensors(network: Network, floats: Collection[str]) -> set[str]:
 
 
 def groups_of(network: Network) -> dict[str, list[str]]:
-    """For each activation: all that share its scale."""
+    """Return, for each activation, the list of all activations that share its scale."""
     groups = {name: [name] for name in network.tensors}
     for node in network.nodes:
         if node.op_type in PASSING:

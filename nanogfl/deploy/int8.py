@@ -1,4 +1,4 @@
-"""``--int8``: an int8 model of a float one, and what it measured beside it."""
+"""``--int8``: conversion of a float model to int8, and measurements of both."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from nanogfl.deploy.pictures import spread
 from nanogfl.errors import DataError, ExportError, UsageError
 
 log = logging.getLogger(__name__)
-OBSERVED, FEW = 48, 20  # pictures for ranges; fewer for AP are warned of
+OBSERVED, FEW = 48, 20  # number of pictures for ranges; number of pictures for AP below which a warning is logged
 
 
 @dataclass(frozen=True)
 class Measured:
-    """int8 beside float32, on the calibration pictures and on this machine.
+    """Measurements of an int8 model and its float32 model on the calibration pictures, on this machine.
 
     Attributes:
-        pictures: how many.
-        fp32_ap, int8_ap: on them.
-        fp32_ms, int8_ms: a frame on one thread, CPU time, interleaved.
-        fp32_mb, int8_mb: sizes of the files.
-        method: how the ranges were taken, and what was done to the weights before.
-        floats: convolutions left float, of all.
+        pictures: number of pictures.
+        fp32_ap, int8_ap: AP on these pictures.
+        fp32_ms, int8_ms: CPU time per frame on one thread, from interleaved runs.
+        fp32_mb, int8_mb: sizes of the files in MB.
+        method: range method, and corrections applied to weights and biases.
+        floats: how many of all convolutions are float, as text.
     """
 
     pictures: int
@@ -43,11 +43,11 @@ class Measured:
     floats: str
 
     def to_json(self) -> dict[str, Any]:
-        """As it is stored in the file."""
+        """Return the measurements, rounded, as they are stored in the file."""
         return {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(self).items()}
 
     def to_text(self) -> str:
-        """A table for people."""
+        """Return the measurements as a readable table with notes."""
         rows = [
             f"{name}  {ap:6.4f}  {ms:7.2f}  {mb:5.2f}"
             for name, ap, ms, mb in (
@@ -61,12 +61,12 @@ class Measured:
 
 
 def to_int8(model: onnx.ModelProto, calib: str | Path, max_drop: float) -> tuple[onnx.ModelProto, Measured]:
-    """The best int8 model of a float one that ``deploy.build`` made.
+    """Return the best int8 model of a float model made by ``deploy.build``, and measurements of both.
 
     Raises:
-        UsageError: a network that is not made of what can be quantized.
-        DataError: no pictures to calibrate with, or nothing is found on them.
-        ExportError: more than ``max_drop`` of AP is lost.
+        UsageError: the network contains layers that cannot be quantised.
+        DataError: there are no calibration pictures, or the float model finds nothing labelled on them.
+        ExportError: AP drops by more than ``max_drop``.
     """
     network, detector = network_of(model), opened(model)
     if len(network.last) < 2 * len(detector.card.strides):
@@ -82,7 +82,8 @@ def to_int8(model: onnx.ModelProto, calib: str | Path, max_drop: float) -> tuple
         )
     if len(table) < FEW:
         log.warning("--calib %s: %d pictures say little about AP; give %d or more", calib, len(table), FEW)
-    stem = next(node.name for node in network.nodes if node.op_type == "Conv")  # half of the error, and no faster
+    # the stem stays float: in int8 it causes half of the error and is no faster
+    stem = next(node.name for node in network.nodes if node.op_type == "Conv")
     plain = Candidate(model, observe(model, detector, pictures), "mse", floats=(stem,))
     best, ap = choose(plain, judge, pictures, float_ap)
     made = best.make()
@@ -99,7 +100,7 @@ def to_int8(model: onnx.ModelProto, calib: str | Path, max_drop: float) -> tuple
 
 
 def float_share(model: onnx.ModelProto, made: onnx.ModelProto) -> str:
-    """How many convolutions of a float model its int8 model left float."""
+    """Return, as text, how many convolutions of a float model are still float in its int8 model."""
     convolutions = sum(node.op_type == "Conv" for node in model.graph.node)
     dequantized = {node.output[0] for node in made.graph.node if node.op_type == "DequantizeLinear"}
     in_bytes = sum(node.op_type in ("Conv", "MatMul") and node.input[1] in dequantized for node in made.graph.node)

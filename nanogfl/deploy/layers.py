@@ -1,4 +1,4 @@
-"""Layers of the fused network as ONNX nodes, whatever the order in which its channels lie."""
+"""Layers of the fused network as ONNX nodes, for any order of the channels in memory."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from nanogfl.deploy.graph import Graph
 
 Order = tuple[int, ...]
-BLOCK = 8  # channels
+BLOCK = 8  # channels in a block of onnxruntime's kernels
 
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor in the graph.
+    """A tensor in the graph and the order of its channels.
 
     Attributes:
-        name: in the graph.
-        order: which channel of the network lies at each place; -1 for channels of zeros.
+        name: name in the graph.
+        order: channel of the network at each position; -1 for a channel of zeros.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Value:
 
 
 def write_layers(graph: Graph, layers: nn.Module, value: Value, fill: bool = False) -> Value:
-    """A Sequential of convolutions, activations and identities, however nested; ``fill`` widths to whole blocks."""
+    """Write nested Sequentials of convolutions, activations and identities; ``fill`` pads widths to whole blocks."""
     for layer in layers.modules():
         if isinstance(layer, nn.Conv2d):
             order = tuple(range(layer.out_channels))
@@ -42,9 +42,9 @@ def write_layers(graph: Graph, layers: nn.Module, value: Value, fill: bool = Fal
 
 
 def write_conv(graph: Graph, value: Value, weight: NDArray, bias: NDArray, conv: nn.Conv2d, order: Order) -> Value:
-    """A convolution whose weights follow the channels that it reads, and whose outputs lie in this order.
+    """Write a convolution with weights permuted to its input's channel order and outputs in ``order``.
 
-    A convolution of each channel by itself keeps the order that it reads.
+    A depthwise convolution keeps the channel order of its input.
     """
     if conv.groups == 1:
         weight = _taken(weight, value.order, 1)
@@ -61,7 +61,7 @@ def write_conv(graph: Graph, value: Value, weight: NDArray, bias: NDArray, conv:
 
 
 def _taken(array: NDArray, order: Order, axis: int) -> NDArray:
-    """These channels of an axis, zeros for -1."""
+    """Return the channels ``order`` of an axis, with zeros for -1."""
     if order == tuple(range(array.shape[axis])):
         return array
     with_zeros = np.concatenate([array, np.zeros_like(array.take([0], axis))], axis)
@@ -69,7 +69,7 @@ def _taken(array: NDArray, order: Order, axis: int) -> NDArray:
 
 
 def parameters(conv: nn.Conv2d) -> tuple[NDArray, NDArray]:
-    """Weight and bias."""
+    """Return weight and bias of a convolution; the bias is zeros if it has none."""
     bias = np.zeros(conv.out_channels, np.float32) if conv.bias is None else _array(conv.bias)
     return _array(conv.weight), bias
 
@@ -79,10 +79,10 @@ def _array(parameter: Tensor) -> NDArray:
 
 
 def convolutions(layers: nn.Module) -> list[nn.Conv2d]:
-    """All of a module, in order."""
+    """Return all convolutions of a module in order."""
     return [layer for layer in layers.modules() if isinstance(layer, nn.Conv2d)]
 
 
 def filled(order: Order) -> Order:
-    """Channels of zeros behind, up to a whole block."""
+    """Append channels of zeros (-1) up to a whole block."""
     return order + (-1,) * (-len(order) % BLOCK)

@@ -1,4 +1,4 @@
-"""Which boxes of two models are the same, and why a box may be there on one side only although the models are equal."""
+"""Matching of two models' boxes, and the reasons why equal models may still have a box on one side only."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from nanogfl.boxes import iou
 from nanogfl.decode import Thresholds
 from nanogfl.detections import Detections
 
-Box = tuple[int, int]  # side (0 or 1) and index there
+Box = tuple[int, int]  # side (0 or 1), and index of a box of that side
 Raw = tuple[NDArray[np.float32], NDArray[np.float32]]  # final scores of every prior, and side logits
 
 
 @dataclass(frozen=True)
 class Kept:
-    """Where the boxes of one side come from.
+    """The origin of the boxes of one side.
 
     Attributes:
-        priors: [N], row of the raw output.
-        boxes: [N, 4] in px of the network's input, where they were suppressed; those of a frame are cut to it.
-        deviations: [N, 4] of their sides, in px of the picture.
+        priors: rows of the raw output [N].
+        boxes: boxes [N, 4] as NMS compared them: in px of the network's input, clipped to it but not to the picture.
+        deviations: standard deviations of their sides [N, 4], in px of the picture.
     """
 
     priors: NDArray[np.intp]
@@ -31,35 +31,35 @@ class Kept:
 
 
 def one_prior(kept: tuple[Kept, Kept]) -> NDArray[np.bool_]:
-    """Which boxes of two sides [N, M] come from the same row."""
+    """Return which pairs of boxes of the two sides, [N, M], come from the same prior."""
     return np.equal(kept[0].priors[:, None], kept[1].priors[None])
 
 
 def one_place(kept: tuple[Kept, Kept], px: float) -> NDArray[np.bool_]:
-    """Which boxes of two sides [N, M] are at most so many px of the input apart."""
+    """Return which pairs of boxes of the two sides, [N, M], are at most ``px`` apart in the network's input."""
     return np.abs(kept[0].boxes[:, None] - kept[1].boxes[None]).max(axis=2, initial=0) <= px
 
 
 def raw_difference(a: Raw, b: Raw) -> float:
-    """Largest difference of any score, or of any side logit over ten; infinite where one is no number."""
+    """Return the largest difference of any score, or of any side logit divided by ten; infinity if one is NaN."""
     scores, sides = (largest(x - y) for x, y in zip(a, b, strict=True))
     return max(scores, sides / 10)
 
 
 def largest(differences: NDArray[np.float32]) -> float:
-    """Largest magnitude; infinite where one is no number, which compares as if it were small."""
+    """Return the largest magnitude; infinity if one is NaN, since comparisons with NaN are false."""
     found = float(np.abs(differences).max(initial=0))
     return found if np.isfinite(found) else float("inf")
 
 
 def more_partners(partner: NDArray[np.intp], a: Detections, b: Detections, same: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """For each box of ``a`` without a partner (-1) the nearest in place and score of those free in ``b``.
+    """Assign to each box of ``a`` without a partner (-1) the free box of ``b`` nearest to it in position and score.
 
     Args:
-        partner: [N], indices into ``b`` so far.
+        partner: indices into ``b`` assigned so far, [N].
         a: N boxes.
         b: M boxes.
-        same: [N, M], which may be partners.
+        same: which pairs may be partners, [N, M].
     """
     distance = np.abs(a.boxes[:, None] - b.boxes[None]).max(axis=2, initial=0)
     cost = np.where(same, distance + 100 * np.abs(a.scores[:, None] - b.scores[None]), np.inf)
@@ -73,13 +73,13 @@ def more_partners(partner: NDArray[np.intp], a: Detections, b: Detections, same:
 
 
 def equal(a: Detections, b: Detections, px: NDArray[np.float32], score: float) -> NDArray[np.bool_]:
-    """Which boxes of two sides [N, M] are of one class, at most ``px`` [N, 4] and ``score`` apart, area or not."""
+    """Return which pairs [N, M] have one class and differ by at most ``px`` [N, 4] and ``score``, even without area."""
     near = (np.abs(a.boxes[:, None] - b.boxes[None]) <= px[:, None]).all(axis=2)
     return _of_one_class(a, b) & near & (np.abs(a.scores[:, None] - b.scores[None]) <= score)
 
 
 def alike(a: Detections, b: Detections) -> NDArray[np.bool_]:
-    """Which boxes of two sides [N, M] are of one class and overlap by half."""
+    """Return which pairs of boxes [N, M] have the same class and an IoU of at least 0.5."""
     return _of_one_class(a, b) & (iou(a.boxes, b.boxes) >= 0.5)
 
 
@@ -95,20 +95,20 @@ def explained(
     tie: float,
     slack: float,
 ) -> set[Box]:
-    """The boxes on one side only that near ties of non-maximum suppression explain.
+    """Return the boxes on one side only that are explained by near ties of non-maximum suppression (NMS).
 
-    Where a box is missing, another one suppressed it there: a rival that overlaps it and is not worse. Here the same
-    rival did not; that takes an overlap at the threshold, or two scores so near that the order turned, or a rival that
-    is itself here or there only, for such a reason. A box that both sides kept is never explained: they put it at
-    different places.
+    A box is missing on a side because a rival suppressed it there: a box that overlaps it and has no lower score. The
+    rival did not suppress it on the other side for one of three reasons: the overlap is close to the threshold, the
+    scores are so close that their order changed, or the rival itself is on one side only for one of these reasons. A
+    box that both sides kept without a match is never explained: the two sides put it at different positions.
 
     Args:
-        both: the boxes of either side.
-        partner: for each box of the first side its equal in the second, or -1.
-        kept: where they come from.
-        limits: of both sides.
-        tie: how far apart two scores may be that are nearly equal.
-        slack: the same of an overlap and its threshold.
+        both: the boxes of each side.
+        partner: index of the matching box of the second side for each box of the first, or -1.
+        kept: the origin of the boxes of each side.
+        limits: thresholds of both sides.
+        tie: difference up to which two scores are nearly equal.
+        slack: difference up to which an overlap is nearly equal to the threshold.
     """
     back = np.full(len(both[1]), -1, np.intp)
     back[partner[partner >= 0]] = np.flatnonzero(partner >= 0)
@@ -127,7 +127,7 @@ def explained(
             here = int(of[1 - side][rival])
             turned = abs(float(other.scores[rival] - own.scores[i])) <= tie
             near = abs(overlap[rival] - limits.iou) <= slack
-            if here >= 0:  # the rival is on this side too
+            if here >= 0:  # the rival also exists on this side
                 near |= abs(overlaps[side][side][i, here] - limits.iou) <= slack
             if turned or near or (here < 0 and (1 - side, rival) in reasons):
                 reasons.add((side, i))

@@ -14,7 +14,7 @@ from nanogfl.model.head import GFLHead
 
 
 def write_neck(graph: Graph, neck: GhostPAN, features: Sequence[Value]) -> list[Value]:
-    """GhostPAN: four maps."""
+    """Write a GhostPAN and return its four maps."""
     x8, x16, x32 = (write_layers(graph, r, f) for r, f in zip(neck.reduce, features, strict=True))
     t16 = write_ghost(graph, neck.top_down[0], _join(graph, write_double(graph, x32), x16))
     t8 = write_ghost(graph, neck.top_down[1], _join(graph, write_double(graph, t16), x8))
@@ -25,7 +25,7 @@ def write_neck(graph: Graph, neck: GhostPAN, features: Sequence[Value]) -> list[
 
 
 def write_ghost(graph: Graph, block: nn.Module, value: Value) -> Value:
-    """A ghost block: two ghost modules beside the shortcut."""
+    """Write a ghost block: two ghost modules in parallel with the shortcut."""
     assert isinstance(block, GhostBlock)
     made = value
     for module in (block.ghost1, block.ghost2):
@@ -47,13 +47,13 @@ def _join(graph: Graph, first: Value, second: Value) -> Value:
 
 
 def add(graph: Graph, first: Value, second: Value) -> Value:
-    """The sum of two tensors whose channels lie alike."""
+    """Add two tensors with the same channel order."""
     assert first.order == second.order
     return Value(graph.node("Add", [first.name, second.name]), first.order)
 
 
 def write_double(graph: Graph, value: Value, mode: str = "linear") -> Value:
-    """Twice as high and wide; ``linear`` or ``nearest``."""
+    """Upsample by two; ``mode`` is ``linear`` or ``nearest``."""
     scales = graph.constant([1, 1, 2, 2], np.float32)
     attributes = {"mode": mode, "coordinate_transformation_mode": "half_pixel"}
     if mode == "nearest":
@@ -62,7 +62,7 @@ def write_double(graph: Graph, value: Value, mode: str = "linear") -> Value:
 
 
 def write_head(graph: Graph, head: GFLHead, features: Sequence[Value]) -> Maps:
-    """The GFL head; class and sides as two convolutions, so that they never share a quantization scale."""
+    """Write the GFL head; classes and sides become two convolutions, so that they do not share a quantisation scale."""
     last, classes, sides = len(head.towers) - 1, [], []
     for i, feature in enumerate(features):
         tower = write_layers(graph, head.towers[min(i, last)], feature)

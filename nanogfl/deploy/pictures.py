@@ -1,4 +1,4 @@
-"""Pictures to prove files and to calibrate on: some of a set, drawn ones, and the odd ones."""
+"""Pictures for verification and calibration: pictures of a data set, synthetic pictures, and edge cases."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ T = TypeVar("T")
 
 
 def proof_pictures(data: str | Path | None) -> Iterator[tuple[str, Picture]]:
-    """Those of a set, or drawn ones; then the odd ones."""
+    """Return named pictures of a data set, or synthetic ones if ``data`` is None, followed by the edge cases."""
     return drawn_pictures() if data is None else given_pictures([e.path for e in read_table(data).examples])
 
 
 def spread(examples: Sequence[T], most: int) -> list[T]:
-    """So many, or all where there are fewer, evenly over the whole."""
+    """Return ``most`` examples, evenly spread over the sequence, or all if there are fewer."""
     count = min(len(examples), most)
     return [examples[i * len(examples) // count] for i in range(count)]
 
 
 def given_pictures(paths: Sequence[Path]) -> Iterator[tuple[str, Picture]]:
-    """Pictures from disk, spread over the set where it is large, then the odd ones."""
+    """Yield pictures from disk, at most MOST_PICTURES evenly spread over the paths, then the edge cases."""
     if not paths:
         raise DataError("--data holds no picture to compare on; give a set with pictures")
     for path in spread(paths, MOST_PICTURES):
@@ -38,7 +38,7 @@ def given_pictures(paths: Sequence[Path]) -> Iterator[tuple[str, Picture]]:
 
 
 def drawn_pictures(count: int = 24) -> Iterator[tuple[str, Picture]]:
-    """Drawn scenes of several shapes, for exports without data; then the odd ones."""
+    """Yield synthetic scenes of several shapes, for exports without data, then the edge cases."""
     from nanogfl.data.synthetic import draw_picture
 
     shapes = [(480, 640), (320, 320), (640, 360), (300, 900), (1080, 1920)]
@@ -50,7 +50,7 @@ def drawn_pictures(count: int = 24) -> Iterator[tuple[str, Picture]]:
 
 
 def odd_pictures() -> Iterator[tuple[str, Picture]]:
-    """Blank, noisy, tiny and very long frames: what a camera gives on a bad day."""
+    """Yield edge cases: blank, noisy, tiny and very long pictures."""
     rng = np.random.default_rng(0)
     for value in (0, 255):
         yield f"blank frame {value}", np.full((240, 427, 3), value, np.uint8)

@@ -1,4 +1,4 @@
-"""One run of a model on a picture: its boxes, and the raw outputs that they came from."""
+"""Running a model on a picture to get its boxes and the raw outputs from which they were decoded."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ RAW, LOGITS = ("class_scores", "side_logits"), "class_logits"  # as ``deploy.box
 
 @dataclass(frozen=True)
 class Seen:
-    """What a model saw in one picture.
+    """A model's outputs for one picture.
 
     Attributes:
-        found: its boxes.
-        scores: [P, C], final scores of every prior.
-        sides: [P, 4 * (R + 1)], side logits.
-        view: from the picture to the network's input.
+        found: the detections.
+        scores: final scores of every prior [P, C].
+        sides: side logits [P, 4 * (R + 1)].
+        view: the mapping from the picture to the network's input.
     """
 
     found: Detections
@@ -45,11 +45,11 @@ class Seen:
     view: View
 
     def difference(self, other: Seen) -> float:
-        """Of the raw outputs."""
+        """Return the largest difference of the raw outputs; see ``raw_difference``."""
         return raw_difference((self.scores, self.sides), (other.scores, other.sides))
 
     def kept(self, layout: Layout) -> Kept:
-        """Where the boxes come from: by their scores, and by their places where several scores are the same."""
+        """Find the origin of each box: the prior with its score, or the nearest of several priors with this score."""
         priors = layout.priors_at(np.arange(len(self.scores)))
         boxes, deviations = side_geometry(self.sides, priors, layout.reg_max)
         boxes = box_math.clip(boxes, *layout.input_size)
@@ -64,8 +64,8 @@ class Seen:
         return Kept(rows, boxes[rows], self.view.back_lengths(deviations[rows]))
 
     def by_hand(self, layout: Layout, limits: Thresholds) -> Seen:
-        """The same raw outputs, decoded by numpy."""
-        with np.errstate(divide="ignore"):  # a score of 0 or 1
+        """Return the same raw outputs with detections decoded by numpy."""
+        with np.errstate(divide="ignore"):  # scores may be 0 or 1
             logits = np.log(self.scores) - np.log1p(-self.scores)
         raw = np.concatenate([logits, self.sides], axis=1)
         layout = replace(layout, sigma=self.found.side_sigma is not None)
@@ -73,22 +73,22 @@ class Seen:
 
 
 def seen(raw: Array, layout: Layout, view: View, names: Sequence[str], limits: Thresholds) -> Seen:
-    """What a raw output [P, C + 4 * (R + 1)] says."""
+    """Decode a raw output [P, C + 4 * (R + 1)] and return all outputs."""
     scores, sides = sigmoid(raw[:, : len(names)]), raw[:, len(names) :]
     return Seen(decode(raw, layout, view, names, limits), scores, sides, view)
 
 
 class Probe:
-    """A checkpoint or a file of ours that tells its raw outputs.
+    """A checkpoint or one of our files, opened so that its raw outputs can be read.
 
     Attributes:
-        batch: pictures that it takes at once.
-        layout: how its raw output is to be read.
-        wrong: a line for each threshold that is another one in the file's graph than in its metadata.
+        batch: number of pictures in a batch.
+        layout: layout of its raw output.
+        wrong: one line for each threshold that differs between the file's graph and its metadata.
     """
 
     def __init__(self, model: Predictor, rounds: bool, raised: float = 0.0) -> None:
-        """``rounds``: resized images are whole numbers, as the other model may want them; see ``compare``."""
+        """Open a model; see ``compare`` for ``rounds`` (round resized images to whole numbers) and ``raised``."""
         self.rounds, self.raised = rounds, raised
         self.wrong: list[str] = []
         if isinstance(model, OnnxDetector):
@@ -99,7 +99,7 @@ class Probe:
         self.layout: Layout = card_of(self.model).layout
 
     def see(self, pictures: Sequence[Picture], limits: Thresholds) -> list[Seen]:
-        """Run once; one answer a picture."""
+        """Run the model on each picture and return its outputs, one per picture."""
         if isinstance(self.model, TorchDetector):
             return [self._torch(self.model, picture, limits) for picture in pictures]
         assert isinstance(self.model, OnnxDetector)
@@ -124,7 +124,7 @@ class Probe:
         return [Seen(f, s.T, d.T, v) for f, s, d, v in zip(found, scores, sides, views, strict=False)]
 
     def _opened(self, model: OnnxDetector) -> OnnxDetector:
-        """The same file, with its raw outputs among the outputs, and its class logits raised."""
+        """Open the file again with its raw outputs among the outputs and its class logits raised."""
         proto = onnx.load(str(model.path), load_external_data=False)
         there = {name for node in proto.graph.node for name in node.output}
         if not {*RAW, LOGITS} <= there:
@@ -143,7 +143,7 @@ class Probe:
             raise ModelError(f"{model.path} cannot be compared: {error}") from error
 
     def _raw(self, model: OnnxDetector, outputs: Arrays) -> tuple[Array, Array]:
-        """Scores [B, C, P] and side logits [B, 4 * (R + 1), P]."""
+        """Return scores [B, C, P] and side logits [B, 4 * (R + 1), P]."""
         if model.card.form != "core":
             return outputs[RAW[0]], outputs[RAW[1]]
         rows = model.rows(outputs).transpose(0, 2, 1)
@@ -152,12 +152,12 @@ class Probe:
 
 
 def card_of(model: Predictor) -> FileCard | Any:
-    """The card of a checkpoint or of a file: both say ``resize`` and ``layout``."""
+    """Return the card of a checkpoint or of a file; both kinds have ``resize`` and ``layout``."""
     return model.card  # type: ignore[attr-defined]
 
 
 def _raise(graph: onnx.GraphProto, by: float) -> None:
-    """Add to the class logits of a file."""
+    """Insert a node that adds ``by`` to the class logits, in place."""
     at = next(i for i, node in enumerate(graph.node) if LOGITS in node.input)
     for node in graph.node[at:]:
         node.input[:] = ["raised_logits" if name == LOGITS else name for name in node.input]
@@ -166,7 +166,7 @@ def _raise(graph: onnx.GraphProto, by: float) -> None:
 
 
 def _raised(model: TorchDetector, by: float) -> TorchDetector:
-    """A copy of a checkpoint's detector with higher class logits."""
+    """Return a copy of a checkpoint's detector with ``by`` added to its class logits."""
     network = copy.deepcopy(model.network)
     head = network.head
     for last in [head.classify] if isinstance(head, TowerHead) else head.predict:

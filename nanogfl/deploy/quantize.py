@@ -1,10 +1,10 @@
-"""A float model to an int8 one: pairs of QuantizeLinear and DequantizeLinear around what is worth it.
+"""Conversion of a float model to int8 by pairs of QuantizeLinear and DequantizeLinear nodes.
 
-Activations are unsigned bytes with a zero point for each tensor, weights signed bytes with a scale for each output
-channel. Tensors that lie in one another (a concatenation and its parts) share a scale: then bytes are copied and not
-computed again. What stays float keeps its weights as bytes all the same, behind a cast that every runtime folds when
-it loads the file. Classes and sides leave as floats that no scale limits: their convolutions become products of
-matrices of bytes, for which onnxruntime has a kernel with a float result.
+Activations are unsigned bytes with one zero point per tensor; weights are signed bytes with one scale per output
+channel. A tensor and its parts (a concatenation and its inputs) share a scale, so that bytes are copied instead of
+rescaled. Convolutions that stay float also store their weights as bytes, followed by a cast that every runtime folds
+when it loads the file. Classes and sides are floats whose range no scale limits: their convolutions become matrix
+products of bytes, for which onnxruntime has a kernel with a float result.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Range = tuple[float, float]
 
 
 def quantize(model: onnx.ModelProto, ranges: dict[str, Range], floats: Collection[str] = ()) -> onnx.ModelProto:
-    """The same model in int8.
+    """Return the model in int8.
 
     Args:
-        model: from ``deploy.build``.
+        model: a float model made by ``deploy.build``.
         ranges: lowest and highest value of each activation, from calibration.
-        floats: names of convolutions that stay float.
+        floats: names of the convolutions that stay float.
     """
     network = network_of(model)
     writer = _Writer(ranges, groups_of(network))
@@ -46,7 +46,8 @@ def quantize(model: onnx.ModelProto, ranges: dict[str, Range], floats: Collectio
     made = onnx.ModelProto()
     made.CopyFrom(model)
     del made.graph.node[:], made.graph.initializer[:]
-    read = {name for node in writer.nodes for name in node.input}  # what only products read, they read as pixels
+    # an activation that only products read is read by its pixels, so its own DequantizeLinear is unused
+    read = {name for node in writer.nodes for name in node.input}
     made.graph.node.extend(n for n in writer.nodes if n.op_type != "DequantizeLinear" or n.output[0] in read)
     kept = [t for t in model.graph.initializer if t.name in read]
     made.graph.initializer.extend([*kept, *writer.constants.values()])
@@ -56,18 +57,18 @@ def quantize(model: onnx.ModelProto, ranges: dict[str, Range], floats: Collectio
 
 
 def weight_scales(weight: NDArray) -> NDArray[np.float32]:
-    """A scale for each output channel, such that products with bytes cannot overflow in any runtime.
+    """Return a scale for each output channel such that products with bytes cannot overflow in any runtime.
 
     CPUs without VNNI add two products of neighbouring input channels in 16 bits: 255 x (|a| + |b|) must stay below
-    32768, so the magnitudes of two neighbours may sum up to 128. Convolutions of each channel by itself are summed in
-    32 bits everywhere.
+    32768, so the magnitudes of two neighbours may sum up to 128. Depthwise convolutions are summed in 32 bits in all
+    runtimes.
     """
     outputs, inputs = weight.shape[:2]
     magnitude = np.abs(weight)
     if inputs == 1:
         largest = magnitude.reshape(outputs, -1).max(axis=1)
     else:
-        # neighbours in either order of memory: channels at one place, and places of one channel
+        # neighbours in either memory layout: positions of one channel, and channels at one position
         rows = [magnitude.reshape(outputs, -1), magnitude.transpose(0, 2, 3, 1).reshape(outputs, -1)]
         rows = [np.pad(row, ((0, 0), (0, row.shape[1] % 2))).reshape(outputs, -1, 2) for row in rows]
         largest = np.maximum(*(row.sum(axis=2).max(axis=1) for row in rows))
@@ -75,12 +76,12 @@ def weight_scales(weight: NDArray) -> NDArray[np.float32]:
 
 
 def to_bytes(weight: NDArray, scales: NDArray[np.float32]) -> NDArray[np.int8]:
-    """Nearest whole numbers of a weight [O, I, kh, kw]."""
+    """Round a weight [O, I, kh, kw], divided by its scales, to signed bytes."""
     return np.rint(weight / scales[:, None, None, None]).clip(-127, 127).astype(np.int8)
 
 
 class _Writer:
-    """Nodes and constants of the int8 model; ``read_as`` says by which name an activation is to be read."""
+    """Nodes and constants of the int8 model; ``read_as`` maps an activation to the name by which nodes read it."""
 
     def __init__(self, ranges: dict[str, Range], groups: dict[str, list[str]]) -> None:
         self.ranges = ranges
@@ -95,14 +96,14 @@ class _Writer:
         return name
 
     def plain(self, node: NodeProto) -> None:
-        """A node as it was; what it reads may have been quantized."""
+        """Append a copy of a node; inputs that have been quantised are read in quantised form."""
         copied = NodeProto()
         copied.CopyFrom(node)
         copied.input[:] = [self.read_as.get(name, name) for name in node.input]
         self.nodes.append(copied)
 
     def other(self, node: NodeProto, read: list[str]) -> None:
-        """A node without weights: in bytes where all that it reads is."""
+        """Append a node without weights, and quantise its output if all its inputs are quantised."""
         self.plain(node)
         if all(name in self.read_as for name in read):
             self.pair(node.output[0])
@@ -116,7 +117,8 @@ class _Writer:
             return
         image = self.pair(node.input[0])
         step = self.scale(node.input[0])[2]
-        scales = np.maximum(weight_scales(weight), np.abs(bias) / step / 2**30).astype(np.float32)  # bias fits 32 bits
+        # the second term keeps biases within 32 bits
+        scales = np.maximum(weight_scales(weight), np.abs(bias) / step / 2**30).astype(np.float32)
         steps = scales * step
         inputs = [
             image,
@@ -130,19 +132,19 @@ class _Writer:
         self.pair(node.output[0])
 
     def product(self, node: NodeProto, weights: Weights) -> None:
-        """A convolution of single pixels as the product of its pixels [B, h, w, C] and a matrix [C, K]."""
+        """Append a 1x1 convolution as the product of its pixels [B, h, w, C] and a matrix [C, K]."""
         weight, bias = (weights[name] for name in node.input[1:3])
         scales, matrix = weight_scales(weight), f"{node.name}_matrix"
         self.dequantized(matrix, to_bytes(weight, scales)[:, :, 0, 0].T.copy(), scales, 1)
         product, moved = f"{node.name}_product", f"{node.name}_pixels"
         self.nodes.append(helper.make_node("MatMul", [self.pixels(node.input[0]), matrix], [product]))
-        # not Add, which onnxruntime joins with the product to a float Gemm before it looks for bytes
+        # not Add, which onnxruntime fuses with the product to a float Gemm before it searches for int8 patterns
         less = self.constant(f"{node.name}_bias_less", -bias)
         self.nodes.append(helper.make_node("Sub", [product, less], [moved]))
         self.nodes.append(helper.make_node("Transpose", [moved], [node.output[0]], name=node.name, perm=[0, 3, 1, 2]))
 
     def pixels(self, tensor: str) -> str:
-        """A quantized activation [B, C, h, w] as [B, h, w, C], written once: bytes are moved, not floats."""
+        """Transpose a quantised activation [B, C, h, w] to [B, h, w, C], once and as bytes; return its name."""
         if tensor not in self.moved:
             moved, self.moved[tensor] = f"{tensor}_pixels_bytes", f"{tensor}_pixels"
             perm = [0, 2, 3, 1]
@@ -152,7 +154,10 @@ class _Writer:
         return self.moved[tensor]
 
     def folded(self, node: NodeProto, weight: NDArray) -> str:
-        """A weight in bytes that becomes float when the file is loaded: the largest is 127 here, no sum is in bytes."""
+        """Store a weight as bytes that runtimes fold to float on loading; return its name.
+
+        Nothing is summed in 16 bits here, so the scales use the whole range up to 127.
+        """
         largest = np.abs(weight).max(axis=(1, 2, 3))
         scales = np.where(largest > 0, largest / 127, 1).astype(np.float32)
         stored = self.constant(f"{node.name}_weight_bytes", to_bytes(weight, scales))
@@ -172,7 +177,7 @@ class _Writer:
         return name
 
     def scale(self, tensor: str) -> tuple[str, str, np.float32]:
-        """Names of the step and the zero point of a tensor and all that share them, and the step."""
+        """Return the names of a tensor's step and zero point, which its group shares, and the step."""
         group = self.groups[tensor]
         low = min(0.0, *(self.ranges[name][0] for name in group))
         high = max(1e-6, *(self.ranges[name][1] for name in group))
@@ -182,7 +187,7 @@ class _Writer:
         return self.constant(names[0], np.array(step)), self.constant(names[1], np.array(zero)), step
 
     def pair(self, tensor: str) -> str:
-        """QuantizeLinear and DequantizeLinear behind a tensor, once; the name to read it by."""
+        """Append QuantizeLinear and DequantizeLinear after a tensor, once; return the name to read it by."""
         if tensor not in self.read_as:
             both = self.scale(tensor)[:2]
             stored, read = f"{tensor}_bytes", f"{tensor}_read"

@@ -1,4 +1,4 @@
-"""``nanogfl export``: build, prove, and only then keep."""
+"""``nanogfl export``: build an ONNX file, verify it, and keep it only if it passes."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from nanogfl.runtime.outputs import check_outputs
 from nanogfl.runtime.session import OnnxDetector
 from nanogfl.wholefile import whole_file
 
-MAX_DROP = 0.02  # of AP, by int8
+MAX_DROP = 0.02  # default limit of the AP that int8 may lose
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export left.
+    """The result of an export.
 
     Attributes:
-        path: the file.
-        megabytes: its size.
-        nodes: how many of each type.
-        parity: what the float model proved.
-        int8: what int8 measured, where asked for.
+        path: path of the file.
+        megabytes: size of the file.
+        nodes: number of nodes of each type.
+        parity: comparison of the float model with the checkpoint.
+        int8: measurements of the int8 model, if one was requested.
     """
 
     path: Path
@@ -52,22 +52,22 @@ def export(
     calib: str | Path | None = None,
     max_drop: float = MAX_DROP,
 ) -> Exported:
-    """Make one ONNX file of a checkpoint, and keep it only if it finds the same boxes.
+    """Export a checkpoint to an ONNX file, and keep the file only if it finds the same boxes.
 
     Args:
-        checkpoint: ours, NanoDet's, or a published name.
+        checkpoint: our or NanoDet's checkpoint, or a published name.
         out: the file to write, ending in .onnx.
-        input: input size, where not the checkpoint's own.
+        input: input size, if not the checkpoint's.
         config: a NanoDet ``.yml``.
-        data: a set whose pictures prove the file; drawn pictures where None.
+        data: a data set on whose pictures the file is verified; synthetic pictures if None.
         form: frame, tensor or core; or a Form.
-        sigma: also give the deviation of each side.
-        int8: quantize the proven float model; judged by AP.
-        calib: a set to calibrate and judge int8 on.
-        max_drop: AP that int8 may lose there.
+        sigma: whether to output the standard deviation of each side.
+        int8: whether to quantise the verified float model; the int8 model is judged by AP.
+        calib: a data set to calibrate and judge int8 on.
+        max_drop: largest drop of AP on ``calib`` that int8 may cause.
 
     Raises:
-        ExportError: the file did not prove itself; nothing is left.
+        ExportError: the file failed the verification; no file is written.
         ModelError: the checkpoint cannot be used.
     """
     path = Path(out)
@@ -108,17 +108,17 @@ def _check(form: Form, int8: bool, calib: str | Path | None, max_drop: float) ->
 
 
 def prove(a: Predictor, b: Predictor, data: str | Path | None) -> Parity:
-    """Compare on a set's pictures, or on drawn ones.
+    """Compare two models on a data set's pictures, or on synthetic ones, and return the comparison.
 
     Raises:
-        ExportError: the two differ.
+        ExportError: the models differ, or nothing could be compared.
     """
     parity = compare(a, b, proof_pictures(data))
     decodes = any(isinstance(m, OnnxDetector) and m.card.form != "core" for m in (a, b))
     if parity.holds and not parity.boxes and (decodes or parity.raw is None):
         if parity.raw is None:
             raise ExportError("no box was found and the inputs differ, so that nothing was compared; give --data")
-        # equal raw outputs do not say that boxes, labels and the way back to the frame are right
+        # equal raw outputs do not prove that boxes, labels and the mapping back to the frame are right
         parity = compare(a, b, proof_pictures(data), raised=parity.lift)
         if parity.holds and not parity.boxes:
             raise ExportError("no box is found, so that none was compared; give --data with objects of its classes")
@@ -130,16 +130,16 @@ def prove(a: Predictor, b: Predictor, data: str | Path | None) -> Parity:
 
 
 def verify(a: str | Path, b: str | Path, data: str | Path | None = None, config: str | Path | None = None) -> Parity:
-    """Run the same check on any pair of models.
+    """Run the verification of ``export`` on any two models and return the comparison.
 
     Args:
         a: a checkpoint or an exported file.
         b: the other one.
-        data: a set whose pictures are compared; drawn ones where None.
-        config: a NanoDet ``.yml`` of NanoDet's checkpoints among them.
+        data: a data set on whose pictures the models are compared; synthetic pictures if None.
+        config: a NanoDet ``.yml`` for the NanoDet checkpoints among them.
 
     Raises:
-        ExportError: the two differ.
+        ExportError: the models differ, or nothing could be compared.
     """
     first, second = (load(m, config=None if Path(m).suffix.lower() == ".onnx" else config) for m in (a, b))
     if isinstance(second, TorchDetector) and second.input_size != first.input_size:
@@ -150,5 +150,5 @@ def verify(a: str | Path, b: str | Path, data: str | Path | None = None, config:
 
 
 def nodes_text(nodes: dict[str, int]) -> str:
-    """Counts by type, largest first."""
+    """Format node counts by type, largest first."""
     return ", ".join(f"{count} {kind}" for kind, count in sorted(nodes.items(), key=lambda item: -item[1]))

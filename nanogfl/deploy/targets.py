@@ -1,4 +1,4 @@
-"""Where a benchmark runs: this machine, or a device that answers to ssh or adb."""
+"""Devices on which a benchmark can run, reached by ssh or adb."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ PREFIX = "nanogfl-bench-"
 
 @dataclass(frozen=True)
 class Target:
-    """A device.
+    """A device on which a benchmark can run.
 
     Attributes:
-        name: as it was given.
-        shell: the local command before which a line of shell for the device is put.
-        push: for adb, the local command that copies files; ssh takes a tar through its shell.
-        python: Python on the device.
+        name: the device as it was given on the command line.
+        shell: local command that runs a line of shell on the device, which is appended to it.
+        push: local command that copies files, for adb; None for ssh, which receives a tar through its shell.
+        python: Python command on the device.
     """
 
     name: str
@@ -36,17 +36,17 @@ class Target:
     python: str
 
     def run(self, line: str, given: bytes = b"") -> str:
-        """Run a line of shell on the device; what it prints.
+        """Run a line of shell on the device and return what it prints.
 
         Raises:
-            ExportError: the device does not answer, or the line failed there.
+            ExportError: the device does not respond, or the line failed.
         """
         done = _local([*self.shell, line], self.name, given)
         return done.stdout.decode("utf-8", "replace").strip()
 
     @contextmanager
     def folder(self, files: Sequence[Path]) -> Iterator[str]:
-        """A new folder on the device that holds these files and the runner; gone afterwards."""
+        """Create a temporary folder on the device with these files and the runner; it is deleted on exit."""
         place = "/data/local/tmp" if self.push else '"${TMPDIR:-/tmp}"'
         folder = self.run(f"mktemp -d {place}/{PREFIX}XXXXXX").splitlines()[-1].strip()
         if PREFIX not in folder:
@@ -63,7 +63,7 @@ class Target:
             self.run(f"rm -rf {shlex.quote(folder)}")
 
     def worker(self, folder: str) -> list[str]:
-        """The local command that talks to the runner there."""
+        """Return the local command that starts the runner in a folder of the device."""
         runner = Path(device_runner.__file__).name
         return [*self.shell, f"cd {shlex.quote(folder)} && exec {shlex.quote(self.python)} -u {runner}"]
 
@@ -78,7 +78,7 @@ class Target:
 
 
 def parse_target(text: str, python: str = "python3") -> Target:
-    """``ssh://[user@]host[:port]``, ``adb`` or ``adb:SERIAL``. Raises UsageError for anything else."""
+    """Parse ``ssh://[user@]host[:port]``, ``adb`` or ``adb:SERIAL``; raise UsageError for anything else."""
     kind, _, serial = text.partition(":")
     if kind == "adb" and not serial.startswith("//"):
         adb = (_program("adb"), *(("-s", serial) if serial else ()))
@@ -92,7 +92,7 @@ def parse_target(text: str, python: str = "python3") -> Target:
         hint = nearest(text.partition(":")[0], ["ssh", "adb"])
         raise UsageError(f"--target {text}: give ssh://user@host, ssh://user@host:port, adb or adb:SERIAL{hint}")
     where = url.netloc if url.port is None else url.netloc.rpartition(":")[0]
-    where = where.replace("[", "").replace("]", "")  # an IPv6 address; the rest as written, for aliases have a case
+    where = where.replace("[", "").replace("]", "")  # IPv6 brackets; ssh aliases are case-sensitive
     options = ["-o", "BatchMode=yes", "-o", "ConnectTimeout=10", *(["-p", str(port)] if port else [])]
     return Target(text, (_program("ssh"), *options, "--", where), None, python)
 

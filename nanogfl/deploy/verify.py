@@ -1,4 +1,4 @@
-"""Whether two models find the same boxes, on real or drawn pictures: the proof that an export carries."""
+"""Comparison of two models' boxes on real or synthetic pictures; an export stores the result in its file."""
 
 from __future__ import annotations
 
@@ -33,25 +33,26 @@ from nanogfl.runtime.session import OnnxDetector
 
 log = logging.getLogger(__name__)
 ENOUGH_BOXES = 200
-SILENCE_S = 30  # longer than this, a line says that the comparison lives
+SILENCE_S = 30  # least interval between progress messages
 LIMITS = Thresholds(score=0.05)
 
 
 @dataclass
 class Parity:
-    """What a comparison found.
+    """The result of a comparison.
 
     Attributes:
-        pictures, boxes: compared.
+        pictures, boxes: number of pictures and of matched boxes.
         box_px, score: largest differences of matched boxes.
-        one_sided: boxes that only one model has, without a reason.
-        ties: boxes that only one model has because two scores, or an overlap and its threshold, are nearly equal.
-        raw: largest difference of the networks' raw outputs; None where they cannot be had.
-        sigma_px: of the sides' deviations of matched boxes; None where one model does not give them.
-        worst: one line for each picture beyond the bar.
-        bar: what is allowed.
+        one_sided: number of boxes that only one model has, without an explanation.
+        ties: number of boxes that only one model has because two scores, or an overlap and its threshold, are nearly
+            equal.
+        raw: largest difference of the raw outputs; None if they cannot be compared.
+        sigma_px: largest difference of the sides' standard deviations; None if one model does not give them.
+        worst: descriptions of the differences beyond the tolerances.
+        bar: the tolerances.
         best: the highest score of any prior.
-        raised: what was added to the class logits of both, for without it no box is above the threshold.
+        raised: value added to the class logits of both models because otherwise no box is above the threshold.
     """
 
     pictures: int = 0
@@ -69,21 +70,21 @@ class Parity:
 
     @property
     def holds(self) -> bool:
-        """Whether the two are the same detector."""
+        """Whether all differences are within the tolerances."""
         return not self.worst and (self.raw is None or self.raw <= self.bar.raw)
 
     @property
     def why(self) -> str:
-        """By what it does not hold."""
+        """The differences beyond the tolerances, as text."""
         return "; ".join(self.worst[:3]) or f"raw outputs differ by {self.raw:.2g}"
 
     @property
     def lift(self) -> float:
-        """What raises the best class logit to a score of .9."""
+        """The value that, added to the best class logit, gives a score of .9."""
         return float(np.log(9 * (1 - self.best) / max(self.best, 1e-30)))
 
     def to_json(self) -> dict[str, Any]:
-        """Numbers as they are stored in the file."""
+        """Return the numbers, rounded, as they are stored in the file."""
         rounded = {"box_px": round(self.box_px, 5), "score": round(self.score, 7)}
         raw = None if self.raw is None else round(self.raw, 7)
         counts = {"one_sided": self.one_sided, "ties": self.ties, "raw": raw}
@@ -94,7 +95,7 @@ class Parity:
         return {"pictures": self.pictures, "boxes": self.boxes, **rounded, **counts, **bar}
 
     def to_text(self) -> str:
-        """One line for people."""
+        """Return a readable summary in one line."""
         few = "" if self.boxes >= ENOUGH_BOXES else f" (fewer than {ENOUGH_BOXES}: give --data with more objects)"
         raised = f", none unless class logits are raised by {self.raised:.1f}" if self.raised else ""
         raw = "not compared" if self.raw is None else f"{self.raw:.2g}"
@@ -114,14 +115,14 @@ def compare(
     limits: Thresholds = LIMITS,
     raised: float = 0.0,
 ) -> Parity:
-    """Run both models once on each picture and match their boxes.
+    """Run both models once on each picture, match their boxes, and return the comparison.
 
     Args:
         a: a checkpoint or an exported file.
         b: the other one.
-        pictures: each with its name.
-        limits: what is found; those of the file where they are fixed in it.
-        raised: added to the class logits of both.
+        pictures: names and pictures.
+        limits: thresholds of both models; replaced by those of a file in which they are fixed.
+        raised: value added to the class logits of both models.
 
     Raises:
         UsageError: the models have different classes.
@@ -153,7 +154,7 @@ def compare(
 
 
 def _by_own_raw_outputs(probes: Sequence[Probe], name: str, sides: Sequence[Seen], limits: Thresholds) -> list[str]:
-    """How a file's boxes differ from its own raw outputs decoded by numpy: all behind the network is float32."""
+    """Compare a file's boxes with its own raw outputs decoded by numpy, with FULL tolerances: decoding is float32."""
     own = Parity()
     for probe, side in zip(probes, sides, strict=True):
         if isinstance(probe.model, OnnxDetector) and probe.model.card.form != "core":
@@ -164,7 +165,7 @@ def _by_own_raw_outputs(probes: Sequence[Probe], name: str, sides: Sequence[Seen
 def take(
     parity: Parity, name: str, a: Seen, b: Seen, layout: Layout, limits: Thresholds, one_view: bool = True
 ) -> None:
-    """One picture into the comparison. Near ties only count where the raw outputs are equal."""
+    """Add one picture to the comparison, in place; near ties explain boxes only if the raw outputs are equal."""
     raw = a.difference(b) if one_view else None
     equal_raw = raw is not None and raw <= parity.bar.raw
     kept = (a.kept(layout), b.kept(layout)) if equal_raw else None
@@ -185,15 +186,15 @@ def match(
     kept: tuple[Kept, Kept] | None,
     zoom: float = 1.0,
 ) -> None:
-    """Match one picture's boxes and note the differences.
+    """Match one picture's boxes and add the differences to the comparison, in place.
 
-    First come the equal ones; of the others those that near ties explain are counted; what is left is matched by
-    overlap, to say by how much it differs.
+    Equal boxes are matched first. Of the others, those explained by near ties are counted, and the rest are matched by
+    overlap to measure how much they differ.
     """
     bar = parity.bar
     allowed = bar.allowed(a, None if kept is None else kept[0], zoom)
     partner, reasons = np.full(len(a), -1, np.intp), set[Box]()
-    if kept is not None:  # by what the network saw: in a picture of one pixel all boxes are equal
+    if kept is not None:  # prior and input box first: in a one-pixel picture all boxes are equal
         for same in one_prior(kept), one_place(kept, bar.box_px):
             partner = more_partners(partner, a, b, same & equal(a, b, allowed, bar.score))
         reasons = explained((a, b), partner, kept, limits, bar.score, bar.overlap)
@@ -217,8 +218,8 @@ def match(
     parity.one_sided += beyond
     parity.ties += len(above) - beyond
     if a.side_sigma is not None and b.side_sigma is not None:
-        one = (a.boxes[matched, 2:] > a.boxes[matched, :2]).all(axis=1)  # others are cut to one line of the edge
-        if kept is not None:  # near ties of two priors in one place
+        one = (a.boxes[matched, 2:] > a.boxes[matched, :2]).all(axis=1)  # others were clipped to a line at the edge
+        if kept is not None:  # two priors at one place may be near ties with different deviations
             one &= kept[0].priors[matched] == kept[1].priors[pairs]
         off = (a.side_sigma[matched] - b.side_sigma[pairs])[one]
         sigma = largest(off) / zoom

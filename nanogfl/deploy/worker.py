@@ -1,4 +1,4 @@
-"""A process that measures, here or on a device, and the way to talk to it."""
+"""Communication with a process that runs measurements, on this machine or on a device."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ LOCAL = [sys.executable, "-m", "nanogfl.deploy.runtimes.process"]
 
 
 class WorkerError(ExportError):
-    """What a worker could not do, in its own words."""
+    """A request failed in a worker; the message is the worker's."""
 
 
 class Worker:
-    """One process that answers the requests of nanogfl.deploy.device_runner."""
+    """A process that answers the requests of nanogfl.deploy.device_runner."""
 
     def __init__(self, command: list[str]) -> None:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the process)
@@ -33,7 +33,7 @@ class Worker:
         """Send a request and wait for its answer.
 
         Raises:
-            WorkerError: it failed, or the process is gone.
+            WorkerError: the request failed, or the process has ended.
         """
         given, answers = self._process.stdin, self._process.stdout
         assert given is not None and answers is not None

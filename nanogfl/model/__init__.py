@@ -1,1 +1,1 @@
-"""The network: torch only, no Lightning, no OpenCV, no data."""
+"""The network. This package imports torch, but neither Lightning nor OpenCV nor the code that reads data sets."""

@@ -1,4 +1,4 @@
-"""What a checkpoint says of its detector, what is taken where it is silent, and how one is written."""
+"""Checkpoint metadata: reading it, choosing defaults when it is missing, and writing checkpoints."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Card:
-    """What a checkpoint says of its detector, beside the tensors.
+    """The metadata of a checkpoint: everything about its detector except the tensors.
 
     Attributes:
-        architecture: the network's shape.
+        architecture: the architecture of the network.
         names: class names, in the order of the class columns.
-        input_size: (H, W) in px it was trained at.
-        resize: the rule of nanogfl.view.
-        temperature: factor on side sigma, 1 where none was fitted.
+        input_size: input size (H, W) in px that the detector was trained at.
+        resize: name of the resize rule; one of nanogfl.view.RULES.
+        temperature: factor on the standard deviation of each side; 1 if none was fitted.
     """
 
     architecture: Architecture
@@ -47,12 +47,12 @@ class Card:
 
     @property
     def layout(self) -> Layout:
-        """How the network's raw output is to be read."""
+        """The layout of the network's raw output."""
         a = self.architecture
         return Layout(self.input_size, a.strides, a.reg_max, a.centred, a.reg_max > 0, self.temperature)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as they are stored under the key ``nanogfl`` of a checkpoint."""
+        """Return the plain values that a checkpoint stores under the key ``nanogfl``."""
         return {
             "schema": SCHEMA,
             "architecture": dict(vars(self.architecture)),
@@ -64,14 +64,14 @@ class Card:
 
 
 def write_detector(path: Path, detector: nn.Module, card: Mapping[str, Any], **beside: Any) -> None:
-    """A checkpoint that holds what use needs: the detector's tensors and its card, and what else is to lie beside."""
+    """Write a checkpoint for inference: the detector's tensors, its card, and the extra entries in ``beside``."""
     state = {f"detector.{key}": value.detach().cpu() for key, value in detector.state_dict().items()}
     with whole_file(path) as partial:
         torch.save({"nanogfl": card, **beside, "state_dict": state}, partial)
 
 
 def read_card(weights: Weights, config: Path | None = None) -> Card:
-    """What our checkpoint says of itself; for NanoDet's files what the tensors, a ``.yml``, or the name say."""
+    """Return the card stored in our own checkpoint, or infer a NanoDet file's from tensors, ``.yml`` and file name."""
     if weights.kind == "imagenet":
         raise ModelError(f"{weights.source} is a backbone only; use it with: nanogfl train --init {weights.source}")
     if weights.kind == "nanogfl":
@@ -151,7 +151,7 @@ def _own_card(weights: Weights) -> Card:
 
 
 def _refuse_odd(card: Card) -> None:
-    """Values of a type or size that no checkpoint of ours holds."""
+    """Raise ValueError if a value has a type or range that our own checkpoints never have."""
     a = card.architecture
     for name, value in (("classes", a.classes), ("reg_max", a.reg_max)):
         if type(value) is not int or value < (name == "classes"):

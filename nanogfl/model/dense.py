@@ -1,8 +1,8 @@
-"""Splitting, joining and shuffling channels so that values and gradients stay dense in memory, both ways.
+"""Channel operations whose outputs and gradients stay dense in memory: join, shuffle, and shuffle then split.
 
-A slice of a channels-last map is no dense block: what autograd hands back through ``cat`` and ``chunk`` sends
-the activations before them down PyTorch's unvectorised path. These three do the same arithmetic with one copy
-forth and one back; values and gradients equal those of the plain operators bit for bit.
+A channel slice of a channels-last map is not dense in memory. The gradients that autograd passes back through ``cat``
+and ``chunk`` are such slices, and PyTorch computes the preceding activations on its unvectorised path for them. These
+operations do the same with one copy forward and one backward; values and gradients are bit-identical.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from torch.autograd.function import once_differentiable
 
 
 def join(*parts: Tensor) -> Tensor:
-    """Concatenate along the channels: [B, C_i, H, W] each -> [B, sum of C_i, H, W]."""
+    """Concatenate maps [B, C_i, H, W] along the channels to [B, sum of C_i, H, W]."""
     return _Join.apply(*parts)  # type: ignore[no-any-return]
 
 
 def reshuffle(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """The two halves of what ``interleave`` makes: [B, C, H, W] each -> [B, C, H, W] each, C even."""
+    """Interleave two maps [B, C, H, W], C even, and return both halves of the result, each [B, C, H, W]."""
     return _Reshuffle.apply(first, second)  # type: ignore[no-any-return]
 
 
 def interleave(first: Tensor, second: Tensor) -> Tensor:
-    """ShuffleNet's channel shuffle of two halves: a0 a1 .., b0 b1 .. -> a0 b0 a1 b1 ..; [B, C, H, W] each."""
+    """Apply ShuffleNet's channel shuffle: a0 a1 .., b0 b1 .., each [B, C, H, W], -> a0 b0 a1 b1 .. [B, 2 C, H, W]."""
     return _Interleave.apply(first, second)  # type: ignore[no-any-return]
 
 
@@ -38,7 +38,7 @@ class _Join(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-        return tuple(part.clone() for part in gradient.split(ctx.widths, dim=1))  # without gaps, in the same order
+        return tuple(part.clone() for part in gradient.split(ctx.widths, dim=1))  # dense, memory format kept
 
 
 class _Interleave(torch.autograd.Function):
@@ -64,16 +64,16 @@ class _Reshuffle(torch.autograd.Function):
 
 
 def _zip(first: Tensor, second: Tensor) -> Tensor:
-    """a0 b0 a1 b1 .. of the channels of two maps [B, C, H, W], channels last: [B, 2 C, H, W]."""
+    """Interleave the channels of two maps [B, C, H, W]: a0 b0 a1 b1 .. [B, 2 C, H, W], in channels-last format."""
     rows = [half.permute(0, 2, 3, 1) for half in (first, second)]
     if first.is_cuda:
         pair = torch.stack(rows, dim=-1)
-    else:  # where stack is slow (docs/scale.md)
+    else:  # stack is slow on a CPU (docs/scale.md)
         pair = first.new_empty(*rows[0].shape, 2)
         pair[..., 0], pair[..., 1] = rows
     return pair.flatten(-2).permute(0, 3, 1, 2)
 
 
 def _unzip(both: Tensor) -> tuple[Tensor, Tensor]:
-    """Every second channel of a map [B, 2 C, H, W], from the first and from the second on: two views [B, C, H, W]."""
+    """Return the even and the odd channels of a map [B, 2 C, H, W] as two views [B, C, H, W]."""
     return both[:, 0::2], both[:, 1::2]

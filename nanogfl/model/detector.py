@@ -1,4 +1,4 @@
-"""The detector: backbone, neck, head, and the few numbers that say which one it is."""
+"""The detector (backbone, neck and head) and the settings that define its architecture."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ Size = Literal["s", "m", "l"]
 Quality = Literal["none", "top4", "moments"]
 STRIDES = (8, 16, 32, 64, 128)
 FPN_WIDTH = 256
-SMALL = 0.1  # of the usual deviation of a fresh kernel
-# size: channels of the stem and the three stages (ShuffleNetV2 0.5x, 1.0x, 1.5x), channels of the neck
+SMALL = 0.1  # factor on the usual standard deviation of an initial kernel
+# size -> (channels of the stem and the three stages of ShuffleNetV2 0.5x, 1.0x, 1.5x; channels of the neck)
 WIDTHS: dict[str, tuple[tuple[int, int, int, int], int]] = {
     "s": ((24, 48, 96, 192), 72),
     "m": ((24, 116, 232, 464), 96),
@@ -36,18 +36,18 @@ WIDTHS: dict[str, tuple[tuple[int, int, int, int], int]] = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """Everything that decides the shape of the network.
+    """The settings that determine the structure of the network.
 
     Attributes:
         size: s | m | l; ShuffleNetV2 0.5x, 1.0x (NanoDet-Plus-m), 1.5x (NanoDet-Plus-m-1.5x), or ResNet-18, -34, -50.
         classes: number of classes C.
-        reg_max: R; each side has R + 1 bins; 0: one value a side (a Dirac delta).
-        share_levels: one head branch for all levels instead of one each.
-        quality: the distribution-guided quality predictor's statistics, or none.
+        reg_max: R; each side has R + 1 bins; with R = 0, one value per side (a Dirac delta).
+        share_levels: whether all levels share one head branch instead of having one each.
+        quality: the statistics that the distribution-guided quality predictor uses, or none.
         family: plus (NanoDet-Plus: ShuffleNetV2, GhostPAN, strides 8 to 64), first (the first NanoDet: ShuffleNetV2,
-            PAN without convolutions, strides 8 to 32, priors at cells' centres), resnet (the paper's heavy detector:
+            PAN without convolutions, strides 8 to 32, priors at cell centres), resnet (the paper's heavy detector:
             ResNet, FPN, towers of four 3x3 convolutions, strides 8 to 128).
-        separate_sides: a head branch of their own for the sides; resnet always has it.
+        separate_sides: whether the sides have a head branch of their own; always so in family resnet.
     """
 
     size: Size
@@ -60,22 +60,22 @@ class Architecture:
 
     @property
     def outputs(self) -> int:
-        """Rows of ``head.predict`` (but resnet's): classes, then four sides of R + 1 bins unless they have a branch."""
+        """Output channels of ``head.predict`` (not in resnet): C, plus 4 * (R + 1) unless the sides are separate."""
         return self.classes + (0 if self.separate_sides else 4 * (self.reg_max + 1))
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Of the levels, in px."""
+        """Strides of the levels, in px."""
         return STRIDES[: {"first": 3, "plus": 4, "resnet": 5}[self.family]]
 
     @property
     def centred(self) -> bool:
-        """Priors lie at their cells' centres, not at the upper left corners."""
+        """Whether priors are at the centres of their cells instead of the upper left corners."""
         return self.family == "first"
 
 
 class Detector(nn.Module):
-    """Pictures in, logits out; decode is no part of it."""
+    """A network that maps images to logits; decoding them to boxes is done elsewhere."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -89,26 +89,26 @@ class Detector(nn.Module):
             return
         stages, width = WIDTHS[a.size]
         plain = a.family == "first"
-        width = max(width, 96) if plain else width  # its 0.5x has the neck of its 1.0x
+        width = max(width, 96) if plain else width  # the first NanoDet uses the neck of its 1.0x for 0.5x too
         self.backbone = ShuffleNetV2(stages)
         self.neck = PlainPAN(stages[1:], width) if plain else GhostPAN(stages[1:], width)
         shape = (a.classes, a.reg_max, len(a.strides), a.share_levels, quality, 3 if plain else 5, a.separate_sides)
         self.head = GFLHead(width, *shape)
 
     def forward(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] normalised BGR -> [B, P, C + 4 * (R + 1)] logits, levels by stride, rows first."""
+        """Map normalised BGR images [B, 3, H, W] to logits [B, P, C + 4 * (R + 1)], finest level first, row by row."""
         return self.head(self.neck(self.backbone(images)))
 
     def priors(self, height: int, width: int) -> tuple[Tensor, list[int]]:
-        """Priors [P, 3] (x, y, stride in px) of an input of this size, and how many each level has."""
+        """Return the priors [P, 3] (x, y, stride in px) of an input of this size, and the number on each level."""
         return make_priors(height, width, self.architecture.strides, self.architecture.centred)
 
 
 def make_guidance(kind: Guidance, architecture: Architecture) -> FullGuidance | LightGuidance | None:
-    """The guidance module of a detector of this architecture, or None.
+    """Return the guidance module for a detector of this architecture, or None if ``kind`` is none.
 
     Raises:
-        RecipeError: guidance is asked for where there is none.
+        RecipeError: guidance is requested for a family other than plus.
     """
     if kind == "none":
         return None
@@ -121,22 +121,22 @@ def make_guidance(kind: Guidance, architecture: Architecture) -> FullGuidance | 
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Number of learned values."""
+    """Return the number of learned values."""
     return sum(p.numel() for p in module.parameters())
 
 
 def exact() -> AbstractContextManager[None]:
-    """float32 without TF32 on a GPU: as on a CPU, which people compare with."""
+    """Return a context manager that disables TF32 on GPUs, so that float32 results are comparable with a CPU's."""
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
 def initialise(module: nn.Module) -> None:
-    """Small random kernels: a tenth of He's deviation by fan-in (He et al., ICCV 2015, equation 10).
+    """Initialise kernels with a tenth of He's standard deviation by fan-in (He et al., ICCV 2015, equation 10).
 
-    A norm behind each of these convolutions makes the scale of its kernel irrelevant to what comes out. AdamW moves
-    every weight by about the learning rate, however, so that a small kernel turns in tens of steps to what it should
-    see, where one of the usual size takes hundreds (docs/log.md: 225 steps give AP .40 instead of .27). Convolutions
-    with a bias, which predict, stay as their head has set them.
+    Each of these convolutions is followed by a norm, so the scale of its kernel does not affect the output. AdamW,
+    however, changes every weight by about the learning rate per step, so a small kernel can change its direction within
+    tens of steps, one of the usual size only within hundreds (docs/log.md: 225 steps give AP .40 instead of .27).
+    Convolutions with a bias (the predictors) keep the initial values that their head has set.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d) and layer.bias is None:

@@ -12,7 +12,7 @@ KERNEL = 5  # side of the depthwise kernels
 
 
 class GhostModule(nn.Module):
-    """Half of the channels by a 1x1 convolution, the other half cheaply from these by a depthwise 3x3."""
+    """A module that computes half of its output by a 1x1 convolution and the rest from it by a depthwise 3x3."""
 
     def __init__(self, inputs: int, outputs: int, active: bool) -> None:
         super().__init__()
@@ -22,13 +22,13 @@ class GhostModule(nn.Module):
         self.cheap = nn.Sequential(*depthwise_bn(half, 3), *end)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, inputs, H, W] -> [B, outputs, H, W]."""
+        """Map [B, inputs, H, W] to [B, outputs, H, W]."""
         primary = self.primary(x)
         return join(primary, self.cheap(primary))
 
 
 class GhostBlock(nn.Module):
-    """Two ghost modules beside a separable shortcut."""
+    """Two ghost modules in sequence, in parallel with a separable shortcut."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -37,12 +37,12 @@ class GhostBlock(nn.Module):
         self.shortcut = nn.Sequential(*depthwise_bn(inputs, KERNEL), *conv_bn(inputs, outputs, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, inputs, H, W] -> [B, outputs, H, W]."""
+        """Map [B, inputs, H, W] to [B, outputs, H, W]."""
         return self.ghost2(self.ghost1(x)) + self.shortcut(x)
 
 
 class GhostPAN(nn.Module):
-    """Maps at strides 8, 16, 32 in, maps of one width at strides 8, 16, 32, 64 out.
+    """NanoDet-Plus' neck: maps at strides 8, 16, 32 in; maps of one width at strides 8, 16, 32, 64 out.
 
     Args:
         inputs: channels of the three maps.
@@ -59,7 +59,7 @@ class GhostPAN(nn.Module):
         self.extra_out = separable_block(width, width, KERNEL, stride=2)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """Three maps [B, C_i, H / s, W / s] -> four maps [B, width, H / s, W / s], s = 8, 16, 32, 64."""
+        """Convert three maps [B, C_i, H / s, W / s] to four maps [B, width, H / s, W / s], s = 8, 16, 32, 64."""
         x8, x16, x32 = (reduce(f) for reduce, f in zip(self.reduce, features, strict=True))
         t16 = self.top_down[0](join(double(x32), x16))
         t8 = self.top_down[1](join(double(t16), x8))
@@ -70,5 +70,5 @@ class GhostPAN(nn.Module):
 
 
 def double(x: Tensor) -> Tensor:
-    """Bilinear upsampling by two, half-pixel centres."""
+    """Upsample by two, bilinearly with half-pixel centres."""
     return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)

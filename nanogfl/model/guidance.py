@@ -1,6 +1,7 @@
-"""Assign-guidance: heavier heads, in training only, whose predictions decide what each prior learns.
+"""Assign guidance: larger heads, used in training only, whose predictions decide which target each prior gets.
 
-A young detector assigns its own labels badly; a head that learns faster does it for both (NanoDet-Plus).
+Early in training, the detector's own predictions give poor assignments; a head that learns faster assigns the targets
+of both (NanoDet-Plus).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ Guidance = Literal["full", "light", "none"]
 
 
 class FullGuidance(nn.Module):
-    """NanoDet-Plus' own: a second neck, both necks' maps concatenated, two towers of four 3x3 convolutions."""
+    """NanoDet-Plus' guidance: a second neck, then two towers of four 3x3 convolutions on both necks' joined maps."""
 
     def __init__(self, inputs: tuple[int, int, int], width: int, classes: int, reg_max: int) -> None:
         super().__init__()
@@ -27,9 +28,9 @@ class FullGuidance(nn.Module):
         self.head = TowerHead(towers, 2 * width, classes, reg_max, levels=4)
 
     def forward(self, features: list[Tensor], pyramid: list[Tensor], detach: bool = False) -> Tensor:
-        """Backbone maps (3) and neck maps (4) -> [B, P, C + 4 * (R + 1)].
+        """Map the 3 backbone maps and 4 neck maps to logits [B, P, C + 4 * (R + 1)].
 
-        With ``detach`` nothing flows back into the detector, as NanoDet-Plus does it after some epochs.
+        With ``detach``, no gradient reaches the detector; NanoDet-Plus does this after some epochs.
         """
         if detach:
             features, pyramid = [f.detach() for f in features], [p.detach() for p in pyramid]
@@ -38,7 +39,7 @@ class FullGuidance(nn.Module):
 
 
 class LightGuidance(nn.Module):
-    """The same idea at a twentieth of the cost: separable towers on the detector's own neck."""
+    """Guidance at a twentieth of the cost: separable towers on the maps of the detector's own neck."""
 
     def __init__(self, width: int, classes: int, reg_max: int) -> None:
         super().__init__()
@@ -50,6 +51,6 @@ class LightGuidance(nn.Module):
         return nn.Sequential(separable_block(width, width, 5), separable_block(width, width, 5))
 
     def forward(self, features: list[Tensor], pyramid: list[Tensor], detach: bool = False) -> Tensor:
-        """Neck maps (4) -> [B, P, C + 4 * (R + 1)]; the backbone's maps are not used."""
+        """Map the 4 neck maps to logits [B, P, C + 4 * (R + 1)]; the backbone's maps are not used."""
         del features
         return self.head([p.detach() for p in pyramid] if detach else pyramid)

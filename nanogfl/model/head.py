@@ -1,4 +1,4 @@
-"""The heads of the detectors: class logits and side distributions of every prior, from maps of one width."""
+"""Detection heads: they compute class logits and side logits of every prior from maps of one width."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from torch import Tensor, nn
 from nanogfl.model.layers import activation, separable_block
 from nanogfl.model.quality import QualityPredictor, product_logits
 
-BACKGROUND_BIAS = -math.log(99)  # every class starts at a score of .01 (RetinaNet, section 4.1)
-DIRAC_BIAS = math.log(math.expm1(3.5))  # a single value starts where eight equal bins do: softplus of it is 3.5 strides
+BACKGROUND_BIAS = -math.log(99)  # an initial score of .01 for every class (RetinaNet, section 4.1)
+DIRAC_BIAS = math.log(math.expm1(3.5))  # softplus of it is 3.5 strides, the mean of eight equal bins
 
 
 class GFLHead(nn.Module):
-    """NanoDet's: one branch of separable convolutions a level for classes and sides, or one branch for each.
+    """NanoDet's head: per level, one branch of separable convolutions for classes and sides, or one branch for each.
 
     Args:
         width: channels of the maps.
         classes: number of classes C.
         reg_max: R; each side has R + 1 bins.
         levels: number of maps.
-        share_levels: one branch for all levels instead of one each.
+        share_levels: whether all levels share one branch instead of having one each.
         quality: the distribution-guided quality predictor, or None.
         kernel: side of the depthwise kernels.
-        separate_sides: the sides have a branch of their own.
+        separate_sides: whether the sides have a branch of their own.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class GFLHead(nn.Module):
             init_predictor(conv, 0, reg_max)
 
     def maps(self, features: list[Tensor]) -> list[Tensor]:
-        """Maps [B, width, h, w] of each level -> [B, C + 4 * (R + 1), h, w], before the quality predictor."""
+        """Map each level's [B, width, h, w] to logits [B, C + 4 * (R + 1), h, w], without the quality predictor."""
         last = len(self.towers) - 1
         return [self._map(f, min(i, last)) for i, f in enumerate(features)]
 
@@ -68,16 +68,16 @@ class GFLHead(nn.Module):
         return torch.cat([made, self.measure[branch](self.side_towers[branch](feature))], dim=1)
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """Maps [B, width, h, w] of each level -> [B, P, C + 4 * (R + 1)]; class columns give the final score."""
+        """Map the levels' [B, width, h, w] to logits [B, P, C + 4 * (R + 1)]; class columns give the final score."""
         return with_quality(rows(self.maps(features)), self.classes, self.quality)
 
 
 class TowerHead(nn.Module):
-    """The paper's: a class tower and a side tower, shared by all levels, with a learned scale of the sides a level.
+    """The paper's head: a class tower and a side tower shared by all levels, and a learned side scale per level.
 
     Args:
-        towers: the class tower and the side tower, modules that keep [B, width, h, w].
-        width: channels that the towers give.
+        towers: the class tower and the side tower, modules that keep the shape [B, width, h, w].
+        width: output channels of the towers.
         classes, reg_max, levels, quality: as in :class:`GFLHead`.
     """
 
@@ -100,19 +100,19 @@ class TowerHead(nn.Module):
         init_predictor(self.measure, 0, reg_max)
 
     def maps(self, features: list[Tensor]) -> list[Tensor]:
-        """Maps [B, width, h, w] of each level -> [B, C + 4 * (R + 1), h, w], before the quality predictor."""
+        """Map each level's [B, width, h, w] to logits [B, C + 4 * (R + 1), h, w], without the quality predictor."""
         return [
             torch.cat([self.classify(self.class_tower(f)), self.measure(self.side_tower(f)) * scale], dim=1)
             for f, scale in zip(features, self.scales, strict=True)
         ]
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """Maps [B, width, h, w] of each level -> [B, P, C + 4 * (R + 1)]; class columns give the final score."""
+        """Map the levels' [B, width, h, w] to logits [B, P, C + 4 * (R + 1)]; class columns give the final score."""
         return with_quality(rows(self.maps(features)), self.classes, self.quality)
 
 
 def conv_tower(width: int) -> nn.Sequential:
-    """Four 3x3 convolutions with GroupNorm: [B, width, h, w] stays."""
+    """Return four 3x3 convolutions, each with GroupNorm and activation, that keep the shape [B, width, h, w]."""
     layers: list[nn.Module] = []
     for _ in range(4):
         conv = nn.Conv2d(width, width, 3, padding=1, bias=False)
@@ -121,14 +121,14 @@ def conv_tower(width: int) -> nn.Sequential:
 
 
 def rows(maps: list[Tensor]) -> Tensor:
-    """Maps [B, K, h, w] of each level -> one row a prior [B, P, K], levels in order, rows first."""
-    if maps[0].stride(1) == 1:  # channels last: they are rows already
+    """Flatten the levels' maps [B, K, h, w] to one vector per prior [B, P, K], level by level and row by row."""
+    if maps[0].stride(1) == 1:  # channels last: each prior's values are contiguous already
         return torch.cat([m.permute(0, 2, 3, 1).flatten(1, 2) for m in maps], dim=1)
     return torch.cat([m.flatten(2) for m in maps], dim=2).transpose(1, 2)
 
 
 def with_quality(raw: Tensor, classes: int, quality: QualityPredictor | None) -> Tensor:
-    """Class logits become those of score x quality where there is a predictor: [B, P, C + 4 * (R + 1)] stays."""
+    """Return ``raw`` [B, P, C + 4 * (R + 1)] with class logits of score x quality; unchanged without a predictor."""
     if quality is None:
         return raw
     scores, sides = raw.split([classes, raw.shape[-1] - classes], dim=-1)
@@ -136,7 +136,7 @@ def with_quality(raw: Tensor, classes: int, quality: QualityPredictor | None) ->
 
 
 def init_predictor(conv: nn.Module, classes: int, reg_max: int) -> None:
-    """First values of a predictor whose first rows are classes, the others sides."""
+    """Initialise a predictor whose first ``classes`` output channels are classes and whose others are sides."""
     assert isinstance(conv, nn.Conv2d) and conv.bias is not None
     nn.init.normal_(conv.weight, std=0.01)
     nn.init.constant_(conv.bias[:classes], BACKGROUND_BIAS)

@@ -1,4 +1,4 @@
-"""The convolution blocks that the whole network is made of."""
+"""The convolution blocks of the network."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from nanogfl.model.depthwise import DepthwiseConv2d
 
 
 def activation() -> nn.Module:
-    """LeakyReLU(0.1), everywhere but in the ResNet."""
+    """Return LeakyReLU(0.1), the activation of all parts except the ResNet."""
     return nn.LeakyReLU(0.1, inplace=True)
 
 
 def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1) -> list[nn.Module]:
-    """A padded convolution without bias and its batch norm, as a list to be spread into a Sequential."""
+    """Return a padded convolution without bias and its batch norm, as a list to unpack into a Sequential."""
     return [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs)]
 
 
 def depthwise_bn(channels: int, kernel: int, stride: int = 1) -> list[nn.Module]:
-    """The same of a depthwise convolution."""
+    """Return a padded depthwise convolution without bias and its batch norm, as a list like ``conv_bn``."""
     return [DepthwiseConv2d(channels, kernel, stride), nn.BatchNorm2d(channels)]
 
 
 def conv_block(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    """Convolution, batch norm, activation."""
+    """Return a convolution with batch norm and activation."""
     return nn.Sequential(*conv_bn(inputs, outputs, kernel, stride), activation())
 
 
 def separable_block(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    """Depthwise k x k, then pointwise 1 x 1, each with batch norm and activation."""
+    """Return a depthwise k x k and a pointwise 1 x 1 convolution, each with batch norm and activation."""
     return nn.Sequential(*depthwise_bn(inputs, kernel, stride), activation(), *conv_block(inputs, outputs, 1))

@@ -1,4 +1,4 @@
-"""Other projects' names of our tensors: NanoDet's and torchvision's key layouts in ours."""
+"""Conversion of NanoDet's and torchvision's tensor names to this project's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nanogfl.errors import ModelError
 
 State = dict[str, Tensor]
 
-# NanoDet's key layout to ours; the backbone has torchvision's in both
+# from NanoDet's key layout to ours; the backbone has torchvision's key layout in both
 RENAMES = [
     (r"^aux_fpn\.", "guidance.neck."),
     (r"^aux_head\.cls_convs\.(\d)\.conv\.", lambda m: f"guidance.head.class_tower.{3 * int(m[1])}."),
@@ -42,7 +42,7 @@ RENAMES = [
     (r"\.pwnorm\.", ".4."),
 ]
 
-# torchvision's ResNet to ours, where a convolution and its norm stand side by side
+# from torchvision's ResNet key layout to ours, in which each norm follows its convolution in a Sequential
 RESNET_RENAMES = [
     (r"^conv1\.", "conv1.0."),
     (r"^bn1\.", "conv1.1."),
@@ -53,9 +53,9 @@ RESNET_RENAMES = [
 
 
 def from_nanodet(state: State, path: Path) -> State:
-    """Tensors in NanoDet's layout (``avg_model.*``, ``model.*`` or plain) in ours; averaged ones preferred.
+    """Convert NanoDet's tensors (``avg_model.*``, else ``model.*``, else unprefixed) to our key layout.
 
-    ``head.bins`` are the values of a side's bins: no weights, but they say how many there are.
+    The result may hold ``head.bins``, the values of a side's bins: not a weight, but it gives their number.
     """
     for prefix in ("avg_model.", "model.", ""):
         chosen = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
@@ -79,17 +79,17 @@ def from_nanodet(state: State, path: Path) -> State:
 
 
 def from_shufflenet(state: State) -> State:
-    """The backbone of torchvision's ShuffleNetV2: its own layout, read from BGR."""
+    """Convert torchvision's ShuffleNetV2 to backbone tensors for BGR input; the key layout is the same."""
     return reads_bgr({f"backbone.{k}": v for k, v in state.items() if k[:3] in ("con", "sta")})
 
 
 def from_resnet(state: State) -> State:
-    """The backbone of torchvision's ResNet in our layout, read from BGR."""
+    """Convert torchvision's ResNet to backbone tensors in our key layout, for BGR input."""
     return reads_bgr({f"backbone.{_rename(k, RESNET_RENAMES)}": v for k, v in state.items() if not k.startswith("fc.")})
 
 
 def reads_bgr(state: State) -> State:
-    """The first convolution of torchvision's files reads RGB, ours BGR."""
+    """Reverse the input channels of the first convolution: torchvision's files expect RGB, our network BGR."""
     stem = state.get("backbone.conv1.0.weight")
     return state if stem is None or stem.ndim != 4 else state | {"backbone.conv1.0.weight": stem.flip(1)}
 

@@ -1,7 +1,7 @@
-"""Classes that Lightning before 1.5 names in a checkpoint, as keys of its callbacks' states; nothing of them is run.
+"""Placeholders for the callback classes that Lightning before 1.5 stores in checkpoints, as keys of callback states.
 
-NanoDet trained with such versions. Loading as data only refuses a class that it does not know, so that empty ones of
-their names are made known.
+NanoDet was trained with these versions. ``torch.load(..., weights_only=True)`` refuses unknown classes, so empty
+classes of the same names are registered; no code of Lightning is run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CALLBACKS = {
 
 @cache
 def make_known() -> None:
-    """Let ``torch.load(..., weights_only=True)`` read past them."""
+    """Register the placeholder classes, so that ``torch.load(..., weights_only=True)`` accepts them."""
     add_safe_globals(
         [type(name, (), {"__module__": f"pytorch_lightning.callbacks.{room}"}) for room, name in CALLBACKS.items()]
     )

@@ -1,4 +1,4 @@
-"""NanoDet's ``.yml`` beside its checkpoint: what the tensors do not say, and what says that they are something else."""
+"""NanoDet's ``.yml`` configuration: it adds what tensors do not show and reveals networks that are not supported."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from nanogfl.view import MEAN, STD
 
 @dataclass(frozen=True)
 class NanoDetConfig:
-    """What a ``.yml`` says; all None where there is no file.
+    """The settings read from a ``.yml``; without a file, all are None and ``others`` is empty.
 
     Attributes:
-        path: of the file.
+        path: path of the file.
         input_size: height and width in px.
-        names: of the classes.
-        keep_ratio: whether pictures keep their shape.
-        others: settings of network and pictures that nanogfl has but one value of.
+        names: class names.
+        keep_ratio: whether pictures keep their aspect ratio.
+        others: settings of the network and the preprocessing for which nanogfl supports only one value.
     """
 
     path: Path | None = None
@@ -36,10 +36,10 @@ class NanoDetConfig:
 
 
 def read_config(checkpoint: Path, config: Path | None) -> NanoDetConfig:
-    """Read the file that was given, else the only one that lies beside the checkpoint with its name.
+    """Read ``config`` if given, else a file next to the checkpoint with its name, else return an empty configuration.
 
     Raises:
-        RecipeError: it cannot be read, or is none of NanoDet's.
+        RecipeError: the file cannot be read or is not a NanoDet configuration.
     """
     stem = re.sub(r"_checkpoint$", "", checkpoint.stem)
     beside = [checkpoint.with_name(f"{s}{e}") for s in (checkpoint.stem, stem) for e in (".yml", ".yaml")]
@@ -70,13 +70,13 @@ def read_config(checkpoint: Path, config: Path | None) -> NanoDetConfig:
 
 def _config(path: Path, content: Any) -> NanoDetConfig:
     val = content["data"]["val"]
-    width, height = (int(v) for v in val["input_size"])  # NanoDet writes [w, h]
+    width, height = (int(v) for v in val["input_size"])  # NanoDet stores [w, h]
     names, keep = content.get("class_names"), val.get("keep_ratio")
     if keep is not None and not isinstance(keep, bool):
         raise TypeError(f"keep_ratio is {keep!r}, neither true nor false")
     own = listed(names) if names else None
     if own and tuple(name.replace("_", " ") for name in own) == COCO_NAMES:
-        own = COCO_NAMES  # NanoDet writes traffic_light
+        own = COCO_NAMES  # NanoDet spells some with underscores, as in traffic_light
     arch = (content.get("model") or {}).get("arch") or {}
     parts = {name: arch.get(name) or {} for name in ("backbone", "fpn", "head")}
     others = {f"{name} activation": part.get("activation") for name, part in parts.items()}
@@ -87,10 +87,10 @@ def _config(path: Path, content: Any) -> NanoDetConfig:
 
 
 def refuse_unlike(said: NanoDetConfig, architecture: Architecture) -> None:
-    """Tensors of one shape can be other functions: refuse a file whose settings are not those that are built here.
+    """Refuse a file whose settings differ from ours: tensors of equal shape may belong to a different network.
 
     Raises:
-        ModelError: one of them, by its name.
+        ModelError: a setting differs, or a class is named twice.
     """
     built: dict[str, Any] = {f"{part} activation": "LeakyReLU" for part in ("backbone", "fpn", "head")}
     built |= {"strides": list(architecture.strides), "reg_max": architecture.reg_max}
@@ -108,7 +108,7 @@ def refuse_unlike(said: NanoDetConfig, architecture: Architecture) -> None:
 
 
 def listed(names: Any) -> tuple[str, ...]:
-    """Class names; one text is not a list of its letters."""
+    """Return class names as a tuple of strings; raise ValueError if ``names`` is not a list (a string is not)."""
     if not isinstance(names, list | tuple) or not all(isinstance(n, str | int | float) for n in names):
         raise ValueError(f"class names must be a list, not {type(names).__name__}")
     return tuple(map(str, names))

@@ -1,4 +1,4 @@
-"""The first NanoDet's neck: a path aggregation network without convolutions behind its sums."""
+"""The first NanoDet's neck: a path aggregation network (PAN) without convolutions after its sums."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nanogfl.model.ghost_pan import double
 
 
 class PlainPAN(nn.Module):
-    """Maps at strides 8, 16, 32 to one width; sums downwards, then upwards.
+    """A PAN that brings maps at strides 8, 16, 32 to one width and adds them top-down, then bottom-up.
 
     Args:
         inputs: channels of the three maps.
@@ -25,7 +25,7 @@ class PlainPAN(nn.Module):
             nn.init.zeros_(conv.bias)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """Three maps [B, C_i, H / s, W / s] -> three maps [B, width, H / s, W / s], s = 8, 16, 32."""
+        """Convert three maps [B, C_i, H / s, W / s] to three maps [B, width, H / s, W / s], s = 8, 16, 32."""
         x8, x16, x32 = (lateral(f) for lateral, f in zip(self.lateral, features, strict=True))
         t16 = x16 + double(x32)
         t8 = x8 + double(t16)
@@ -34,5 +34,5 @@ class PlainPAN(nn.Module):
 
 
 def halve(x: Tensor) -> Tensor:
-    """Bilinear by a half, half-pixel centres: each place is the mean of four. Sides are even, as inputs are n x 32."""
+    """Downsample by two with 2 x 2 means: bilinear with half-pixel centres. Sides are even, as inputs are n x 32 px."""
     return F.avg_pool2d(x, 2)

@@ -1,4 +1,4 @@
-"""The weights that their authors serve: addresses, digests, and which of our networks they fit."""
+"""Published weights: addresses, digests, and the size of our network that each file fits."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ PREFIX = "nanodet-plus-"
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """One file that its authors serve.
+    """A file of weights published by its authors.
 
     Attributes:
-        url: where it is published; the part after the last slash is its name in the cache and on a mirror.
-        sha256: the hex digest or its first digits, in lower case, None where the publisher gives none.
-        size: the size of our network that it fits.
+        url: address of the file; the part after the last slash is the file name in the cache and on a mirror.
+        sha256: the hex digest or its first digits, in lower case; None if none was published.
+        size: size of our network that the file fits.
     """
 
     url: str
@@ -24,18 +24,18 @@ class PublishedFile:
 
     @property
     def file_name(self) -> str:
-        """Name in the cache and on a mirror."""
+        """File name in the cache and on a mirror."""
         return self.url.rpartition("/")[2]
 
 
 def _nanodet(name: str, size: Literal["m", "l"]) -> PublishedFile:
-    """RangiLyu/nanodet, release v1.0.0-alpha-1 (Apache-2.0), trained on COCO; no digests were published with it."""
+    """Return a file of RangiLyu/nanodet, release v1.0.0-alpha-1 (Apache-2.0; trained on COCO; no digests published)."""
     folder = "https://github.com/RangiLyu/nanodet/releases/download/v1.0.0-alpha-1"
     return PublishedFile(f"{folder}/{PREFIX}{name}_checkpoint.ckpt", None, size)
 
 
 def _torchvision(stem: str, digits: str, size: Literal["s", "m", "l"]) -> PublishedFile:
-    """ImageNet backbones of torchvision (BSD-3-Clause); the last part of their names is the start of their sha256."""
+    """Return an ImageNet backbone of torchvision (BSD-3-Clause), whose file name ends with the start of its sha256."""
     return PublishedFile(f"https://download.pytorch.org/models/{stem}-{digits}.pth", digits, size)
 
 

@@ -1,4 +1,4 @@
-"""The distribution-guided quality predictor (Li et al., TPAMI 2022; GFLv2): how good a box is, from its shape."""
+"""The distribution-guided quality predictor (Li et al., TPAMI 2022; GFLv2): box quality from the side distributions."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ Statistics = Literal["top4", "moments"]
 
 
 class QualityPredictor(nn.Module):
-    """Statistics of the four side distributions -> 64 -> 1 -> sigmoid.
+    """A perceptron with one hidden layer that maps statistics of the four side distributions to a quality.
 
     Args:
         reg_max: R of the distributions.
         statistics: ``top4``: the four largest probabilities and the mean of all (20 values; docs/paper.md);
-            ``moments``: maximum, second moment and variance, which need no TopK operator (12 values).
+            ``moments``: largest probability, sum of squared probabilities, and variance of the distance, which need
+            no TopK operator (12 values).
         hidden: width of the hidden layer.
     """
 
@@ -33,18 +34,18 @@ class QualityPredictor(nn.Module):
         self.fc2 = nn.Linear(hidden, 1)
 
     def forward(self, side_logits: Tensor) -> Tensor:
-        """[..., 4 * (R + 1)] -> quality in (0, 1), [..., 1]."""
+        """Return the quality [..., 1], in (0, 1), from side logits [..., 4 * (R + 1)]."""
         return self.logits(side_logits).sigmoid()
 
     def logits(self, side_logits: Tensor) -> Tensor:
-        """[..., 4 * (R + 1)] -> logits of the quality [..., 1], at least in float32, also under autocast."""
+        """Return the logits of the quality [..., 1], in float32 or wider even under autocast."""
         with torch.autocast(side_logits.device.type, enabled=False):
             exact = side_logits.float() if side_logits.dtype.itemsize < 4 else side_logits
             statistic = self.describe(side_probabilities(exact, self.reg_max)).flatten(-2)
             return self.fc2(self.fc1(statistic).relu())
 
     def describe(self, probabilities: Tensor) -> Tensor:
-        """[..., 4, R + 1] -> [..., 4, statistics a side]."""
+        """Return the statistics [..., 4, 5 or 3] of side probabilities [..., 4, R + 1]."""
         if self.statistics == "top4":
             top = probabilities.topk(4, dim=-1).values
             return torch.cat([top, probabilities.mean(dim=-1, keepdim=True)], dim=-1)
@@ -55,10 +56,10 @@ class QualityPredictor(nn.Module):
 
 
 def product_logits(class_logits: Tensor, quality_logits: Tensor) -> Tensor:
-    """Logits of sigmoid(c) x sigmoid(q), at least in float32, for logits that broadcast.
+    """Return the logits of sigmoid(c) x sigmoid(q), in float32 or wider, for logits of broadcastable shapes.
 
-    With p = 1 / ((1 + e^-c) (1 + e^-q)), p / (1 - p) is 1 / (e^-c + e^-q + e^-(c + q)): no score is ever computed,
-    so that nothing is cut at 0 or 1 and no gradient dies where the score does.
+    With p = 1 / ((1 + e^-c) (1 + e^-q)), p / (1 - p) is 1 / (e^-c + e^-q + e^-(c + q)). Scores themselves are not
+    computed, so nothing saturates at 0 or 1 and gradients do not vanish when a score does.
     """
     c, q = (-(x.float() if x.dtype.itemsize < 4 else x) for x in (class_logits, quality_logits))
     c, q = torch.broadcast_tensors(c, q)

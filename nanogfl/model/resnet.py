@@ -1,4 +1,4 @@
-"""ResNet-18, -34 and -50 (He et al., CVPR 2016; stride in the 3x3, as torchvision has it), and the FPN behind it."""
+"""ResNet-18, -34 and -50 (He et al., CVPR 2016; stride in the 3x3, as in torchvision), and the FPN that follows it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from nanogfl.model.layers import conv_bn
 
-# size: blocks of the four stages, and how many times wider a block's output is than its inside
+# size -> (blocks of the four stages; ratio of a block's output channels to its inner channels)
 RESNETS: dict[str, tuple[tuple[int, int, int, int], int]] = {
     "s": ((2, 2, 2, 2), 1),  # ResNet-18
     "m": ((3, 4, 6, 3), 1),  # ResNet-34
@@ -19,7 +19,7 @@ STAGES = (64, 128, 256, 512)
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions, or 1x1, 3x3, 1x1 where ``expansion`` is 4, beside a shortcut."""
+    """Two 3x3 convolutions, or 1x1, 3x3, 1x1 if ``expansion`` is 4, in parallel with a shortcut."""
 
     def __init__(self, inputs: int, width: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -34,15 +34,15 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Sequential(*([] if same else conv_bn(inputs, outputs, 1, stride)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, inputs, H, W] -> [B, width * expansion, H / stride, W / stride]."""
+        """Map [B, inputs, H, W] to [B, width * expansion, H / stride, W / stride]."""
         return F.relu(self.branch(x) + self.shortcut(x))
 
 
 class ResNet(nn.Module):
-    """The backbone: pictures in, maps at strides 8, 16 and 32 out.
+    """A backbone that maps images to feature maps at strides 8, 16 and 32.
 
     Args:
-        size: s, m or l of :data:`RESNETS`.
+        size: s, m or l, a key of :data:`RESNETS`.
     """
 
     def __init__(self, size: str) -> None:
@@ -62,20 +62,20 @@ class ResNet(nn.Module):
         return nn.Sequential(ResidualBlock(inputs, width, stride, expansion), *rest)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """[B, 3, H, W] normalised BGR -> three maps [B, C_i, H / s, W / s], s = 8, 16, 32."""
+        """Map normalised BGR images [B, 3, H, W] to three maps [B, C_i, H / s, W / s], s = 8, 16, 32."""
         x8 = self.layer2(self.layer1(self.maxpool(self.conv1(images))))
         x16 = self.layer3(x8)
         return [x8, x16, self.layer4(x16)]
 
 
 class FloatConv2d(nn.Conv2d):
-    """A strided convolution that a CPU computes in float32, under autocast too.
+    """A strided convolution that is computed in float32 on a CPU, even under autocast.
 
-    Its map may be a single pixel, and oneDNN takes the bf16 gradient of that from memory that nobody wrote.
+    Its map may be a single pixel, for which oneDNN computes the bf16 gradient from uninitialised memory.
     """
 
     def forward(self, images: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, C, h, w], in the precision that autocast asks for."""
+        """Map [B, C, H, W] to [B, C, h, w], returned in the data type of autocast."""
         if images.is_cuda or not torch.is_autocast_enabled("cpu"):
             return super().forward(images)
         with torch.autocast("cpu", enabled=False):
@@ -84,7 +84,7 @@ class FloatConv2d(nn.Conv2d):
 
 
 class FPN(nn.Module):
-    """Feature pyramid network (Lin et al., CVPR 2017) with two more levels, as in the paper: P3 to P7.
+    """A feature pyramid network (Lin et al., CVPR 2017) with two more levels, as in the paper: P3 to P7.
 
     Args:
         inputs: channels of the three maps.
@@ -102,7 +102,7 @@ class FPN(nn.Module):
             nn.init.zeros_(conv.bias)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """Three maps [B, C_i, H / s, W / s] -> five maps [B, width, H / s, W / s], s = 8 to 128 (rounded up)."""
+        """Convert three maps [B, C_i, H / s, W / s] to five, [B, width, H / s, W / s], s = 8 to 128 (rounded up)."""
         x8, x16, x32 = (lateral(f) for lateral, f in zip(self.lateral, features, strict=True))
         x16 = x16 + F.interpolate(x32, scale_factor=2.0)
         x8 = x8 + F.interpolate(x16, scale_factor=2.0)

@@ -1,4 +1,4 @@
-"""ShuffleNetV2 (Ma et al., ECCV 2018), with LeakyReLU as NanoDet uses it.
+"""ShuffleNetV2 (Ma et al., ECCV 2018) with LeakyReLU, as in NanoDet.
 
 Module names follow torchvision's key layout, so that its published ImageNet files load without renaming.
 """
@@ -14,7 +14,7 @@ DEPTHS = (4, 8, 4)
 
 
 class ShuffleBlock(nn.Module):
-    """The branches of a unit of the paper's figure 3: (c) one of half the channels; (d) two, with stride 2, of all."""
+    """The branches of a unit in the paper's figure 3: (c) one on half of the channels, or (d) two on all, stride 2."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -29,18 +29,18 @@ class ShuffleBlock(nn.Module):
 
 
 class ShuffleStage(nn.Sequential):
-    """A unit of stride 2, then units that transform one half; after each, the halves' channels are shuffled."""
+    """A unit of stride 2, then units that transform half of the channels, with a channel shuffle after each unit."""
 
     def __init__(self, inputs: int, outputs: int, depth: int) -> None:
         rest = (ShuffleBlock(outputs, outputs, 1) for _ in range(depth - 1))
         super().__init__(ShuffleBlock(inputs, outputs, 2), *rest)
 
     def blocks(self) -> list[ShuffleBlock]:
-        """The units in order."""
+        """Return the units in order."""
         return list(self)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, inputs, H, W] -> [B, outputs, H / 2, W / 2]."""
+        """Map [B, inputs, H, W] to [B, outputs, H / 2, W / 2]."""
         first, *rest = self.blocks()
         kept, changed = first.branch1(x), first.branch2(x)
         for block in rest:
@@ -50,7 +50,7 @@ class ShuffleStage(nn.Sequential):
 
 
 class ShuffleNetV2(nn.Module):
-    """The backbone: pictures in, maps at strides 8, 16 and 32 out.
+    """A backbone that maps images to feature maps at strides 8, 16 and 32.
 
     Args:
         widths: channels of the stem and of the three stages.
@@ -65,9 +65,10 @@ class ShuffleNetV2(nn.Module):
         )
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """[B, 3, H, W] normalised BGR -> three maps [B, C_i, H / s, W / s], s = 8, 16, 32."""
+        """Map normalised BGR images [B, 3, H, W] to three maps [B, C_i, H / s, W / s], s = 8, 16, 32."""
         convolution, norm, activation = self.conv1
-        stem = activation(self.maxpool(norm(convolution(images))))  # it grows with its input: the same, of a quarter
+        # The activation is monotonic, so applying it after pooling gives the same values on a quarter of the data.
+        stem = activation(self.maxpool(norm(convolution(images))))
         x8 = self.stage2(stem)
         x16 = self.stage3(x8)
         return [x8, x16, self.stage4(x16)]

@@ -1,4 +1,4 @@
-"""Tensors from files: ours, NanoDet's, torchvision's; loaded as data only, never as code."""
+"""Loading of our own, NanoDet's and torchvision's weights; files are loaded as data only and never run code."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from nanogfl.model.layouts import State, from_nanodet, from_resnet, from_shuffle
 from nanogfl.model.resnet import RESNETS
 
 log = logging.getLogger(__name__)
-MOST_VALUES = 10**8  # in one tensor; a file can claim more than it holds
+MOST_VALUES = 10**8  # limit for one tensor; a file can declare a shape larger than the data it holds
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What a file holds, in our key layout.
+    """The contents of a weights file, in our key layout.
 
     Attributes:
-        source: the file.
+        source: path of the file.
         kind: nanogfl | nanodet | imagenet.
         state: tensors of the detector (and of the guidance, under ``guidance.``).
-        card: what our own checkpoints say of themselves (empty for others).
+        card: metadata of our own checkpoints (empty for others).
     """
 
     source: Path
@@ -46,13 +46,13 @@ def read_weights(path: Path) -> Weights:
     """Read a checkpoint of any known layout.
 
     Raises:
-        ModelError: missing, damaged, of another kind, or holding anything but tensors and plain values.
+        ModelError: the file is missing, damaged, of another kind, or holds more than tensors and plain values.
     """
     return weights_of(read_tensors_only(path), path)
 
 
 def weights_of(content: dict[str, Any], path: Path) -> Weights:
-    """What a checkpoint that was read holds; raises as ``read_weights`` does."""
+    """Return the weights in the loaded content of a checkpoint; raises the same errors as ``read_weights``."""
     if isinstance(content.get("nanogfl"), dict):
         return Weights(path, "nanogfl", _ours(content, path), content["nanogfl"])
     tensors = content.get("state_dict", content)
@@ -67,7 +67,7 @@ def weights_of(content: dict[str, Any], path: Path) -> Weights:
 
 
 def read_tensors_only(path: Path) -> dict[str, Any]:
-    """``torch.load`` as data only, with one clear line for whatever can be wrong."""
+    """Load a file with ``torch.load(..., weights_only=True)``; raise ModelError with one clear line on any failure."""
     if not path.is_file():
         raise ModelError(f"there is no checkpoint {path}; check the path")
     lightning_names.make_known()
@@ -83,7 +83,7 @@ def read_tensors_only(path: Path) -> dict[str, Any]:
             ) from error
         give = "the best.ckpt of its run" if path.suffix == ".onnx" else "a file written by nanogfl or NanoDet"
         raise ModelError(f"{path} is no checkpoint; give {give}") from error
-    except Exception as error:  # torch raises many kinds for a damaged archive
+    except Exception as error:  # torch raises many error types for a damaged archive
         raise ModelError(
             f"{path} is damaged or no checkpoint; fetch it again, or give a file written by nanogfl or NanoDet"
         ) from error
@@ -104,7 +104,7 @@ def _ours(content: dict[str, Any], path: Path) -> State:
 
 
 def _plain(tensors: Mapping[Any, Any], path: Path) -> State:
-    """The tensors among the values, all dense, real, and no larger than a detector's."""
+    """Return the values that are tensors; raise ModelError if one is sparse, complex or too large for a detector."""
     state = {k: v for k, v in tensors.items() if isinstance(k, str) and isinstance(v, Tensor)}
     for key, value in state.items():
         odd = value.layout != torch.strided or value.is_quantized or value.is_complex() or value.is_meta
@@ -116,7 +116,7 @@ def _plain(tensors: Mapping[Any, Any], path: Path) -> State:
 
 
 def recognise(state: State, path: Path) -> Architecture:
-    """Read the architecture from the tensors of a NanoDet detector in our layout."""
+    """Infer the architecture from the tensors of a NanoDet detector in our key layout."""
     predict = sorted(k for k in state if re.fullmatch(r"head\.predict\.\d\.weight", k))
     widths = backbone_widths(state)
     size = size_of(widths)
@@ -135,7 +135,7 @@ def recognise(state: State, path: Path) -> Architecture:
 
 
 def _reg_max(state: State) -> int:
-    """R by whichever tensor of a NanoDet detector says it; the first has a branch of sides, used or not."""
+    """Infer R from a NanoDet detector's tensors; the first NanoDet has a layer for the sides, used or not."""
     for key, sides in (("head.measure.0.weight", 4), ("head.bins", 1), ("guidance.head.measure.weight", 4)):
         if key in state:
             return _rows(state[key]) // sides - 1
@@ -143,7 +143,7 @@ def _reg_max(state: State) -> int:
 
 
 def backbone_widths(state: State) -> tuple[int, ...]:
-    """Channels of the three stages, as many as there are in the tensors."""
+    """Return the output channels of the ShuffleNetV2 stages that are present in the tensors."""
     keys = [f"backbone.stage{i}.0.branch2.5.weight" for i in (2, 3, 4)]
     return tuple(2 * _rows(state[key]) for key in keys if key in state)
 
@@ -153,12 +153,12 @@ def _rows(tensor: Tensor) -> int:
 
 
 def size_of(widths: tuple[int, ...]) -> str | None:
-    """The size whose stages have these channels, or None."""
+    """Return the size whose stages have these channels, or None."""
     return next((size for size, (stages, _) in WIDTHS.items() if stages[1:] == widths), None)
 
 
 def backbone_size(state: State) -> tuple[bool, str | None]:
-    """Whether a backbone is a ResNet, and its size (None: of none that is known)."""
+    """Return whether a backbone is a ResNet, and its size (None if it is not a known size)."""
     blocks = [len({k.split(".")[2] for k in state if k.startswith(f"backbone.layer{i}.")}) for i in (1, 2, 3, 4)]
     if not any(blocks):
         return False, size_of(backbone_widths(state))
@@ -167,7 +167,7 @@ def backbone_size(state: State) -> tuple[bool, str | None]:
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
-    """Load every tensor, strictly; one clear line where names or shapes do not fit."""
+    """Load every tensor of the module; raise ModelError if a name is missing or a shape differs."""
     own = module.state_dict()
     missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
     wrong = [k for k in own if k in state and state[k].shape != own[k].shape]
@@ -189,7 +189,7 @@ def _refuse_spoilt(state: Mapping[str, Tensor], source: Path) -> None:
 def transplant(
     module: nn.Module, weights: Weights, old_names: Sequence[str] | None, new_names: Sequence[str]
 ) -> list[str]:
-    """Load what fits into a detector (and guidance) with other classes; class rows go by name.
+    """Load the tensors that fit into a detector (and guidance) with other classes; match class rows by name.
 
     Returns:
         The names of the classes whose rows were kept.
@@ -217,9 +217,9 @@ def transplant(
 
 
 def _for_levels(weights: Weights, own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The tensors for a head with another number of branches: one is copied to each level; of several the first counts.
+    """Adapt tensors to the number of head branches: copy a single branch to every level, or use the first of several.
 
-    Branches of several levels were trained apart, so that their mean would be none of them.
+    The branches of several levels were trained separately, so averaging them would not give a useful branch.
     """
     branches = [sum(bool(re.fullmatch(r"head\.predict\.\d\.weight", k)) for k in s) for s in (weights.state, own)]
     if branches[0] == branches[1] or not all(branches):
@@ -233,12 +233,12 @@ def _for_levels(weights: Weights, own: Mapping[str, Tensor]) -> Mapping[str, Ten
 
 
 def is_class_layer(key: str) -> bool:
-    """Whether a tensor's rows are classes (in the head: followed by the side rows)."""
+    """Return whether a tensor's rows are classes (in the head, side rows follow them)."""
     return bool(re.match(r"(head\.predict\.\d|(guidance\.)?head\.classify)\.(weight|bias)$", key))
 
 
 def _by_class(target: Tensor, source: Tensor, rows: list[tuple[int, int]], classes: int, old: int) -> Tensor:
-    """``target`` with the rows of common classes, and the side rows behind them where ``source`` has as many."""
+    """Return ``target`` with ``source``'s rows of common classes, and its side rows if their number is the same."""
     result, sides = target.clone(), target.shape[0] - classes
     for new, former in rows:
         result[new] = source[former]

@@ -1,7 +1,7 @@
-"""Published weights by name: fetched once into a cache, checked, and never loaded here.
+"""Download of published weights by name: each file is fetched into a cache once and checked, but not loaded here.
 
-The cache is ``$NANOGFL_CACHE``, else ``$XDG_CACHE_HOME/nanogfl``, else ``~/.cache/nanogfl``. ``$NANOGFL_MIRROR`` is
-an address that is asked for ``<mirror>/<file name>`` in place of the publisher.
+The cache is ``$NANOGFL_CACHE``, else ``$XDG_CACHE_HOME/nanogfl``, else ``~/.cache/nanogfl``. If ``$NANOGFL_MIRROR``
+is set, files are fetched from ``<mirror>/<file name>`` instead of the publisher.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ WEB_ADDRESS = re.compile(r"https?://(\[[\da-f:]+\]|[\w.-]+)(:\d+)?/\S+", re.IGNO
 
 
 def resolve(name_or_path: str, size: str = "m") -> Path:
-    """Return an existing file as it is, or the file of a published name, fetched where the cache lacks it.
+    """Return the path of an existing file, or of a published name's file, which is fetched if it is not in the cache.
 
-    ``size`` (s, m or l, or resnet18, resnet34, resnet50) says which backbone ``imagenet`` means.
+    ``size`` (s, m or l, or resnet18, resnet34, resnet50) selects the backbone that the name ``imagenet`` stands for.
     """
     path = Path(name_or_path)
     best = next((path / name for name in ("best.ckpt", "last.ckpt") if (path / name).is_file()), None)
@@ -44,7 +44,7 @@ def resolve(name_or_path: str, size: str = "m") -> Path:
 
 
 def lookup(name: str, size: str = "m") -> PublishedFile:
-    """Find a published file by its name, by the name without ``nanodet-plus-``, or as ``imagenet`` and a size."""
+    """Return a published file by its name, by the name without ``nanodet-plus-``, or by ``imagenet`` and a size."""
     for candidate in (name, PREFIX + name, f"{name}-{size}"):
         if candidate in PUBLISHED:
             return PUBLISHED[candidate]
@@ -56,7 +56,7 @@ def lookup(name: str, size: str = "m") -> PublishedFile:
 
 
 def cache_folder() -> Path:
-    """Absolute path of the folder that published files are kept in; it need not exist."""
+    """Return the absolute path of the folder in which published files are kept; it need not exist."""
     if chosen := os.environ.get("NANOGFL_CACHE"):
         return Path(chosen).expanduser().absolute()
     base = os.environ.get("XDG_CACHE_HOME")
@@ -64,7 +64,7 @@ def cache_folder() -> Path:
 
 
 def fetch(entry: PublishedFile) -> Path:
-    """Return the path of ``entry`` in the cache, downloaded where it is not there yet, and checked either way."""
+    """Return the path of ``entry`` in the cache; download it if it is missing, and check it in either case."""
     target = cache_folder() / entry.file_name
     try:
         if not target.exists():
@@ -77,12 +77,12 @@ def fetch(entry: PublishedFile) -> Path:
 
 
 def refuse_other(path: Path, size: str, classes: int) -> None:
-    """Refuse a file of the cache that holds another network than its name says.
+    """Refuse a cached file that holds a different network than its name stands for.
 
-    Where no digest was published this shows only once the file is read.
+    If no digest was published, this can only be detected after the file has been read.
 
     Raises:
-        DownloadError: it does.
+        DownloadError: the size or the number of classes differs.
     """
     if path.parent != cache_folder():
         return
@@ -95,11 +95,11 @@ def refuse_other(path: Path, size: str, classes: int) -> None:
 
 
 class _RefusedError(Exception):
-    """A try gave no file, and the next one would not either."""
+    """A download attempt failed in a way that another attempt would not fix."""
 
 
 class _BrokenOffError(_RefusedError):
-    """A try gave no file, but the next one may."""
+    """A download attempt failed, but another attempt may succeed."""
 
 
 def _address(entry: PublishedFile) -> str:
@@ -114,7 +114,7 @@ def _address(entry: PublishedFile) -> str:
 def _download(url: str, target: Path, entry: PublishedFile) -> None:
     log.info("fetching %s to %s", url, target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    # The process and a random part are in the name, so that two downloads of one file never write into each other.
+    # The process id and a random part keep concurrent downloads of one file from writing to the same partial file.
     partial = target.with_name(f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
     try:
         _receive_with_restarts(url, partial, target.name)
@@ -139,7 +139,7 @@ def _receive_with_restarts(url: str, partial: Path, name: str) -> None:
 
 
 def _receive(url: str, partial: Path, name: str) -> None:
-    """Write what ``url`` serves to ``partial``, from the start; ``name`` is what the terminal shows."""
+    """Download ``url`` to ``partial`` from the start; ``name`` is the name shown with the progress."""
     with _open(url) as response, partial.open("wb") as file:
         total, done = response.length, 0
         while chunk := _read(response):
@@ -151,7 +151,7 @@ def _receive(url: str, partial: Path, name: str) -> None:
 
 
 class _WebOnly(urllib.request.HTTPRedirectHandler):
-    """Follow redirects to https, or to http where that was asked for; urllib's own would go to ftp as well."""
+    """A handler that follows redirects to https, or to the original scheme; urllib's own also follows them to ftp."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
@@ -176,7 +176,7 @@ def _open(url: str) -> HTTPResponse:
 
 
 def _read(response: HTTPResponse) -> bytes:
-    # Apart from writing, so that a full disk is not taken for a lost connection and tried again.
+    # Separate from writing, so that a full disk is not mistaken for a lost connection and retried.
     try:
         return response.read(CHUNK)
     except (OSError, HTTPException) as error:
@@ -184,7 +184,7 @@ def _read(response: HTTPResponse) -> bytes:
 
 
 def _fault(path: Path, entry: PublishedFile) -> str | None:
-    """Say what shows that ``path`` is not the published file; None where nothing does."""
+    """Return why ``path`` cannot be the published file; None if no fault is found."""
     with path.open("rb") as file:
         head = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
     if head.startswith(b"<"):
@@ -192,7 +192,7 @@ def _fault(path: Path, entry: PublishedFile) -> str | None:
     if entry.sha256 is not None:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         return None if digest.startswith(entry.sha256) else f"its sha256 is {digest}, published is {entry.sha256}"
-    # torch's files are zips, whose index is at the end: a cut one is no zip. Before torch 1.6 they were pickles.
+    # torch saves zips, whose index is at the end, so a truncated file is not a valid zip. Before 1.6 it saved pickles.
     is_pickle = head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
     if is_pickle or (head.startswith(b"PK") and zipfile.is_zipfile(path)):
         return None
@@ -200,10 +200,10 @@ def _fault(path: Path, entry: PublishedFile) -> str | None:
 
 
 def _show_progress(name: str, done: int, total: int | None) -> None:
-    """Percents on one line of the terminal; nothing where stderr is a file or a pipe."""
+    """Show the progress on one line of the terminal; do nothing if stderr is not a terminal."""
     if sys.stderr is None or not sys.stderr.isatty():
         return
     text = f"{name}: {100 * done // total:3d} %" if total else f"{name}: {done / 1e6:.1f} MB"
-    # The cursor goes back to the start, so that whatever is said next, an error too, overwrites the line.
+    # Return the cursor to the start of the line, so that the next output, also an error message, overwrites it.
     sys.stderr.write(f"{' ' * len(text) if done == total else text}\r")
     sys.stderr.flush()

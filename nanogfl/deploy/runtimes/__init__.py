@@ -1,8 +1,8 @@
-"""The runtimes that a trained network can be run by: one small adapter each, every import inside its functions.
+"""Adapters for the runtimes that can run a trained network; each imports its runtime inside functions only.
 
-An adapter takes the core form (or the checkpoint, where its converter starts from torch), makes its own file of it,
-and runs one image float32 [1, 3, H, W], BGR 0 to 255, to the maps ``classes_8 .. sides_64`` or to one raw output
-[P, C + 4 * (R + 1)] named ``raw``. Everything before and behind is nanogfl's own View and decode.
+An adapter converts the core form (or, if its converter starts from torch, the checkpoint) to its own file format and
+maps one image float32 [1, 3, H, W], BGR 0 to 255, to the maps ``classes_8 .. sides_64`` or to one raw output
+[P, C + 4 * (R + 1)] named ``raw``. All steps before and after the network are nanogfl's own View and decode.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from nanogfl.deploy.runtimes import executorch, litert, mnn, ncnn, onnxruntime, 
 from nanogfl.errors import UsageError, nearest
 
 Network = Callable[[NDArray[Any]], dict[str, NDArray[Any]]]
-"""One image to its maps by name."""
+"""A function that maps one image to its outputs by name."""
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """How a network is brought to a runtime.
+    """The adapter of a runtime.
 
     Attributes:
-        name: on the command line.
-        modules: what must be installed to run it.
-        converter: what must be installed besides to make its file.
-        takes: ``core`` (our ONNX) or ``checkpoint``.
-        suffix: of its own file; None where it reads what it is given.
-        convert: (given file, file to write) -> nothing; only where there is a suffix.
-        open: (file, threads, names of the maps) -> the network.
+        name: name on the command line.
+        modules: modules required to run a network.
+        converter: additional modules required to convert a network.
+        takes: the input of conversion and opening: ``core`` (our ONNX) or ``checkpoint``.
+        suffix: suffix of its own file format; None if it has none and opens the given file.
+        convert: function of (given file, file to write); None without a suffix.
+        open: function of (file, threads, names of the maps) that returns the network.
     """
 
     name: str
@@ -47,13 +47,13 @@ class Runtime:
 
     @property
     def missing(self) -> str | None:
-        """Why it cannot be used here; None where it can."""
+        """Why the runtime cannot be used here; None if it can."""
         absent = [m for m in (*self.modules, *self.converter) if find_spec(m) is None]
         return f"not installed: pip install {' '.join(PACKAGES.get(m, m) for m in absent)}" if absent else None
 
     @property
     def version(self) -> str | None:
-        """Of what runs it; None where it is not installed."""
+        """Version of the runtime's package; None if it is not installed."""
         try:
             return version(PACKAGES.get(self.modules[0], self.modules[0]))
         except PackageNotFoundError:
@@ -86,11 +86,11 @@ RUNTIMES = (
     Runtime("opencv", ("cv2",), opencv.open_network),
     Runtime("torch", ("torch",), torch.open_network, takes="checkpoint"),
 )
-FORMATS = ["onnx", *(r.name for r in RUNTIMES if r.suffix)]  # what --format knows
+FORMATS = ["onnx", *(r.name for r in RUNTIMES if r.suffix)]  # the values of --format
 
 
 def runtime(name: str, option: str = "--runtime") -> Runtime:
-    """The runtime of this name, in any case. Raises UsageError for an unknown one."""
+    """Return the runtime of this name (case-insensitive); raise UsageError if there is none."""
     known = {r.name: r for r in RUNTIMES}
     if name.lower() not in known:
         asked = FORMATS if option == "--format" else known
@@ -100,5 +100,5 @@ def runtime(name: str, option: str = "--runtime") -> Runtime:
 
 
 def files_of(path: Path) -> list[Path]:
-    """All files that belong to a converted one: ncnn's and OpenVINO's weights lie beside the graph."""
+    """Return all files of a converted network; ncnn and OpenVINO store weights in a second file next to the graph."""
     return [path, *(p for p in (path.with_suffix(".bin"),) if path.suffix in (".param", ".xml") and p.is_file())]

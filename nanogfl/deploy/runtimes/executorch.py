@@ -1,7 +1,7 @@
-"""ExecuTorch: PyTorch's own runtime for phones, with XNNPACK's kernels."""
+"""Adapter for ExecuTorch, PyTorch's runtime for phones, with XNNPACK's kernels."""
 
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportArgumentType=false
-# Checked where it is installed or not: an extra that the environment of the checks does not have.
+# The package is an optional extra that may be missing where pyright runs.
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nanogfl.deploy.runtimes.torch import example, ready
 
 
 def convert(checkpoint: Path, out: Path) -> None:
-    """Checkpoint to ``out`` (.pte), float32: one image [1, 3, H, W] 0 to 255 to one raw output."""
+    """Convert a checkpoint to ``out`` (.pte), float32: one image [1, 3, H, W] 0 to 255 in, one raw output out."""
     import torch
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
@@ -24,12 +24,12 @@ def convert(checkpoint: Path, out: Path) -> None:
 
 
 def open_network(path: Path, threads: int, _names: list[str]) -> Any:
-    """On the CPU."""
+    """Open a file on the CPU."""
     import torch
     from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
     from executorch.runtime import Runtime
 
-    _unsafe_reset_threadpool(threads)  # nothing runs in it yet
+    _unsafe_reset_threadpool(threads)  # safe: no work runs in the pool yet
     method = Runtime.get().load_program(path).load_method("forward")
 
     def run(image: Any) -> dict[str, Any]:

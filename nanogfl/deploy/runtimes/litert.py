@@ -1,7 +1,7 @@
-"""LiteRT, formerly TensorFlow Lite: Google's runtime for phones."""
+"""Adapter for LiteRT (formerly TensorFlow Lite), Google's runtime for phones."""
 
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportArgumentType=false
-# Checked where it is installed or not: an extra that the environment of the checks does not have.
+# The package is an optional extra that may be missing where pyright runs.
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from nanogfl.deploy.runtimes.torch import example, ready
 
 
 def convert(checkpoint: Path, out: Path) -> None:
-    """Checkpoint to ``out`` (.tflite), float32: one image [1, 3, H, W] 0 to 255 to one raw output."""
+    """Convert a checkpoint to ``out`` (.tflite), float32: one image [1, 3, H, W] 0 to 255 in, one raw output out."""
     import litert_torch
 
     litert_torch.convert(ready(checkpoint), example(checkpoint)).export(str(out))
 
 
 def open_network(path: Path, threads: int, _names: list[str]) -> Any:
-    """On the CPU, by XNNPACK."""
+    """Open a file on the CPU, with XNNPACK's kernels."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_path=str(path), num_threads=threads)

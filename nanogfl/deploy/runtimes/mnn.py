@@ -1,7 +1,7 @@
-"""MNN: Alibaba's runtime for phones."""
+"""Adapter for MNN, Alibaba's runtime for phones."""
 
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportArgumentType=false
-# Checked where it is installed or not: an extra that the environment of the checks does not have.
+# The package is an optional extra that may be missing where pyright runs.
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from nanogfl.errors import ExportError
 
 
 def convert(core: Path, out: Path) -> None:
-    """Core form to ``out`` (.mnn), float32.
+    """Convert a file of the core form to ``out`` (.mnn), float32.
 
-    The compiled converter is called itself: its wrapper, ``mnnconvert``, installs a package with pip and reports to a
-    server what was converted and where.
+    The compiled converter is called directly, because its wrapper, ``mnnconvert``, installs a package with pip and
+    reports to a server what was converted and where.
     """
     import _tools  # the converter's module in MNN's wheel
 
@@ -25,7 +25,7 @@ def convert(core: Path, out: Path) -> None:
 
 
 def open_network(path: Path, threads: int, names: list[str]) -> Any:
-    """On the CPU; precision high keeps float32 where the processor has half floats."""
+    """Open a file on the CPU; precision "high" keeps float32 on processors that support float16."""
     import MNN.nn
     import numpy as np
     from MNN import expr

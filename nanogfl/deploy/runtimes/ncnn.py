@@ -1,10 +1,10 @@
-"""ncnn, through pnnx: a .param and a .bin that go into an app as they are.
+"""Adapter for ncnn, converted by pnnx to a .param and a .bin that apps can use unchanged.
 
-The blobs are called as in our ONNX: ``image`` in, ``classes_8 .. sides_64`` out.
+The blobs have the names of our ONNX files: ``image`` in, ``classes_8 .. sides_64`` out.
 """
 
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportArgumentType=false
-# Checked where it is installed or not: an extra that the environment of the checks does not have.
+# The package is an optional extra that may be missing where pyright runs.
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nanogfl.errors import ExportError
 
 
 def convert(core: Path, out: Path) -> None:
-    """Core form to ``out`` (.param) and its float32 weights beside it (.bin)."""
+    """Convert a file of the core form to ``out`` (.param) and its float32 weights (.bin) next to it."""
     import onnx
     import pnnx
 
@@ -44,7 +44,7 @@ def convert(core: Path, out: Path) -> None:
 
 
 def open_network(path: Path, threads: int, names: list[str]) -> Any:
-    """On the CPU, in float32 throughout."""
+    """Open a file on the CPU, with float32 storage and arithmetic."""
     import ncnn
     import numpy as np
 

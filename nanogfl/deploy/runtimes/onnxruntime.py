@@ -1,4 +1,4 @@
-"""onnxruntime: the reference that the others are compared with."""
+"""Adapter for onnxruntime, the reference for the other runtimes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def open_network(path: Path, threads: int, names: list[str]) -> Any:
-    """The core form on one CPU."""
+    """Open a file of the core form on the CPU."""
     from nanogfl.runtime.session import open_session
 
     session = open_session(path, threads)

@@ -1,4 +1,4 @@
-"""OpenCV's own network module: nothing to install besides what nanogfl needs anyway."""
+"""Adapter for OpenCV's ``dnn`` module, which nanogfl's own dependencies include."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def open_network(path: Path, threads: int, names: list[str]) -> Any:
-    """The core form, read as it is."""
+    """Open a file of the core form, without conversion."""
     import cv2
     import numpy as np
 

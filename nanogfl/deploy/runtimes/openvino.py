@@ -1,7 +1,7 @@
-"""OpenVINO: Intel's own kernels, also for other x86 and ARM processors."""
+"""Adapter for OpenVINO, Intel's runtime, which also supports other x86 and ARM processors."""
 
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportArgumentType=false
-# Checked where it is installed or not: an extra that the environment of the checks does not have.
+# The package is an optional extra that may be missing where pyright runs.
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 
 def convert(core: Path, out: Path) -> None:
-    """Core form to ``out`` (.xml) and its weights beside it (.bin), in the precision that they have.
+    """Convert a file of the core form to ``out`` (.xml) and its weights (.bin) next to it, in unchanged precision.
 
-    Read by the runtime itself: ``openvino.convert_model`` would report its use to a server.
+    The runtime reads the file itself, because ``openvino.convert_model`` would report its use to a server.
     """
     import openvino
 
@@ -20,7 +20,7 @@ def convert(core: Path, out: Path) -> None:
 
 
 def open_network(path: Path, threads: int, names: list[str]) -> Any:
-    """On the CPU, in float32: its default on processors with bf16 is another precision."""
+    """Open a file on the CPU in float32; on processors with bf16, OpenVINO's default is another precision."""
     import openvino
 
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}

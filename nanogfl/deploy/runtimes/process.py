@@ -1,4 +1,4 @@
-"""The process of one row: a runtime, this project's View before it and decode behind it.
+"""The process of one benchmark row: a network in a runtime, between nanogfl's View and decode.
 
 ``python -m nanogfl.deploy.runtimes.process`` answers device_runner's requests, and two that need more than numpy:
 ``detect`` for a picture on disk, and ``convert``.
@@ -17,18 +17,18 @@ from nanogfl.runtime.card import read_card
 
 
 class LocalBench(Bench):
-    """What can be asked on this machine besides."""
+    """A Bench that also answers the requests available only on this machine."""
 
     def machine(self, job: dict[str, Any]) -> dict[str, Any]:
-        """What this machine is, and the versions of all runtimes here."""
+        """Return the description of this machine, and the versions of all installed runtimes."""
         return describe_machine() | {"versions": {r.name: r.version for r in RUNTIMES if r.version}}
 
     def detect(self, job: dict[str, Any]) -> dict[str, Any]:
-        """What is found in the picture at ``path``, above ``score``."""
+        """Return the detections above ``score`` in the picture at ``path``."""
         return listed(self.subject.frame(read_picture(job["path"]), job["score"]))
 
     def convert(self, job: dict[str, Any]) -> dict[str, Any]:
-        """The file ``given`` made into ``out`` for ``runtime``."""
+        """Convert the file ``given`` to ``out`` for ``runtime``."""
         make = runtime(job["runtime"]).convert
         assert make is not None
         make(Path(job["given"]), Path(job["out"]))
@@ -37,7 +37,7 @@ class LocalBench(Bench):
 
 def _open(job: dict[str, Any]) -> Subject:
     file = Path(job["model"])
-    if job["runtime"] is None:  # a file that takes frames itself
+    if job["runtime"] is None:  # a file of the frame form
         return FrameFile(job["model"], job["threads"])
     card = read_card(job["card"], file)
     return open_detector(job["runtime"], file, job["threads"], card, job["outputs"])

@@ -1,4 +1,4 @@
-"""torch eager, as ``nanogfl eval`` runs a checkpoint: what all the others are there to beat."""
+"""Adapter for eager torch, as ``nanogfl eval`` runs a checkpoint: the baseline for the other runtimes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def open_network(path: Path, threads: int, _names: list[str]) -> Any:
-    """The checkpoint's network, batch norms and all."""
+    """Open a checkpoint's network, with its batch norms not fused."""
     import torch
 
     network = ready(path, fused=False)
@@ -21,7 +21,7 @@ def open_network(path: Path, threads: int, _names: list[str]) -> Any:
 
 
 def ready(checkpoint: Path, fused: bool = True) -> Any:
-    """A checkpoint's network with the normalisation before it: [1, 3, H, W] 0 to 255 -> [1, P, C + 4 * (R + 1)]."""
+    """Return a checkpoint's network preceded by normalisation: [1, 3, H, W] 0 to 255 -> [1, P, C + 4 * (R + 1)]."""
     import torch
     from torch import nn
 
@@ -49,7 +49,7 @@ def ready(checkpoint: Path, fused: bool = True) -> Any:
 
 
 def example(checkpoint: Path) -> Any:
-    """An input of the checkpoint's size, for converters that trace."""
+    """Return an example input of the checkpoint's size, for converters that trace."""
     import torch
 
     from nanogfl.predictor import load
