@@ -28,7 +28,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from nanogfl.wholefile import whole_file, write_json
+from nanogfl.atomic import atomic_file, write_json
 
 ROWS = {
     "focal loss, Dirac box": ["loss.classes=focal", "model.sides=dirac"],
@@ -164,7 +164,7 @@ def picture(done: Sequence[Record], path: Path) -> None:
         panel.set_visible(False)
     panels[0].set_yticks(range(len(names)), names)
     panels[0].invert_yaxis()
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         figure.savefig(partial, format="png", dpi=110)
 
 

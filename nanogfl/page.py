@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanogfl.wholefile import whole_file
+from nanogfl.atomic import atomic_file
 
 VOID = frozenset({"img", "meta", "line", "rect", "circle"})
 NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9-]*")
@@ -142,7 +142,7 @@ def to_html(title: str, lead: Content, sections: Sequence[Section]) -> str:
 
 def write_page(path: Path, title: str, lead: Content, sections: Sequence[Section]) -> None:
     """Write the page atomically; create parent folders."""
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         partial.write_text(to_html(title, lead, sections), encoding="utf-8")
 
 

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from nanogfl.atomic import atomic_file
 from nanogfl.errors import DataError
 from nanogfl.members import read_bytes
-from nanogfl.wholefile import whole_file
 
 EXTRA_SAMPLES = 338  # TIFF tag: type of the extra channels (1: premultiplied alpha; 2: unassociated alpha)
 Picture = NDArray[np.uint8]
@@ -112,5 +112,5 @@ def write_picture(path: Path, picture: Picture) -> None:
     if not done:
         size = f"{picture.shape[1]} x {picture.shape[0]} px"
         raise DataError(f"cannot write the picture {path}: {size} are more than a {path.suffix} holds; use .png")
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         partial.write_bytes(data.tobytes())

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from nanogfl.atomic import write_json
 from nanogfl.data import synthetic
 from nanogfl.data.readers import read_table
 from nanogfl.data.splits import select
@@ -18,7 +19,6 @@ from nanogfl.pictures import Picture, read_picture, write_picture
 from nanogfl.predictor import load
 from nanogfl.runtime.draw import draw_detections, draw_sheet
 from nanogfl.training.run import train
-from nanogfl.wholefile import write_json
 
 SHOWN = 12
 MARK = "quickstart.txt"

@@ -9,7 +9,7 @@ import pytest
 
 from nanogfl.deploy import candidates
 from nanogfl.deploy.calibrate import Statistics
-from nanogfl.deploy.candidates import CHANCE, GOOD, LIKELY, Block, Candidate, best_method, choose
+from nanogfl.deploy.candidates import AP_CANDIDATES, AP_NOISE, MAX_LOSS, Block, Candidate, best_method, choose
 
 STEM = ("stem",)
 
@@ -41,18 +41,18 @@ def ways(values: dict[tuple[str, bool, bool], float], other: float) -> Callable[
 
 
 def test_ap_decides_between_ways() -> None:
-    judge: Any = Judged(ways({("minmax", True, False): 0.3 + 2 * CHANCE}, 0.3), lambda one: 1.0 - one.equalised)
+    judge: Any = Judged(ways({("minmax", True, False): 0.3 + 2 * AP_NOISE}, 0.3), lambda one: 1.0 - one.equalised)
     best, ap = best_method(plain(), judge, [])
-    assert described(best) == ("minmax", True, False) and ap == 0.3 + 2 * CHANCE
+    assert described(best) == ("minmax", True, False) and ap == 0.3 + 2 * AP_NOISE
 
 
 def test_what_ap_cannot_tell_the_error_decides() -> None:
-    aps = {("mse", False, True): 0.3, ("percentile", True, True): 0.3 + 0.9 * CHANCE}
+    aps = {("mse", False, True): 0.3, ("percentile", True, True): 0.3 + 0.9 * AP_NOISE}
     errors = {("mse", False, True): 0.1, ("percentile", True, True): 0.2}
     judge: Any = Judged(ways(aps, 0.2), ways(errors, 0.5))
     best, ap = best_method(plain(), judge, [])
     assert described(best) == ("mse", False, True) and ap == 0.3, "the higher AP is within chance"
-    judge = Judged(ways(aps | {("percentile", True, True): 0.3 + 1.1 * CHANCE}, 0.2), ways(errors, 0.5))
+    judge = Judged(ways(aps | {("percentile", True, True): 0.3 + 1.1 * AP_NOISE}, 0.2), ways(errors, 0.5))
     assert described(best_method(plain(), judge, [])[0]) == ("percentile", True, True)
 
 
@@ -61,7 +61,7 @@ def test_only_likely_ways_are_evaluated() -> None:
     judge: Any = Judged(lambda candidate: asked.append(described(candidate)) or 0.3)
     judge.error = lambda candidate: 1.0 if candidate.method == "minmax" else 0.5
     best_method(plain(), judge, [])
-    assert len(asked) == len(set(asked)) == LIKELY and not any(method == "minmax" for method, *_ in asked)
+    assert len(asked) == len(set(asked)) == AP_CANDIDATES and not any(method == "minmax" for method, *_ in asked)
 
 
 def chosen(monkeypatch: pytest.MonkeyPatch, blocks: list[Block], lost: dict[int, float]) -> Candidate:
@@ -77,13 +77,13 @@ def test_what_int8_makes_slower_stays_float(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_nothing_more_stays_float_where_ap_is_good(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert chosen(monkeypatch, [Block(("a",), 0.9, 0.1)], {1: 0.99 * GOOD}).floats == STEM
+    assert chosen(monkeypatch, [Block(("a",), 0.9, 0.1)], {1: 0.99 * MAX_LOSS}).floats == STEM
 
 
 def test_blocks_that_take_most_error_for_their_time_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = [Block(("dear",), 0.5, 0.5), Block(("cheap", "pair"), 0.2, 0.05), Block(("useless",), 0.0, 0.01)]
-    assert chosen(monkeypatch, blocks, {1: 0.03, 3: 0.5 * GOOD}).floats == (*STEM, "cheap", "pair")
-    assert chosen(monkeypatch, blocks, {1: 0.03, 3: 0.02, 4: 0.5 * GOOD}).floats == (*STEM, "cheap", "pair", "dear")
+    assert chosen(monkeypatch, blocks, {1: 0.03, 3: 0.5 * MAX_LOSS}).floats == (*STEM, "cheap", "pair")
+    assert chosen(monkeypatch, blocks, {1: 0.03, 3: 0.02, 4: 0.5 * MAX_LOSS}).floats == (*STEM, "cheap", "pair", "dear")
 
 
 def test_the_best_is_kept_where_none_is_good(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -292,7 +292,7 @@ def test_a_short_patience_is_one_attempt_at_its_end(
     monkeypatch.setattr(dropped, "_open", lambda: opened.append(time.perf_counter()))
     began = time.perf_counter()
     with pytest.raises(DataError, match=f"did not come back within {patience_s:g} s"):
-        dropped._again(threading.Event())
+        dropped._reopen(threading.Event())
     assert len(opened) == attempts and (not opened or opened[-1] - began >= patience_s)
 
 
@@ -302,7 +302,7 @@ def test_nobody_waits_longer_than_the_patience(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(dropped, "_open", lambda: None)
     began = time.perf_counter()
     with pytest.raises(DataError):
-        dropped._again(threading.Event())
+        dropped._reopen(threading.Event())
     assert time.perf_counter() - began < 3
 
 
@@ -318,7 +318,7 @@ def test_a_video_has_a_length_and_a_rate_that_can_be(count: float, rate: float, 
             return {cv2.CAP_PROP_FRAME_COUNT: count, cv2.CAP_PROP_FPS: rate}[what]
 
     opened = Live("http://x/y", 1)
-    opened._know(Told())  # type: ignore[arg-type]
+    opened._detect_video(Told())  # type: ignore[arg-type]
     assert opened.live is kept_live and opened.rate == (None if kept_live else rate)
 
 

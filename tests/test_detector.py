@@ -16,7 +16,7 @@ from nanogfl.decode import Layout, Thresholds, decode
 from nanogfl.model.dense import interleave
 from nanogfl.model.detector import Architecture, Detector, count_parameters, initialise, make_guidance
 from nanogfl.model.distribution import distances_to_boxes, integral
-from nanogfl.model.ghost_pan import double
+from nanogfl.model.ghost_pan import upsample2
 from nanogfl.model.guidance import FullGuidance, LightGuidance
 from nanogfl.model.weights import load_state, read_weights, recognise
 from nanogfl.view import View, normalise
@@ -383,7 +383,7 @@ def test_channel_shuffle_interleaves_the_halves() -> None:
 
 def test_double_puts_new_pixels_at_quarters() -> None:
     row = torch.tensor([0.0, 4.0]).view(1, 1, 1, 2)
-    assert double(row)[0, 0].tolist() == [[0.0, 1.0, 3.0, 4.0]] * 2
+    assert upsample2(row)[0, 0].tolist() == [[0.0, 1.0, 3.0, 4.0]] * 2
 
 
 @pytest.mark.parametrize("build", [lambda: Architecture("m", 5), lambda: Architecture("s", 1, 16, True, "moments")])

@@ -64,7 +64,7 @@ def lab_as_seen(color: tuple[int, int, int], eyes: NDArray[np.float32]) -> NDArr
     ],
 )
 def test_the_first_colours_differ_for_most_eyes(count: int, distance: float) -> None:
-    for eyes in draw.EYES:
+    for eyes in draw.COLOUR_VISION:
         lab = np.stack([lab_as_seen(class_color(label), eyes) for label in range(count)])
         apart = np.linalg.norm(lab[:, None] - lab[None], axis=2)[np.triu_indices(count, 1)]
         assert apart.min() > distance

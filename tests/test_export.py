@@ -331,7 +331,7 @@ def test_export_proves_every_kind(
     checkpoint = write_checkpoint(tmp_path / "best.ckpt", architecture, resize=rule, input_size=(64, 96), names=names)
     parity = nanogfl.export(checkpoint, out=tmp_path / "m.onnx", data=pictures, form=form).parity
     assert parity.raw is not None and parity.pictures == 2 + 5 and parity.boxes > 20 and parity.one_sided == 0
-    assert (parity.bar.score > 1e-3) == form.half and parity.box_px < parity.bar.box_px
+    assert (parity.tolerances.score > 1e-3) == form.half and parity.box_px < parity.tolerances.box_px
     file = nanogfl.load(tmp_path / "m.onnx")
     assert isinstance(file, OnnxDetector)
     assert file.card.precision == ("fp16" if form.half else "fp32") and file.batch == form.batch
@@ -404,7 +404,7 @@ def test_an_interrupt_leaves_nothing(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(deploy_run, "prove", interrupted)
+    monkeypatch.setattr(deploy_run, "check_equal", interrupted)
     (tmp_path / "m.onnx").write_bytes(b"the older file")
     with pytest.raises(KeyboardInterrupt):
         nanogfl.export(checkpoint, out=tmp_path / "m.onnx", data=pictures)

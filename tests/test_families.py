@@ -22,7 +22,7 @@ from nanogfl.deploy.verify import compare
 from nanogfl.errors import UsageError
 from nanogfl.model.checkpoint import Card
 from nanogfl.model.detector import Architecture, Detector, count_parameters
-from nanogfl.model.pan import halve
+from nanogfl.model.pan import downsample2
 from nanogfl.predictor import TorchDetector
 
 FIRST = Architecture("s", 3, family="first")
@@ -101,7 +101,9 @@ def test_priors_of_the_first_nanodet_lie_at_the_cells_centres() -> None:
 
 def test_half_the_size_is_bilinear() -> None:
     maps = torch.randn(2, 3, 6, 10)
-    torch.testing.assert_close(halve(maps), F.interpolate(maps, scale_factor=0.5, mode="bilinear", align_corners=False))
+    torch.testing.assert_close(
+        downsample2(maps), F.interpolate(maps, scale_factor=0.5, mode="bilinear", align_corners=False)
+    )
 
 
 @pytest.mark.parametrize(("size", "published"), [("s", 11_689_512), ("m", 21_797_672), ("l", 25_557_032)])

@@ -19,10 +19,10 @@ import torch
 from runs import read_rows
 from test_interrupt import PATIENCE_S, SMALL, Command, goes_on, only_error
 
+from nanogfl.atomic import atomic_file
 from nanogfl.errors import UsageError
 from nanogfl.training import folder as folders
 from nanogfl.training.folder import Folder
-from nanogfl.wholefile import whole_file
 
 Disk = Callable[[str], Path]
 
@@ -111,7 +111,7 @@ def test_a_full_disk_keeps_no_half_download(disk: Disk, tmp_path: Path, monkeypa
 
 def test_torchs_writer_on_a_full_disk_says_so(disk: Disk) -> None:
     path = disk("size=1m") / "a.ckpt"
-    with pytest.raises(OSError, match="No space left") as caught, whole_file(path) as partial:
+    with pytest.raises(OSError, match="No space left") as caught, atomic_file(path) as partial:
         torch.save({"a": torch.zeros(1 << 20)}, partial)
     assert caught.value.filename == str(path)
     assert not list(path.parent.iterdir())

@@ -16,7 +16,7 @@ from models import scene, write_models, write_scene
 from runs import block_picture, write_coco
 
 from nanogfl.errors import UsageError
-from nanogfl.runtime.outputs import check_outputs, spare
+from nanogfl.runtime.outputs import check_outputs, refuse_overwriting
 from nanogfl.runtime.video import write_video
 
 
@@ -70,7 +70,7 @@ def test_the_folder_of_drawn_pictures_is_no_file(folder: Path) -> None:
     with pytest.raises(UsageError, match=r"--draw file/x: .*/file is a file, not a folder"):
         check_outputs(READ, {}, {"--draw": Path("file/x")})
     with pytest.raises(UsageError, match=r"--draw: in/cat.jpg would be written over in/cat.jpg"):
-        spare(READ, [("--draw", Path("in/1.jpg")), ("--draw", Path("in/cat.jpg"))])
+        refuse_overwriting(READ, [("--draw", Path("in/1.jpg")), ("--draw", Path("in/cat.jpg"))])
 
 
 def test_what_can_be_written_is_let_pass(folder: Path) -> None:

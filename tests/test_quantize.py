@@ -288,7 +288,7 @@ def test_what_leakyrelu_makes_small_may_be_cut() -> None:
 
 def test_calibration_takes_the_pictures_that_teach(tiny_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [e.split for e in calibration_table(tiny_set).examples] == ["train"] * 24
-    monkeypatch.setattr("nanogfl.deploy.calibrate.JUDGED", 10)
+    monkeypatch.setattr("nanogfl.deploy.calibrate.AP_PICTURES", 10)
     assert len(calibration_table(tiny_set)) == 10
 
 

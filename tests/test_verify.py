@@ -17,12 +17,12 @@ from runs import block_picture, write_coco
 
 import nanogfl
 from nanogfl.decode import Thresholds
-from nanogfl.deploy.bar import HALF
 from nanogfl.deploy.build import Form, build
-from nanogfl.deploy.match import Kept, more_partners, raw_difference
-from nanogfl.deploy.pictures import drawn_pictures, odd_pictures
-from nanogfl.deploy.probe import Probe, seen
+from nanogfl.deploy.match import Kept, assign_partners, raw_difference
+from nanogfl.deploy.pictures import edge_case_pictures, synthetic_pictures
+from nanogfl.deploy.probe import Probe, decode_outputs
 from nanogfl.deploy.run import verify
+from nanogfl.deploy.tolerances import FLOAT16
 from nanogfl.deploy.verify import Parity, compare, match, take
 from nanogfl.detections import Detections
 from nanogfl.errors import ExportError, UsageError
@@ -149,10 +149,10 @@ def test_verify_raises(folder: Path) -> None:
 
 def test_compare_runs_over_all_pictures(folder: Path) -> None:
     a, b = nanogfl.load(folder / "a.ckpt"), nanogfl.load(folder / "a.onnx")
-    parity = compare(a, b, odd_pictures())
+    parity = compare(a, b, edge_case_pictures())
     assert parity.holds and parity.pictures == 5 and parity.raw is not None and parity.raw < 1e-3
     with pytest.raises(UsageError, match="different classes"):
-        compare(a, nanogfl.load(folder / "other.ckpt"), odd_pictures())
+        compare(a, nanogfl.load(folder / "other.ckpt"), edge_case_pictures())
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,7 @@ def test_a_worse_box_suppresses_nothing() -> None:
 
 def test_a_hundredth_of_score_weighs_as_much_as_a_pixel() -> None:
     a, b = found((10, 10, 50, 50, 0.9, 0)), found((10, 10, 50, 50.05, 0.9009, 0), (10, 10, 50, 50.1, 0.9, 0))
-    assert more_partners(np.array([-1]), a, b, np.ones((1, 2), bool)).tolist() == [1]
+    assert assign_partners(np.array([-1]), a, b, np.ones((1, 2), bool)).tolist() == [1]
 
 
 def test_the_difference_of_raw_outputs_by_hand() -> None:
@@ -363,7 +363,7 @@ def test_what_is_asked_of_half_precision(folder: Path, score: float, raw: float,
     detector = nanogfl.load(folder / "a.ckpt")
     (seen,) = Probe(detector, False).see([scene(120, 160)], Thresholds(score=0.05))
     found = replace(seen.found, scores=seen.found.scores + np.float32(score))
-    parity = Parity(bar=HALF)
+    parity = Parity(tolerances=FLOAT16)
     other = replace(seen, found=found, scores=seen.scores + np.float32(raw))
     take(parity, "a picture", seen, other, detector.card.layout, Thresholds(score=0.05))
     assert parity.holds is holds
@@ -377,9 +377,9 @@ def test_sides_in_half_precision_move_within_their_deviations(folder: Path, tilt
     view, bins = View(size, SIZE, "stretch"), np.tile(np.arange(8, dtype=np.float32), 4)
     raw = np.zeros((len(layout.priors_at(np.arange(85))), 3 + 32), np.float32)
     raw[:, :3], raw[40, 0] = -9, 2  # one box, in the middle of the level of stride 8
-    parity, both = Parity(bar=HALF), [raw, raw.copy()]
+    parity, both = Parity(tolerances=FLOAT16), [raw, raw.copy()]
     both[1][:, 3:] += np.float32(tilt) * bins
-    take(parity, "a picture", *(seen(r, layout, view, detector.names, limits) for r in both), layout, limits)
+    take(parity, "a picture", *(decode_outputs(r, layout, view, detector.names, limits) for r in both), layout, limits)
     assert parity.holds is holds and parity.raw == pytest.approx(0.7 * tilt, rel=1e-4)
     assert parity.boxes == 1 and parity.box_px > 2  # px of the input
 
@@ -472,7 +472,7 @@ def test_wrong_files_are_refused(
     next(p for p in model.metadata_props if p.key == "nanogfl.resize").value = rule
     spoil(model)
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
-    pictures = [("a scene", scene(150, 200)), ("another", scene(90, 70, seed=4)), *odd_pictures()]
+    pictures = [("a scene", scene(150, 200)), ("another", scene(90, 70, seed=4)), *edge_case_pictures()]
     assert compare(torch, nanogfl.load(tmp_path / "m.onnx"), pictures).holds is equal
 
 
@@ -528,7 +528,7 @@ def test_a_half_precision_file_decodes_as_sharply_as_any(
     model = build(torch, Form(half=half, sigma=True))
     spoil(model)
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
-    pictures = [("a scene", scene(150, 200)), ("another", scene(90, 70, seed=4)), *odd_pictures()]
+    pictures = [("a scene", scene(150, 200)), ("another", scene(90, 70, seed=4)), *edge_case_pictures()]
     parity = compare(torch, nanogfl.load(tmp_path / "m.onnx"), pictures)
     assert parity.holds is equal, parity.worst
     if half and not equal:
@@ -579,13 +579,31 @@ def test_a_full_list_may_end_differently() -> None:
     assert parity.holds and parity.one_sided == 0
 
 
+@pytest.mark.parametrize(
+    ("priors", "most", "holds", "reason"),
+    [
+        ((1, 2), 2, True, "each list ends with another of many equal scores"),
+        ((1, 2), 3, False, "neither list is full: one of the two must be missing"),
+        ((1, 1), 2, False, "one prior, in two places"),
+    ],
+)
+def test_boxes_that_a_full_list_may_lack_are_not_compared_with_others_nearby(
+    priors: tuple[int, int], most: int, holds: bool, reason: str
+) -> None:
+    sides = [found(BOX, (x, 60.0, x + 40, 100.0, 0.9, 0)) for x in (60.0, 71.0)]  # their IoU is .57
+    kept = [Kept(np.array([0, p]), side.boxes, side.boxes * 0) for p, side in zip(priors, sides, strict=True)]
+    parity = Parity()
+    match(parity, "a picture", *sides, Thresholds(score=0.05, max_boxes=most), (kept[0], kept[1]))
+    assert (parity.holds, parity.boxes, parity.box_px) == (holds, 1 if holds else 2, 0 if holds else 11), reason
+
+
 @pytest.mark.parametrize(("raw", "holds"), [(None, True), (0.0, True), (0.01, True), (0.02, False)])
 def test_raw_outputs_count_too(raw: float | None, holds: bool) -> None:
     assert Parity(raw=raw).holds is holds
 
 
 def test_pictures_to_compare_on() -> None:
-    drawn = list(drawn_pictures(3))
+    drawn = list(synthetic_pictures(3))
     assert [picture.shape[:2] for _, picture in drawn[:3]] == [(480, 640), (320, 320), (640, 360)]
     assert {name: picture.shape[:2] for name, picture in drawn[3:]} == {
         "blank frame 0": (240, 427),
@@ -594,5 +612,5 @@ def test_pictures_to_compare_on() -> None:
         "one pixel": (1, 1),
         "a strip": (37, 901),
     }
-    again = list(drawn_pictures(3))
+    again = list(synthetic_pictures(3))
     assert all((a[1] == b[1]).all() for a, b in zip(drawn, again, strict=True)), "the same every time"

@@ -39,7 +39,7 @@ import nanogfl
 from nanogfl.deploy.build import Form, build
 from nanogfl.errors import DataError, DownloadError, ModelError, NanogflError, UsageError
 from nanogfl.predictor import TorchDetector
-from nanogfl.runtime import arriving, serve, web
+from nanogfl.runtime import http_timeout, serve, web
 from nanogfl.runtime.serve import MAX_BYTES, MAX_CONNECTIONS, MAX_UPLOADS, MAX_WAITING, TYPES, Server
 from nanogfl.runtime.web import Place, address_here, open_server, page_folder, runtime_files
 
@@ -507,7 +507,7 @@ def talk(server: Any, sent: bytes) -> bytes:
 
 def test_a_head_that_trickles_is_cut_off(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each piece comes in time, the whole does not."""
-    monkeypatch.setattr(arriving, "HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(http_timeout, "HEAD_SECONDS", 0.5)
     with socket.create_connection(server.server_address[:2], timeout=60) as visitor:
         visitor.sendall(b"GET /health HTTP/1.1\r\nX: ")
         ended = time.monotonic() + 30

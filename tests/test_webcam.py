@@ -25,8 +25,8 @@ from nanogfl.errors import DataError, UsageError
 from nanogfl.pictures import Picture, read_picture, write_picture
 from nanogfl.runtime import screen as screen_room
 from nanogfl.runtime.capture import Shot, open_source
-from nanogfl.runtime.look import Look
 from nanogfl.runtime.meter import KEPT, Meter
+from nanogfl.runtime.overlay import Overlay
 from nanogfl.runtime.record import LIVE_RATE, Recorder, fit, free_name
 from nanogfl.runtime.track import Tracker
 from nanogfl.runtime.video import write_video
@@ -152,7 +152,7 @@ def test_a_record_for_each_picture_of_a_folder(folder: Path) -> None:
 def test_records_hold_sigma_where_it_is_asked_for(folder: Path) -> None:
     for sigma in (False, True):
         records: list[dict[str, Any]] = []
-        Webcam(Finder(), open_source("in"), look=Look(sigma=sigma), report=records.append).run()
+        Webcam(Finder(), open_source("in"), overlay=Overlay(sigma=sigma), report=records.append).run()
         assert ("side_sigma" in records[0]["detections"][0]) is sigma
 
 
@@ -280,20 +280,20 @@ def test_keys_change_what_is_drawn(folder: Path) -> None:
 def test_keys_change_the_score(folder: Path) -> None:
     records: list[dict[str, Any]] = []
     webcam = Webcam(
-        Finder(), open_source("in"), screen=Script({2: "+", 3: "+", 4: "+", 5: "=", 8: "-"}), look=Look(0.35)
+        Finder(), open_source("in"), screen=Script({2: "+", 3: "+", 4: "+", 5: "=", 8: "-"}), overlay=Overlay(0.35)
     )
     webcam.report = records.append
     webcam.run()
     assert [len(r["detections"]) for r in records] == [1] * 4 + [0] * 4 + [0] * 4
-    assert webcam.look.score == pytest.approx(0.5)
+    assert webcam.overlay.score == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(("key", "end"), [("+", 0.95), ("-", 0.05)])
 def test_the_score_stays_a_score(folder: Path, key: str, end: float) -> None:
-    webcam = Webcam(Finder(), open_source("in"), screen=Script({}), look=Look(0.5))
+    webcam = Webcam(Finder(), open_source("in"), screen=Script({}), overlay=Overlay(0.5))
     for _ in range(30):
         webcam._press(key)
-    assert webcam.look.score == end
+    assert webcam.overlay.score == end
 
 
 def test_pause_holds_the_picture_and_keys_still_work(folder: Path) -> None:
@@ -310,7 +310,7 @@ def test_pause_holds_the_picture_and_keys_still_work(folder: Path) -> None:
 def test_the_score_changes_the_boxes_of_a_paused_picture(folder: Path, tracker: Tracker | None) -> None:
     """At 0.35 the square (0.5) is there; three steps up it is gone, unless a track goes on; one down it is back."""
     screen = Script({4: " "}, idle=["+", "+", "+", "-", " "])
-    webcam = Webcam(Finder(), open_source("in"), screen=screen, look=Look(0.35), tracker=tracker)
+    webcam = Webcam(Finder(), open_source("in"), screen=screen, overlay=Overlay(0.35), tracker=tracker)
     webcam.run()
     shown = [changed(picture, picture_of(12), BELOW) > 60 for picture in screen.shown[3:9]]
     assert shown == [True, True, True, True, tracker is not None, True]

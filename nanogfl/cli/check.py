@@ -36,20 +36,20 @@ def check(
     ] = None,
 ) -> None:
     """Check every picture and annotation, and report what is wrong, where, and what to do."""
+    from nanogfl.atomic import write_json
     from nanogfl.doctor.check import check as run
-    from nanogfl.runtime.outputs import check_outputs, spare
-    from nanogfl.wholefile import write_json
+    from nanogfl.runtime.outputs import check_outputs, refuse_overwriting
 
     if shards and not fix:
         raise UsageError("--shards is how --fix writes; give --fix FOLDER too")
     written = {"--json": json_file, "--report": report}
     check_outputs([data], written, {"--fix": fix})
-    spare([], [(option, path) for option, path in {**written, "--fix": fix}.items() if path])
+    refuse_overwriting([], [(option, path) for option, path in {**written, "--fix": fix}.items() if path])
     with ExitStack() as bars:
         found = run(
             data,
             lambda count: bars.enter_context(bar(count)),
-            lambda table: _spare(table, data, fix, json_file, report),
+            lambda table: _check_outputs(table, data, fix, json_file, report),
         )
     for line in _summary(found):
         say(line)
@@ -68,7 +68,7 @@ def check(
         raise typer.Exit(1)
 
 
-def _spare(table: Table, data: str, fix: Path | None, *files: Path | None) -> None:
+def _check_outputs(table: Table, data: str, fix: Path | None, *files: Path | None) -> None:
     """Refuse outputs that cannot be written, before the pictures are checked."""
     from nanogfl.data.outputs import refuse_dataset_files
     from nanogfl.doctor.fix import check_place

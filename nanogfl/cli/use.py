@@ -54,11 +54,11 @@ def predict(
     config: Config = None,
 ) -> None:
     """Detect in pictures and videos."""
+    from nanogfl.atomic import write_json
     from nanogfl.predictor import load
     from nanogfl.runtime.frames import expand
     from nanogfl.runtime.outputs import check_outputs
     from nanogfl.runtime.predict import Found, predict_sources
-    from nanogfl.wholefile import write_json
 
     files = [path for path in (draw, json_file) if path]
     tell = mention if files else say
@@ -127,13 +127,13 @@ def webcam(
 
     Cameras and streams show the latest frame, whatever the model's speed; files show every frame.
     """
+    from nanogfl.atomic import write_json
     from nanogfl.predictor import load
     from nanogfl.runtime.capture import files_of, open_source
-    from nanogfl.runtime.look import Look
     from nanogfl.runtime.outputs import check_outputs
+    from nanogfl.runtime.overlay import Overlay
     from nanogfl.runtime.screen import open_window
     from nanogfl.runtime.webcam import Webcam
-    from nanogfl.wholefile import write_json
 
     tracker = _tracker(track, smooth, hold)
     opened, chosen = open_source(source, patience), named("--classes", classes, "class")
@@ -144,7 +144,7 @@ def webcam(
         detector,
         opened,
         screen=window,
-        look=Look(score, sigma=sigma, figures=figures),
+        overlay=Overlay(score, sigma=sigma, figures=figures),
         classes=chosen,
         tracker=tracker,
         record=record,
@@ -200,11 +200,11 @@ def mine(
     config: Config = None,
 ) -> None:
     """List the unlabelled pictures to label next: those that the model is least certain about."""
+    from nanogfl.atomic import write_json
     from nanogfl.predictor import load
     from nanogfl.runtime.mine import mine as run
     from nanogfl.runtime.mine import pictures
     from nanogfl.runtime.outputs import check_outputs
-    from nanogfl.wholefile import write_json
 
     detector, files = load(model, input=input, config=config), pictures(folder)
     check_outputs([model, *files], {"--json": json_file}, {"--draw": draw})

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanogfl import boxes as geometry
+from nanogfl.atomic import atomic_file
 from nanogfl.data.table import SPLITS
 from nanogfl.errors import UsageError
 from nanogfl.pictures import Picture, write_picture
-from nanogfl.wholefile import whole_file
 
 Points = NDArray[np.floating]
 Colour = NDArray[np.floating]
@@ -475,5 +475,5 @@ def draw_set(root: Path, train: int = 400, val: int = 40, test: int = 100, size:
 def _write_coco(path: Path, images: list[dict[str, object]], annotations: list[dict[str, object]]) -> None:
     categories = [{"id": i, "name": name} for i, name in enumerate(NAMES, start=1)]
     whole = {"images": images, "annotations": annotations, "categories": categories}
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         partial.write_text(json.dumps(whole), encoding="utf-8")

@@ -15,7 +15,7 @@ from nanogfl.pictures import Picture
 from nanogfl.runtime.predict import Predicts
 
 
-def agree(a: Predicts, b: Predicts, frames: Sequence[Picture]) -> Parity:
+def compare_boxes(a: Predicts, b: Predicts, frames: Sequence[Picture]) -> Parity:
     """Return the comparison of two detectors' boxes on all frames."""
     parity = Parity()
     for i, frame in enumerate(frames):

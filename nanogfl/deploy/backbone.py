@@ -20,7 +20,7 @@ from nanogfl.deploy.layers import Order, Value, convolutions, filled, parameters
 from nanogfl.model.shufflenet import ShuffleBlock, ShuffleNetV2
 
 Channel = tuple[str, int]  # name of a tensor, and index of a channel in it
-MOST_FILLING = 1.15  # largest padded width / width at which splitting a tensor into parts is worthwhile
+MAX_PADDING = 1.15  # largest padded width / width at which splitting a tensor into parts is worthwhile
 
 
 def write_backbone(graph: Graph, backbone: ShuffleNetV2, image: str) -> list[Value]:
@@ -67,7 +67,7 @@ def readers(half: int, units: int) -> list[list[Order]]:
         groups = [tuple(i for b, i in branch if reader[b, i] == unit) for unit in range(units + 1)]
         parts.append([filled(group) for group in groups if group])
     written = sum(len(group) for groups in parts for group in groups)
-    return parts if written <= MOST_FILLING * half * len(made) else [[tuple(range(half))] for _ in made]
+    return parts if written <= MAX_PADDING * half * len(made) else [[tuple(range(half))] for _ in made]
 
 
 def write_branch(graph: Graph, layers: nn.Module, value: Value, parts: Sequence[Order]) -> list[Channel]:

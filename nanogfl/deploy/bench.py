@@ -18,7 +18,7 @@ from nanogfl.deploy.bench_card import BenchCard
 from nanogfl.deploy.bench_models import BenchModel, prepare
 from nanogfl.deploy.bench_rows import Place, Row, Rows, Skipped, detections
 from nanogfl.deploy.device_runner import describe_machine
-from nanogfl.deploy.pictures import drawn_pictures
+from nanogfl.deploy.pictures import synthetic_pictures
 from nanogfl.deploy.runtimes import RUNTIMES, runtime
 from nanogfl.deploy.targets import Target, parse_target
 from nanogfl.deploy.worker import LOCAL, Worker
@@ -99,7 +99,7 @@ def _table(data: str | Path | Table, split: str | None) -> Table:
 def camera_frames(table: Table | None = None) -> list[Picture]:
     """Return pictures of the data set, or synthetic ones, resized to a camera's 640 x 480."""
     if table is None:
-        pictures = [picture for _, picture in drawn_pictures(FRAMES)][:FRAMES]
+        pictures = [picture for _, picture in synthetic_pictures(FRAMES)][:FRAMES]
     else:
         step = max(1, len(table) // FRAMES)
         pictures = [e.picture() for e in table.examples[::step][:FRAMES]]

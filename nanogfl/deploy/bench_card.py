@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanogfl.wholefile import whole_file, write_json
+from nanogfl.atomic import atomic_file, write_json
 
 BUSY = 0.5  # load per core above which only ratios are meaningful
 COLUMNS = {
@@ -95,14 +95,14 @@ class BenchCard:
 
     def write_markdown(self, path: Path) -> None:
         """Write the results as Markdown."""
-        with whole_file(path) as partial:
+        with atomic_file(path) as partial:
             partial.write_text(self.to_markdown() + "\n", encoding="utf-8")
 
     def write_plot(self, path: Path) -> None:
         """Write a PNG: AP against the median latency of the network (of a frame if not measured), one mark per row."""
         from nanogfl.deploy.bench_plot import plot
 
-        with whole_file(path) as partial:
+        with atomic_file(path) as partial:
             plot(self.measured, self.machine_text(), partial)
 
 

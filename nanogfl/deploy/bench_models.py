@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import onnx
 
-from nanogfl.deploy.agreement import agree
+from nanogfl.deploy.agreement import compare_boxes
 from nanogfl.deploy.cut import cut_core
 from nanogfl.deploy.runtimes import Runtime
 from nanogfl.deploy.runtimes.detector import RuntimeDetector, network_image, open_detector
@@ -114,6 +114,6 @@ def _check_cut(whole: OnnxDetector, core: Path, outputs: list[str], frames: Sequ
     if whole.card.precision == "int8":  # quantisation amplifies last-bit differences of resizing, so avoid resizing
         height, width = whole.card.input_size
         frames = [np.asarray(cv2.resize(frame, (width, height)), np.uint8) for frame in frames]
-    parity = agree(open_detector("onnxruntime", core, 1, whole.card, outputs), whole, frames)
+    parity = compare_boxes(open_detector("onnxruntime", core, 1, whole.card, outputs), whole, frames)
     if not parity.holds:
         raise ModelError(f"{whole.path}: its network alone finds other boxes ({parity.why})")

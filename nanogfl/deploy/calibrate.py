@@ -22,20 +22,20 @@ from nanogfl.pictures import Picture
 from nanogfl.runtime.session import OnnxDetector, open_session
 
 METHODS = ("minmax", "percentile", "mse")
-JUDGED = 160  # pictures on which AP is measured
+AP_PICTURES = 160  # pictures on which AP is measured
 SAMPLES = 500  # values sampled from each tensor for each picture
 TAILS = (0.01, 99.99)  # percentiles kept by method "percentile"
 SHARES = (1.0, 0.85, 0.7, 0.55, 0.4, 0.25, 0.1)  # fractions of the extremes tried by method "mse"
 
 
 def calibration_table(calib: str | Path) -> Table:
-    """Return the training pictures of a data set, or all if it has no train split; at most JUDGED, evenly spread."""
+    """Return at most AP_PICTURES of the training pictures, evenly spread; of all pictures without a train split."""
     table = read_table(calib)
     train = [e for e in table.examples if e.split == "train"] or list(table.examples)
     there = [e for e in train if is_file(e.path)]
     if not there:
         raise DataError(f"--calib {calib} holds no pictures; give a set with pictures like those to come")
-    return replace(table, examples=tuple(spread(there, JUDGED)))
+    return replace(table, examples=tuple(spread(there, AP_PICTURES)))
 
 
 @dataclass

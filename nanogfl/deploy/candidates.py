@@ -25,14 +25,14 @@ from nanogfl.pictures import Picture
 from nanogfl.runtime.session import OnnxDetector, open_session
 
 log = logging.getLogger(__name__)
-GOOD = 0.01  # AP loss up to which no further blocks are left float
+MAX_LOSS = 0.01  # AP loss up to which no further blocks are left float
 FIRST, BLOCKS = 12, 8  # convolutions in the first block after the stem, and number of blocks that the others form
-LEAST = 0.01  # least cost of a float block, as a share of a frame's time, when blocks are ordered by error / time
-WATCHED = 8  # pictures on which the error of the maps is measured
-LIKELY = 6  # number of candidates, those with the least error, whose AP is measured
-CHANCE = 0.004  # AP difference on about 150 pictures that different rounding causes by chance, in either direction
+MIN_COST = 0.01  # least cost of a float block, as a share of a frame's time, when blocks are ordered by error / time
+ERROR_PICTURES = 8  # pictures on which the error of the maps is measured
+AP_CANDIDATES = 6  # number of candidates, those with the least error, whose AP is measured
+AP_NOISE = 0.004  # AP difference on about 150 pictures that different rounding causes by chance, in either direction
 ROUNDS = 25  # rounds of timing
-SLOWER = 0.03  # share of a frame's time: a block that int8 slows down by this much stays float from the start
+SLOWDOWN = 0.03  # share of a frame's time: a block that int8 slows down by this much stays float from the start
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Judge:
     ) -> None:
         self.table, self.picture = in_model_order(table, detector.names), pictures[0]
         self.maps = [node.output[0] for node in network_of(model).last]
-        self.images = [detector.prepare([picture] * detector.batch) for picture in pictures[:WATCHED]]
+        self.images = [detector.prepare([picture] * detector.batch) for picture in pictures[:ERROR_PICTURES]]
         self.expected = self._maps_of(model)
 
     def average_precision(self, model: onnx.ModelProto) -> float:
@@ -115,12 +115,12 @@ class Block:
 def choose(plain: Candidate, judge: Judge, pictures: Sequence[Picture], float_ap: float) -> tuple[Candidate, float]:
     """Return the best candidate and its AP: leave float what int8 slows down, then more while too much AP is lost."""
     blocks = examine(plain, judge)
-    slow, rest = [b for b in blocks if b.time <= -SLOWER], [b for b in blocks if b.time > -SLOWER]
+    slow, rest = [b for b in blocks if b.time <= -SLOWDOWN], [b for b in blocks if b.time > -SLOWDOWN]
     best, ap = best_method(replace(plain, floats=sum((b.names for b in slow), plain.floats)), judge, pictures)
     log.info("float32: AP %.4f", float_ap)
     wider = best
-    for block in sorted(rest, key=lambda block: -block.error / max(block.time, LEAST)):
-        if float_ap - ap <= GOOD:
+    for block in sorted(rest, key=lambda block: -block.error / max(block.time, MIN_COST)):
+        if float_ap - ap <= MAX_LOSS:
             break
         wider = replace(wider, floats=wider.floats + block.names)
         reached = tried(wider, judge)
@@ -159,9 +159,9 @@ def best_method(plain: Candidate, judge: Judge, pictures: Sequence[Picture]) -> 
         for method in METHODS
         for corrected in (False, True)
     ]
-    likely = sorted(every, key=lambda candidate: judge.error(candidate.make()))[:LIKELY]
+    likely = sorted(every, key=lambda candidate: judge.error(candidate.make()))[:AP_CANDIDATES]
     reached = [tried(candidate, judge) for candidate in likely]
-    return next((c, ap) for c, ap in zip(likely, reached, strict=True) if ap >= max(reached) - CHANCE)
+    return next((c, ap) for c, ap in zip(likely, reached, strict=True) if ap >= max(reached) - AP_NOISE)
 
 
 def tried(candidate: Candidate, judge: Judge) -> float:

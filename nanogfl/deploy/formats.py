@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from nanogfl.atomic import atomic_file, write_json
 from nanogfl.deploy.build import Form, build
-from nanogfl.deploy.pictures import proof_pictures
-from nanogfl.deploy.probe import seen
+from nanogfl.deploy.pictures import verification_pictures
+from nanogfl.deploy.probe import decode_outputs
 from nanogfl.deploy.runtimes import FORMATS, RUNTIMES, Runtime, files_of, runtime
 from nanogfl.deploy.runtimes.detector import network_image, open_detector
 from nanogfl.deploy.verify import LIMITS, Parity, take
@@ -20,7 +21,6 @@ from nanogfl.errors import ExportError, ModelError, UsageError
 from nanogfl.predictor import TorchDetector, load
 from nanogfl.runtime.card import FileCard, read_card
 from nanogfl.runtime.outputs import check_outputs
-from nanogfl.wholefile import whole_file, write_json
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,14 @@ def export_format(
             given = detector.save(Path(folder, "network.ckpt"))
         with Worker(LOCAL) as converter:
             converter.ask("convert", runtime=chosen.name, given=str(given), out=str(made))
-        parity = _prove(detector, chosen.name, made, card, [o.name for o in core.graph.output], data)
+        parity = _check_equal(detector, chosen.name, made, card, [o.name for o in core.graph.output], data)
         about = Path(folder, "card.json")
         write_json(about, card.to_metadata() | {"nanogfl.parity": json.dumps(parity.to_json())})
         files = {path.with_suffix(file.suffix): file for file in files_of(made)} | {path.with_suffix(".json"): about}
         # Files get their final names after all are written, the graph last: if it exists, the others are complete.
         with ExitStack() as stack:
             for target, file in files.items():
-                shutil.copyfile(file, stack.enter_context(whole_file(target)))
+                shutil.copyfile(file, stack.enter_context(atomic_file(target)))
     return Converted(list(files), parity)
 
 
@@ -118,17 +118,17 @@ def _is_card(path: Path) -> bool:
         return False
 
 
-def _prove(
+def _check_equal(
     detector: TorchDetector, name: str, file: Path, card: FileCard, outputs: list[str], data: str | Path | None
 ) -> Parity:
     """Compare boxes and raw outputs of file and checkpoint on each picture; raise ExportError if they differ."""
     made, parity, layout = open_detector(name, file, 1, card, outputs), Parity(), detector.card.layout
-    for title, picture in proof_pictures(data):
+    for title, picture in verification_pictures(data):
         view, image = detector.see(picture)
         raws = detector.raw(image[None])[0], made.raw(network_image(picture, view))
         if raws[0].shape != raws[1].shape:
             raise ExportError(f"{name} gives raw outputs of {raws[1].shape} instead of {raws[0].shape}")
-        ours, its = (seen(raw, layout, view, detector.names, LIMITS) for raw in raws)
+        ours, its = (decode_outputs(raw, layout, view, detector.names, LIMITS) for raw in raws)
         take(parity, title, ours, its, layout, LIMITS)
     if not parity.holds:
         raise ExportError(f"{name} does not give what the checkpoint gives, nothing was kept: {parity.why}")

@@ -16,7 +16,10 @@ from nanogfl.deploy.pictures import spread
 from nanogfl.errors import DataError, ExportError, UsageError
 
 log = logging.getLogger(__name__)
-OBSERVED, FEW = 48, 20  # number of pictures for ranges; number of pictures for AP below which a warning is logged
+OBSERVED, MIN_AP_PICTURES = (
+    48,
+    20,
+)  # pictures for ranges; pictures for AP below which a warning is logged
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,8 @@ def to_int8(model: onnx.ModelProto, calib: str | Path, max_drop: float) -> tuple
             f"--calib {calib}: the float model finds nothing that is labelled there (AP 0), so that int8 "
             "cannot be judged; give labelled pictures of its classes"
         )
-    if len(table) < FEW:
-        log.warning("--calib %s: %d pictures say little about AP; give %d or more", calib, len(table), FEW)
+    if len(table) < MIN_AP_PICTURES:
+        log.warning("--calib %s: %d pictures say little about AP; give %d or more", calib, len(table), MIN_AP_PICTURES)
     # the stem stays float: in int8 it causes half of the error and is no faster
     stem = next(node.name for node in network.nodes if node.op_type == "Conv")
     plain = Candidate(model, observe(model, detector, pictures), "mse", floats=(stem,))

@@ -30,12 +30,12 @@ class Kept:
     deviations: NDArray[np.float32]
 
 
-def one_prior(kept: tuple[Kept, Kept]) -> NDArray[np.bool_]:
+def same_prior(kept: tuple[Kept, Kept]) -> NDArray[np.bool_]:
     """Return which pairs of boxes of the two sides, [N, M], come from the same prior."""
     return np.equal(kept[0].priors[:, None], kept[1].priors[None])
 
 
-def one_place(kept: tuple[Kept, Kept], px: float) -> NDArray[np.bool_]:
+def same_position(kept: tuple[Kept, Kept], px: float) -> NDArray[np.bool_]:
     """Return which pairs of boxes of the two sides, [N, M], are at most ``px`` apart in the network's input."""
     return np.abs(kept[0].boxes[:, None] - kept[1].boxes[None]).max(axis=2, initial=0) <= px
 
@@ -52,7 +52,9 @@ def largest(differences: NDArray[np.float32]) -> float:
     return found if np.isfinite(found) else float("inf")
 
 
-def more_partners(partner: NDArray[np.intp], a: Detections, b: Detections, same: NDArray[np.bool_]) -> NDArray[np.intp]:
+def assign_partners(
+    partner: NDArray[np.intp], a: Detections, b: Detections, same: NDArray[np.bool_]
+) -> NDArray[np.intp]:
     """Assign to each box of ``a`` without a partner (-1) the free box of ``b`` nearest to it in position and score.
 
     Args:
@@ -114,7 +116,7 @@ def explained(
     back[partner[partner >= 0]] = np.flatnonzero(partner >= 0)
     of = (partner, back)
     overlaps = [[iou(x.boxes, y.boxes) for y in kept] for x in kept]
-    twice = one_prior(kept) & _of_one_class(*both)
+    twice = _same_candidate(both, kept)
     alone = [(0, int(i)) for i in np.flatnonzero((partner < 0) & ~twice.any(axis=1))]
     alone += [(1, int(i)) for i in np.flatnonzero((back < 0) & ~twice.any(axis=0))]
     reasons: set[Box] = set()
@@ -132,3 +134,21 @@ def explained(
             if turned or near or (here < 0 and (1 - side, rival) in reasons):
                 reasons.add((side, i))
     return reasons
+
+
+def cut_off(both: tuple[Detections, Detections], kept: tuple[Kept, Kept], floor: float) -> set[Box]:
+    """Return the boxes on one side only whose scores are at most ``floor``, where rounding decides which ones are kept.
+
+    They have no counterpart, and boxes of other priors near them are not to be compared with them.
+    """
+    twice = _same_candidate(both, kept)
+    return {
+        (side, int(i))
+        for side, found in enumerate(both)
+        for i in np.flatnonzero((found.scores <= floor) & ~twice.any(axis=1 - side))
+    }
+
+
+def _same_candidate(both: tuple[Detections, Detections], kept: tuple[Kept, Kept]) -> NDArray[np.bool_]:
+    """Return which pairs of boxes of the two sides, [N, M], come from the same prior and have the same class."""
+    return same_prior(kept) & _of_one_class(*both)

@@ -17,9 +17,9 @@ MOST_PICTURES = 200
 T = TypeVar("T")
 
 
-def proof_pictures(data: str | Path | None) -> Iterator[tuple[str, Picture]]:
+def verification_pictures(data: str | Path | None) -> Iterator[tuple[str, Picture]]:
     """Return named pictures of a data set, or synthetic ones if ``data`` is None, followed by the edge cases."""
-    return drawn_pictures() if data is None else given_pictures([e.path for e in read_table(data).examples])
+    return synthetic_pictures() if data is None else given_pictures([e.path for e in read_table(data).examples])
 
 
 def spread(examples: Sequence[T], most: int) -> list[T]:
@@ -34,10 +34,10 @@ def given_pictures(paths: Sequence[Path]) -> Iterator[tuple[str, Picture]]:
         raise DataError("--data holds no picture to compare on; give a set with pictures")
     for path in spread(paths, MOST_PICTURES):
         yield path.name, read_picture(path)
-    yield from odd_pictures()
+    yield from edge_case_pictures()
 
 
-def drawn_pictures(count: int = 24) -> Iterator[tuple[str, Picture]]:
+def synthetic_pictures(count: int = 24) -> Iterator[tuple[str, Picture]]:
     """Yield synthetic scenes of several shapes, for exports without data, then the edge cases."""
     from nanogfl.data.synthetic import draw_picture
 
@@ -46,10 +46,10 @@ def drawn_pictures(count: int = 24) -> Iterator[tuple[str, Picture]]:
         scene, _, _ = draw_picture(np.random.default_rng((0, i)), 384)
         height, width = shapes[i % len(shapes)]
         yield f"drawn picture {i}", np.asarray(cv2.resize(scene, (width, height)), np.uint8)
-    yield from odd_pictures()
+    yield from edge_case_pictures()
 
 
-def odd_pictures() -> Iterator[tuple[str, Picture]]:
+def edge_case_pictures() -> Iterator[tuple[str, Picture]]:
     """Yield edge cases: blank, noisy, tiny and very long pictures."""
     rng = np.random.default_rng(0)
     for value in (0, 255):

@@ -29,7 +29,7 @@ RAW, LOGITS = ("class_scores", "side_logits"), "class_logits"  # as ``deploy.box
 
 
 @dataclass(frozen=True)
-class Seen:
+class Outputs:
     """A model's outputs for one picture.
 
     Attributes:
@@ -44,7 +44,7 @@ class Seen:
     sides: Array
     view: View
 
-    def difference(self, other: Seen) -> float:
+    def difference(self, other: Outputs) -> float:
         """Return the largest difference of the raw outputs; see ``raw_difference``."""
         return raw_difference((self.scores, self.sides), (other.scores, other.sides))
 
@@ -63,7 +63,7 @@ class Seen:
             rows[i] = same[np.abs(moved[same] - box).max(axis=1).argmin()]
         return Kept(rows, boxes[rows], self.view.back_lengths(deviations[rows]))
 
-    def by_hand(self, layout: Layout, limits: Thresholds) -> Seen:
+    def by_hand(self, layout: Layout, limits: Thresholds) -> Outputs:
         """Return the same raw outputs with detections decoded by numpy."""
         with np.errstate(divide="ignore"):  # scores may be 0 or 1
             logits = np.log(self.scores) - np.log1p(-self.scores)
@@ -72,10 +72,10 @@ class Seen:
         return replace(self, found=decode(raw, layout, self.view, self.found.names, limits))
 
 
-def seen(raw: Array, layout: Layout, view: View, names: Sequence[str], limits: Thresholds) -> Seen:
+def decode_outputs(raw: Array, layout: Layout, view: View, names: Sequence[str], limits: Thresholds) -> Outputs:
     """Decode a raw output [P, C + 4 * (R + 1)] and return all outputs."""
     scores, sides = sigmoid(raw[:, : len(names)]), raw[:, len(names) :]
-    return Seen(decode(raw, layout, view, names, limits), scores, sides, view)
+    return Outputs(decode(raw, layout, view, names, limits), scores, sides, view)
 
 
 class Probe:
@@ -98,22 +98,22 @@ class Probe:
         self.batch = self.model.batch if isinstance(self.model, OnnxDetector) else 1
         self.layout: Layout = card_of(self.model).layout
 
-    def see(self, pictures: Sequence[Picture], limits: Thresholds) -> list[Seen]:
+    def see(self, pictures: Sequence[Picture], limits: Thresholds) -> list[Outputs]:
         """Run the model on each picture and return its outputs, one per picture."""
         if isinstance(self.model, TorchDetector):
             return [self._torch(self.model, picture, limits) for picture in pictures]
         assert isinstance(self.model, OnnxDetector)
-        made: list[Seen] = []
+        made: list[Outputs] = []
         for start in range(0, len(pictures), self.batch):
             made += self._onnx(self.model, pictures[start : start + self.batch], limits)
         return made
 
-    def _torch(self, model: TorchDetector, picture: Picture, limits: Thresholds) -> Seen:
+    def _torch(self, model: TorchDetector, picture: Picture, limits: Thresholds) -> Outputs:
         view, image = model.see(picture, self.rounds)
         raw = model.raw(image[None])[0]
-        return seen(raw, self.layout, view, model.names, limits)
+        return decode_outputs(raw, self.layout, view, model.names, limits)
 
-    def _onnx(self, model: OnnxDetector, pictures: Sequence[Picture], limits: Thresholds) -> list[Seen]:
+    def _onnx(self, model: OnnxDetector, pictures: Sequence[Picture], limits: Thresholds) -> list[Outputs]:
         image = model.prepare(pictures)
         outputs = model.run(np.rint(image) if self.rounds and image.dtype == np.float32 else image, limits)
         if model.card.form == "core":
@@ -121,7 +121,7 @@ class Probe:
         found = model.read(outputs, pictures, limits)
         scores, sides = self._raw(model, outputs)
         views = [View(p.shape[:2], model.input_size, model.card.resize) for p in pictures]
-        return [Seen(f, s.T, d.T, v) for f, s, d, v in zip(found, scores, sides, views, strict=False)]
+        return [Outputs(f, s.T, d.T, v) for f, s, d, v in zip(found, scores, sides, views, strict=False)]
 
     def _opened(self, model: OnnxDetector) -> OnnxDetector:
         """Open the file again with its raw outputs among the outputs and its class logits raised."""

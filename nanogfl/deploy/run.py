@@ -7,15 +7,15 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from nanogfl.atomic import atomic_file
 from nanogfl.deploy.build import Form, build
 from nanogfl.deploy.int8 import Measured, to_int8
-from nanogfl.deploy.pictures import proof_pictures
+from nanogfl.deploy.pictures import verification_pictures
 from nanogfl.deploy.verify import Parity, compare
 from nanogfl.errors import ExportError, ModelError, UsageError
 from nanogfl.predictor import Predictor, TorchDetector, load
 from nanogfl.runtime.outputs import check_outputs
 from nanogfl.runtime.session import OnnxDetector
-from nanogfl.wholefile import whole_file
 
 MAX_DROP = 0.02  # default limit of the AP that int8 may lose
 
@@ -82,9 +82,9 @@ def export(
     if not isinstance(detector, TorchDetector):
         raise ModelError(f"{checkpoint} is an ONNX already; export takes a checkpoint")
     model, measured = build(detector, asked), None
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         partial.write_bytes(model.SerializeToString())
-        parity = prove(detector, OnnxDetector(partial), data)
+        parity = check_equal(detector, OnnxDetector(partial), data)
         if calib is not None:
             model, measured = to_int8(model, calib, max_drop)
         said = parity.to_json() | ({} if measured is None else {"int8": measured.to_json()})
@@ -107,19 +107,19 @@ def _check(form: Form, int8: bool, calib: str | Path | None, max_drop: float) ->
         raise UsageError(f"--max-drop {max_drop:g}: give an AP from 0 to 1")
 
 
-def prove(a: Predictor, b: Predictor, data: str | Path | None) -> Parity:
+def check_equal(a: Predictor, b: Predictor, data: str | Path | None) -> Parity:
     """Compare two models on a data set's pictures, or on synthetic ones, and return the comparison.
 
     Raises:
         ExportError: the models differ, or nothing could be compared.
     """
-    parity = compare(a, b, proof_pictures(data))
+    parity = compare(a, b, verification_pictures(data))
     decodes = any(isinstance(m, OnnxDetector) and m.card.form != "core" for m in (a, b))
     if parity.holds and not parity.boxes and (decodes or parity.raw is None):
         if parity.raw is None:
             raise ExportError("no box was found and the inputs differ, so that nothing was compared; give --data")
-        # equal raw outputs do not prove that boxes, labels and the mapping back to the frame are right
-        parity = compare(a, b, proof_pictures(data), raised=parity.lift)
+        # equal raw outputs do not check_equal that boxes, labels and the mapping back to the frame are right
+        parity = compare(a, b, verification_pictures(data), raised=parity.lift)
         if parity.holds and not parity.boxes:
             raise ExportError("no box is found, so that none was compared; give --data with objects of its classes")
     if not parity.holds:
@@ -146,7 +146,7 @@ def verify(a: str | Path, b: str | Path, data: str | Path | None = None, config:
         second = load(b, input=first.input_size, config=config)
     if isinstance(first, TorchDetector) and second.input_size != first.input_size:
         first = load(a, input=second.input_size, config=config)
-    return prove(first, second, data)
+    return check_equal(first, second, data)
 
 
 def nodes_text(nodes: dict[str, int]) -> str:

@@ -12,19 +12,20 @@ from typing import Any
 import numpy as np
 
 from nanogfl.decode import Layout, Thresholds
-from nanogfl.deploy.bar import FULL, HALF, Bar
 from nanogfl.deploy.match import (
     Box,
     Kept,
     alike,
+    assign_partners,
+    cut_off,
     equal,
     explained,
     largest,
-    more_partners,
-    one_place,
-    one_prior,
+    same_position,
+    same_prior,
 )
-from nanogfl.deploy.probe import Probe, Seen, card_of
+from nanogfl.deploy.probe import Outputs, Probe, card_of
+from nanogfl.deploy.tolerances import FLOAT16, FLOAT32, Tolerances
 from nanogfl.detections import Detections
 from nanogfl.errors import UsageError
 from nanogfl.pictures import Picture
@@ -50,7 +51,7 @@ class Parity:
         raw: largest difference of the raw outputs; None if they cannot be compared.
         sigma_px: largest difference of the sides' standard deviations; None if one model does not give them.
         worst: descriptions of the differences beyond the tolerances.
-        bar: the tolerances.
+        tolerances: within which the two models count as equal.
         best: the highest score of any prior.
         raised: value added to the class logits of both models because otherwise no box is above the threshold.
     """
@@ -64,14 +65,14 @@ class Parity:
     raw: float | None = None
     sigma_px: float | None = None
     worst: list[str] = field(default_factory=list)
-    bar: Bar = FULL
+    tolerances: Tolerances = FLOAT32
     best: float = 0.0
     raised: float = 0.0
 
     @property
     def holds(self) -> bool:
         """Whether all differences are within the tolerances."""
-        return not self.worst and (self.raw is None or self.raw <= self.bar.raw)
+        return not self.worst and (self.raw is None or self.raw <= self.tolerances.raw)
 
     @property
     def why(self) -> str:
@@ -89,10 +90,10 @@ class Parity:
         raw = None if self.raw is None else round(self.raw, 7)
         counts = {"one_sided": self.one_sided, "ties": self.ties, "raw": raw}
         counts |= {} if self.sigma_px is None else {"sigma_px": round(self.sigma_px, 5)}
-        bar = {"bar_px": self.bar.box_px, "bar_score": self.bar.score}
-        bar |= {"bar_deviations": self.bar.deviations} if self.bar.deviations else {}
-        bar |= {"raised": round(self.raised, 3)} if self.raised else {}
-        return {"pictures": self.pictures, "boxes": self.boxes, **rounded, **counts, **bar}
+        limits = {"bar_px": self.tolerances.box_px, "bar_score": self.tolerances.score}
+        limits |= {"bar_deviations": self.tolerances.deviations} if self.tolerances.deviations else {}
+        limits |= {"raised": round(self.raised, 3)} if self.raised else {}
+        return {"pictures": self.pictures, "boxes": self.boxes, **rounded, **counts, **limits}
 
     def to_text(self) -> str:
         """Return a readable summary in one line."""
@@ -137,7 +138,7 @@ def compare(
     rounds = any(m.rounds for m in files)
     probes = [Probe(model, rounds, raised) for model in (a, b)]
     wrong = [line for probe in probes for line in probe.wrong]
-    parity = Parity(worst=wrong, bar=HALF if half else FULL, raised=raised)
+    parity = Parity(worst=wrong, tolerances=FLOAT16 if half else FLOAT32, raised=raised)
     one_view = a.input_size == b.input_size and card_of(a).resize == card_of(b).resize
     source, spoken = iter(pictures), time.monotonic()
     while some := list(islice(source, max(probe.batch for probe in probes))):
@@ -153,8 +154,8 @@ def compare(
     return parity
 
 
-def _by_own_raw_outputs(probes: Sequence[Probe], name: str, sides: Sequence[Seen], limits: Thresholds) -> list[str]:
-    """Compare a file's boxes with its own raw outputs decoded by numpy, with FULL tolerances: decoding is float32."""
+def _by_own_raw_outputs(probes: Sequence[Probe], name: str, sides: Sequence[Outputs], limits: Thresholds) -> list[str]:
+    """Compare a file's boxes with its own raw outputs decoded by numpy, within FLOAT32: decoding is float32."""
     own = Parity()
     for probe, side in zip(probes, sides, strict=True):
         if isinstance(probe.model, OnnxDetector) and probe.model.card.form != "core":
@@ -163,14 +164,14 @@ def _by_own_raw_outputs(probes: Sequence[Probe], name: str, sides: Sequence[Seen
 
 
 def take(
-    parity: Parity, name: str, a: Seen, b: Seen, layout: Layout, limits: Thresholds, one_view: bool = True
+    parity: Parity, name: str, a: Outputs, b: Outputs, layout: Layout, limits: Thresholds, one_view: bool = True
 ) -> None:
     """Add one picture to the comparison, in place; near ties explain boxes only if the raw outputs are equal."""
     raw = a.difference(b) if one_view else None
-    equal_raw = raw is not None and raw <= parity.bar.raw
+    equal_raw = raw is not None and raw <= parity.tolerances.raw
     kept = (a.kept(layout), b.kept(layout)) if equal_raw else None
     sides = zip(a.view.picture, a.view.input, strict=True)
-    zoom = max(1.0, *(own / seen for own, seen in sides)) if parity.bar.of_input else 1.0
+    zoom = max(1.0, *(own / seen for own, seen in sides)) if parity.tolerances.of_input else 1.0
     parity.pictures += 1
     parity.best = max(parity.best, float(a.scores.max(initial=0)))
     parity.raw = parity.raw if raw is None else max(parity.raw or 0.0, raw)
@@ -191,24 +192,26 @@ def match(
     Equal boxes are matched first. Of the others, those explained by near ties are counted, and the rest are matched by
     overlap to measure how much they differ.
     """
-    bar = parity.bar
-    allowed = bar.allowed(a, None if kept is None else kept[0], zoom)
+    tolerances = parity.tolerances
+    allowed = tolerances.allowed(a, None if kept is None else kept[0], zoom)
+    lowest = (d.scores[-1] for d in (a, b) if len(d) and len(d) == limits.max_boxes)
+    floor = max(limits.score, *lowest, 0) + tolerances.score
     partner, reasons = np.full(len(a), -1, np.intp), set[Box]()
     if kept is not None:  # prior and input box first: in a one-pixel picture all boxes are equal
-        for same in one_prior(kept), one_place(kept, bar.box_px):
-            partner = more_partners(partner, a, b, same & equal(a, b, allowed, bar.score))
-        reasons = explained((a, b), partner, kept, limits, bar.score, bar.overlap)
-    partner = more_partners(partner, a, b, equal(a, b, bar.allowed(a, None, zoom), bar.score))
+        for same in same_prior(kept), same_position(kept, tolerances.box_px):
+            partner = assign_partners(partner, a, b, same & equal(a, b, allowed, tolerances.score))
+        reasons = explained((a, b), partner, kept, limits, tolerances.score, tolerances.overlap)
+        reasons |= cut_off((a, b), kept, floor)
+    partner = assign_partners(partner, a, b, equal(a, b, tolerances.allowed(a, None, zoom), tolerances.score))
     free = alike(a, b)
     for side, i in reasons:
         free[(i, slice(None)) if side == 0 else (slice(None), i)] = False
-    partner = more_partners(partner, a, b, free)
+    partner = assign_partners(partner, a, b, free)
     matched = np.flatnonzero(partner >= 0)
     pairs = partner[matched]
     moved = a.boxes[matched] - b.boxes[pairs]
     box, beside = largest(moved) / zoom, not (np.abs(moved) <= allowed[matched]).all()
     score = largest(a.scores[matched] - b.scores[pairs])
-    floor = max(limits.score, *(d.scores[-1] for d in (a, b) if len(d) and len(d) == limits.max_boxes), 0) + bar.score
     alone = [(0, int(i)) for i in np.flatnonzero(partner < 0)]
     alone += [(1, int(i)) for i in np.setdiff1d(np.arange(len(b)), pairs)]
     above = [(side, i) for side, i in alone if np.nan_to_num((a, b)[side].scores[i], nan=np.inf) > floor]
@@ -226,5 +229,5 @@ def match(
         parity.sigma_px = max(parity.sigma_px or 0.0, sigma)
         if not (np.abs(off) <= allowed[matched][one]).all():
             parity.worst.append(f"{name}: deviations of the sides differ by {sigma:.3f} px")
-    if beside or score > bar.score or beyond:
+    if beside or score > tolerances.score or beyond:
         parity.worst.append(f"{name}: boxes differ by {box:.3f} px, scores by {score:.2g}, {beyond} on one side only")

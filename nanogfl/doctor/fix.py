@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, JpegImagePlugin
 
+from nanogfl.atomic import write_json
 from nanogfl.data.exif import upright
 from nanogfl.data.table import SPLITS, Example, Table
 from nanogfl.doctor.boxes import same_boxes
@@ -22,7 +23,6 @@ from nanogfl.doctor.pictures import SUFFIXES, good_suffix
 from nanogfl.errors import DataError, UsageError
 from nanogfl.members import pack, read_bytes
 from nanogfl.pictures import read_picture, write_picture
-from nanogfl.wholefile import write_json
 
 
 def write_copy(found: Checkup, out: Path, shards: int | None = None) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from nanogfl.atomic import atomic_file, write_json
 from nanogfl.data.table import Table
 from nanogfl.detections import Detections
 from nanogfl.evaluation import figures, mistakes
@@ -21,7 +22,6 @@ from nanogfl.evaluation.matching import pool
 from nanogfl.evaluation.study import Study
 from nanogfl.evaluation.suspects import MISNAMED, UNFOUND, UNLABELLED, Suspect
 from nanogfl.page import Html, Section, element, folded, grid, picture, table, text, tiles, write_page
-from nanogfl.wholefile import whole_file, write_json
 
 IOUS = (0.5, 0.75, 0.9)
 SHOWN_PICTURES = 6
@@ -50,7 +50,7 @@ def write_report(out: Path, study: Study) -> Path:
     shown = {}
     for name, figure in _figures(study):
         data = _png(figure)
-        with whole_file(out / f"{name}.png") as partial:
+        with atomic_file(out / f"{name}.png") as partial:
             partial.write_bytes(data)
         shown[name] = picture(data, alt=name.replace("_", " "), width=round(INCH_PX * figure.get_figwidth()))
     write_json(out / "report.json", study.to_json())

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from nanogfl.atomic import write_json
 from nanogfl.data.outputs import refuse_dataset_files, refuse_dataset_folder
 from nanogfl.data.prefetch import map_ordered
 from nanogfl.data.readers import read_table
@@ -28,7 +29,6 @@ from nanogfl.predictor import Predictor, TorchDetector, load
 from nanogfl.runtime.outputs import check_outputs
 from nanogfl.runtime.session import OnnxDetector
 from nanogfl.view import View
-from nanogfl.wholefile import write_json
 
 log = logging.getLogger(__name__)
 CPU_BATCH, GPU_BATCH = 8, 64

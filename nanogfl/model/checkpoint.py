@@ -13,15 +13,15 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
+from nanogfl.atomic import atomic_file
 from nanogfl.decode import Layout
 from nanogfl.errors import ModelError
 from nanogfl.model import zoo
 from nanogfl.model.coco_names import COCO_NAMES
 from nanogfl.model.detector import WIDTHS, Architecture, Family, Quality
-from nanogfl.model.nanodet_yml import listed, read_config, refuse_unlike
+from nanogfl.model.nanodet_yml import check_supported, listed, read_config
 from nanogfl.model.weights import Weights, recognise
 from nanogfl.view import MAX_SIDE, RULES, is_side
-from nanogfl.wholefile import whole_file
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
@@ -66,7 +66,7 @@ class Card:
 def write_detector(path: Path, detector: nn.Module, card: Mapping[str, Any], **beside: Any) -> None:
     """Write a checkpoint for inference: the detector's tensors, its card, and the extra entries in ``beside``."""
     state = {f"detector.{key}": value.detach().cpu() for key, value in detector.state_dict().items()}
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         torch.save({"nanogfl": card, **beside, "state_dict": state}, partial)
 
 
@@ -79,9 +79,9 @@ def read_card(weights: Weights, config: Path | None = None) -> Card:
             log.warning("--config %s is not used: %s says itself what it is", config, weights.source.name)
         return _own_card(weights)
     architecture = recognise(weights.state, weights.source)
-    zoo.refuse_other(weights.source, architecture.size, architecture.classes)
+    zoo.check_cached(weights.source, architecture.size, architecture.classes)
     said = read_config(weights.source, config)
-    refuse_unlike(said, architecture)
+    check_supported(said, architecture)
     size, size_from = said.input_size, "its .yml"
     if size is None:
         told = [int(n) for n in re.findall(r"_(\d{2,4})(?!\d)", weights.source.stem) if is_side(int(n))]
@@ -129,7 +129,7 @@ def _own_card(weights: Weights) -> Card:
             str(card["resize"]),
             float(card.get("temperature", 1.0)),
         )
-        _refuse_odd(result)
+        _check_values(result)
     except (KeyError, TypeError, ValueError, IndexError, OverflowError, RuntimeError) as error:
         raise ModelError(f"{weights.source} does not say what it is ({error}); it is not a whole checkpoint") from error
     if result.architecture.size not in WIDTHS or not all(map(is_side, result.input_size)):
@@ -150,7 +150,7 @@ def _own_card(weights: Weights) -> Card:
     return result
 
 
-def _refuse_odd(card: Card) -> None:
+def _check_values(card: Card) -> None:
     """Raise ValueError if a value has a type or range that our own checkpoints never have."""
     a = card.architecture
     for name, value in (("classes", a.classes), ("reg_max", a.reg_max)):

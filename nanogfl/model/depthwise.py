@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-FAST = 3  # widest kernel, in columns, whose weight gradient oneDNN computes fast
+FAST_COLUMNS = 3  # widest kernel, in columns, whose weight gradient oneDNN computes fast
 
 
 class DepthwiseConv2d(nn.Conv2d):
@@ -68,11 +68,11 @@ def weight_gradient(images: Tensor, gradient: Tensor, kernel: int, stride: int) 
     The columns of a kernel are independent: a group of columns is a narrower kernel applied to the shifted input.
     """
     half, channels, blocks = kernel // 2, images.shape[1], []
-    if kernel <= FAST or images.shape[3] <= kernel:  # no gain for small maps
+    if kernel <= FAST_COLUMNS or images.shape[3] <= kernel:  # no gain for small maps
         weight = images.new_empty(channels, 1, kernel, kernel)
         return gradients(images, weight, gradient, stride, (half, half), 1)
-    for first in range(0, kernel, FAST):
-        count = min(FAST, kernel - first)
+    for first in range(0, kernel, FAST_COLUMNS):
+        count = min(FAST_COLUMNS, kernel - first)
         weight = images.new_empty(channels, 1, kernel, count)
         moved = padded(images, half - first, first + count - 1 - half)
         blocks.append(gradients(moved, weight, gradient, stride, (half, 0), 1))

@@ -25,7 +25,7 @@ Size = Literal["s", "m", "l"]
 Quality = Literal["none", "top4", "moments"]
 STRIDES = (8, 16, 32, 64, 128)
 FPN_WIDTH = 256
-SMALL = 0.1  # factor on the usual standard deviation of an initial kernel
+INIT_SCALE = 0.1  # factor on the usual standard deviation of an initial kernel
 # size -> (channels of the stem and the three stages of ShuffleNetV2 0.5x, 1.0x, 1.5x; channels of the neck)
 WIDTHS: dict[str, tuple[tuple[int, int, int, int], int]] = {
     "s": ((24, 48, 96, 192), 72),
@@ -140,4 +140,4 @@ def initialise(module: nn.Module) -> None:
     """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d) and layer.bias is None:
-            nn.init.normal_(layer.weight, std=SMALL * math.sqrt(2 / layer.weight[0].numel()))
+            nn.init.normal_(layer.weight, std=INIT_SCALE * math.sqrt(2 / layer.weight[0].numel()))

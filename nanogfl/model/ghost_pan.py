@@ -61,14 +61,14 @@ class GhostPAN(nn.Module):
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """Convert three maps [B, C_i, H / s, W / s] to four maps [B, width, H / s, W / s], s = 8, 16, 32, 64."""
         x8, x16, x32 = (reduce(f) for reduce, f in zip(self.reduce, features, strict=True))
-        t16 = self.top_down[0](join(double(x32), x16))
-        t8 = self.top_down[1](join(double(t16), x8))
+        t16 = self.top_down[0](join(upsample2(x32), x16))
+        t8 = self.top_down[1](join(upsample2(t16), x8))
         p16 = self.bottom_up[0](join(self.downsample[0](t8), t16))
         p32 = self.bottom_up[1](join(self.downsample[1](p16), x32))
         p64 = self.extra_in(x32) + self.extra_out(p32)
         return [t8, p16, p32, p64]
 
 
-def double(x: Tensor) -> Tensor:
+def upsample2(x: Tensor) -> Tensor:
     """Upsample by two, bilinearly with half-pixel centres."""
     return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)

@@ -80,15 +80,17 @@ def from_nanodet(state: State, path: Path) -> State:
 
 def from_shufflenet(state: State) -> State:
     """Convert torchvision's ShuffleNetV2 to backbone tensors for BGR input; the key layout is the same."""
-    return reads_bgr({f"backbone.{k}": v for k, v in state.items() if k[:3] in ("con", "sta")})
+    return flip_stem_to_bgr({f"backbone.{k}": v for k, v in state.items() if k[:3] in ("con", "sta")})
 
 
 def from_resnet(state: State) -> State:
     """Convert torchvision's ResNet to backbone tensors in our key layout, for BGR input."""
-    return reads_bgr({f"backbone.{_rename(k, RESNET_RENAMES)}": v for k, v in state.items() if not k.startswith("fc.")})
+    return flip_stem_to_bgr(
+        {f"backbone.{_rename(k, RESNET_RENAMES)}": v for k, v in state.items() if not k.startswith("fc.")}
+    )
 
 
-def reads_bgr(state: State) -> State:
+def flip_stem_to_bgr(state: State) -> State:
     """Reverse the input channels of the first convolution: torchvision's files expect RGB, our network BGR."""
     stem = state.get("backbone.conv1.0.weight")
     return state if stem is None or stem.ndim != 4 else state | {"backbone.conv1.0.weight": stem.flip(1)}

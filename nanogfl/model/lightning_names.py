@@ -21,7 +21,7 @@ CALLBACKS = {
 
 
 @cache
-def make_known() -> None:
+def register_placeholders() -> None:
     """Register the placeholder classes, so that ``torch.load(..., weights_only=True)`` accepts them."""
     add_safe_globals(
         [type(name, (), {"__module__": f"pytorch_lightning.callbacks.{room}"}) for room, name in CALLBACKS.items()]

@@ -86,7 +86,7 @@ def _config(path: Path, content: Any) -> NanoDetConfig:
     return NanoDetConfig(path, (height, width), own, keep, {k: v for k, v in others.items() if v is not None})
 
 
-def refuse_unlike(said: NanoDetConfig, architecture: Architecture) -> None:
+def check_supported(said: NanoDetConfig, architecture: Architecture) -> None:
     """Refuse a file whose settings differ from ours: tensors of equal shape may belong to a different network.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nanogfl.model.ghost_pan import double
+from nanogfl.model.ghost_pan import upsample2
 
 
 class PlainPAN(nn.Module):
@@ -27,12 +27,12 @@ class PlainPAN(nn.Module):
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """Convert three maps [B, C_i, H / s, W / s] to three maps [B, width, H / s, W / s], s = 8, 16, 32."""
         x8, x16, x32 = (lateral(f) for lateral, f in zip(self.lateral, features, strict=True))
-        t16 = x16 + double(x32)
-        t8 = x8 + double(t16)
-        p16 = t16 + halve(t8)
-        return [t8, p16, x32 + halve(p16)]
+        t16 = x16 + upsample2(x32)
+        t8 = x8 + upsample2(t16)
+        p16 = t16 + downsample2(t8)
+        return [t8, p16, x32 + downsample2(p16)]
 
 
-def halve(x: Tensor) -> Tensor:
+def downsample2(x: Tensor) -> Tensor:
     """Downsample by two with 2 x 2 means: bilinear with half-pixel centres. Sides are even, as inputs are n x 32 px."""
     return F.avg_pool2d(x, 2)

@@ -22,7 +22,7 @@ from nanogfl.model.layouts import State, from_nanodet, from_resnet, from_shuffle
 from nanogfl.model.resnet import RESNETS
 
 log = logging.getLogger(__name__)
-MOST_VALUES = 10**8  # limit for one tensor; a file can declare a shape larger than the data it holds
+MAX_VALUES = 10**8  # limit for one tensor; a file can declare a shape larger than the data it holds
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def read_tensors_only(path: Path) -> dict[str, Any]:
     """Load a file with ``torch.load(..., weights_only=True)``; raise ModelError with one clear line on any failure."""
     if not path.is_file():
         raise ModelError(f"there is no checkpoint {path}; check the path")
-    lightning_names.make_known()
+    lightning_names.register_placeholders()
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError as error:
@@ -108,7 +108,7 @@ def _plain(tensors: Mapping[Any, Any], path: Path) -> State:
     state = {k: v for k, v in tensors.items() if isinstance(k, str) and isinstance(v, Tensor)}
     for key, value in state.items():
         odd = value.layout != torch.strided or value.is_quantized or value.is_complex() or value.is_meta
-        if odd or value.numel() > MOST_VALUES:
+        if odd or value.numel() > MAX_VALUES:
             raise ModelError(
                 f"{path} holds {key}, which is no plain tensor (sparse, quantized, huge, ...); give dense float weights"
             )
@@ -176,11 +176,11 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], source: Path) -> 
         what = "lacks" if missing else "has another shape of"
         raise ModelError(f"{source} {what} {first} (and {len(missing) + len(wrong) - 1} more); is it this size?")
     loaded = {k: state[k] for k in own if k in state}
-    _refuse_spoilt(loaded, source)
+    _check_finite(loaded, source)
     module.load_state_dict(loaded, strict=False)
 
 
-def _refuse_spoilt(state: Mapping[str, Tensor], source: Path) -> None:
+def _check_finite(state: Mapping[str, Tensor], source: Path) -> None:
     spoilt = next((key for key, value in state.items() if not torch.isfinite(value).all()), None)
     if spoilt is not None:
         raise ModelError(f"{source} holds values in {spoilt} that are no numbers; use an earlier checkpoint")
@@ -208,7 +208,7 @@ def transplant(
             if old_names and (source.shape[0] < len(old_names) or (source.shape[0] - len(old_names)) % 4):
                 raise ModelError(f"{weights.source}: {key} has {source.shape[0]} rows for {len(old_names)} classes")
             loaded[key] = _by_class(target, source, rows, len(new_names), len(old_names or ()))
-    _refuse_spoilt(loaded, weights.source)
+    _check_finite(loaded, weights.source)
     module.load_state_dict(loaded, strict=False)
     fresh = [k for k in own if k not in loaded and not k.endswith("num_batches_tracked")]
     made = f", {len(fresh)} made anew ({fresh[0]} ...)" if fresh else ""

@@ -76,7 +76,7 @@ def fetch(entry: PublishedFile) -> Path:
     return target
 
 
-def refuse_other(path: Path, size: str, classes: int) -> None:
+def check_cached(path: Path, size: str, classes: int) -> None:
     """Refuse a cached file that holds a different network than its name stands for.
 
     If no digest was published, this can only be detected after the file has been read.
@@ -94,11 +94,11 @@ def refuse_other(path: Path, size: str, classes: int) -> None:
             )
 
 
-class _RefusedError(Exception):
+class _PermanentError(Exception):
     """A download attempt failed in a way that another attempt would not fix."""
 
 
-class _BrokenOffError(_RefusedError):
+class _TransientError(_PermanentError):
     """A download attempt failed, but another attempt may succeed."""
 
 
@@ -119,9 +119,9 @@ def _download(url: str, target: Path, entry: PublishedFile) -> None:
     try:
         _receive_with_restarts(url, partial, target.name)
         if fault := _fault(partial, entry):
-            raise _RefusedError(f"{fault}, and was not kept")
+            raise _PermanentError(f"{fault}, and was not kept")
         partial.replace(target)
-    except _RefusedError as error:
+    except _PermanentError as error:
         raise DownloadError(f"{url}: {error}; download it elsewhere and put it at {target}") from error
     finally:
         partial.unlink(missing_ok=True)
@@ -132,7 +132,7 @@ def _receive_with_restarts(url: str, partial: Path, name: str) -> None:
     for pause in RESTART_AFTER_S:
         try:
             return _receive(url, partial, name)
-        except _BrokenOffError as error:  # noqa: PERF203 (a round is a download)
+        except _TransientError as error:  # noqa: PERF203 (a round is a download)
             log.info("%s: %s, trying again", url, error)
             time.sleep(pause)
     return _receive(url, partial, name)
@@ -147,7 +147,7 @@ def _receive(url: str, partial: Path, name: str) -> None:
             done += len(chunk)
             _show_progress(name, done, total)
     if total is not None and done != total:
-        raise _BrokenOffError(f"the connection broke off after {done} of {total} bytes")
+        raise _TransientError(f"the connection broke off after {done} of {total} bytes")
 
 
 class _WebOnly(urllib.request.HTTPRedirectHandler):
@@ -167,12 +167,12 @@ def _open(url: str) -> HTTPResponse:
         return urllib.request.build_opener(_WebOnly).open(request, timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
         error.close()
-        kind = _BrokenOffError if error.code >= 500 or error.code == 429 else _RefusedError
+        kind = _TransientError if error.code >= 500 or error.code == 429 else _PermanentError
         raise kind(f"the server answered {error.code} {error.reason}") from error
     except urllib.error.URLError as error:
-        raise _RefusedError(f"no connection ({error.reason})") from error
+        raise _PermanentError(f"no connection ({error.reason})") from error
     except (OSError, HTTPException) as error:
-        raise _BrokenOffError(f"the connection broke off ({error})") from error
+        raise _TransientError(f"the connection broke off ({error})") from error
 
 
 def _read(response: HTTPResponse) -> bytes:
@@ -180,7 +180,7 @@ def _read(response: HTTPResponse) -> bytes:
     try:
         return response.read(CHUNK)
     except (OSError, HTTPException) as error:
-        raise _BrokenOffError(f"the connection broke off ({error})") from error
+        raise _TransientError(f"the connection broke off ({error})") from error
 
 
 def _fault(path: Path, entry: PublishedFile) -> str | None:

@@ -24,7 +24,7 @@ HAS_FONTS = hasattr(cv2, "FontFace")  # OpenCV 5 draws any script, OpenCV 4 only
 
 # Colours as seen without one type of cone, as matrices on linear RGB: none missing, protan, deutan, tritan.
 # Machado, Oliveira, Fernandes, "A Physiologically-based Model for Simulation of Color Vision Deficiency", 2009.
-EYES = np.array(
+COLOUR_VISION = np.array(
     [
         [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
         [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
@@ -154,7 +154,7 @@ def _palette() -> NDArray[np.uint8]:
     levels = np.arange(0, 256, 17)
     bgr = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3).astype(np.uint8)
     linear = _linear(bgr)[:, ::-1]
-    seen = np.einsum("eij,nj->nei", EYES, linear).clip(0, 1)
+    seen = np.einsum("eij,nj->nei", COLOUR_VISION, linear).clip(0, 1)
     lab = cv2.cvtColor(np.ascontiguousarray(seen, np.float32), cv2.COLOR_LRGB2Lab)  # [P, eyes, L a b]
     lightness, chroma = lab[:, 0, 0], np.hypot(lab[:, 0, 1], lab[:, 0, 2])
     vivid = (lightness > 45) & (lightness < 90) & (chroma > 45)

@@ -50,7 +50,7 @@ class Live:
             raise DataError(self._missing())
         began = time.perf_counter()
         try:
-            self._know(capture)
+            self._detect_video(capture)
             index = 0
             while not stop.is_set():
                 ok, picture = capture.read()
@@ -60,7 +60,7 @@ class Live:
                     return
                 if not ok:
                     capture.release()
-                    capture, picture = self._again(stop)
+                    capture, picture = self._reopen(stop)
                 if capture is None:
                     return
                 moment = index / self.rate if self.rate else time.perf_counter() - began
@@ -79,13 +79,13 @@ class Live:
             capture = cv2.VideoCapture(utf8(self.target), cv2.CAP_FFMPEG, limits)
         return capture if capture.isOpened() else None
 
-    def _know(self, capture: cv2.VideoCapture) -> None:
+    def _detect_video(self, capture: cv2.VideoCapture) -> None:
         """Set ``live``, ``rate`` and ``announced`` if the address leads to a video of known length."""
         count, rate = (float(capture.get(p)) for p in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS))
         if isinstance(self.target, str) and 0 < count < math.inf and 0 < rate <= HIGHEST_RATE:
             self.live, self.rate, self.announced = False, rate, int(count)
 
-    def _again(self, stop: threading.Event) -> tuple[cv2.VideoCapture | None, Picture | None]:
+    def _reopen(self, stop: threading.Event) -> tuple[cv2.VideoCapture | None, Picture | None]:
         """Reopen the source and read a picture; return (None, None) if ``stop`` is set first."""
         log.warning("%s dropped; trying again for %g s", self.name, self.patience_s)
         began, wait = time.perf_counter(), FIRST_WAIT

@@ -17,13 +17,13 @@ def check_outputs(
     Args:
         sources: all paths that are read, including the model.
         files: files to be written, by option; None if the option is not given.
-        folders: folders to be filled, by option; :func:`spare` checks the files in them.
+        folders: folders to be filled, by option; :func:`refuse_overwriting` checks the files in them.
 
     Raises:
         UsageError: an output is refused; the message names its option.
     """
     given = [(option, path) for option, path in files.items() if path is not None]
-    spare(sources, given)
+    refuse_overwriting(sources, given)
     for option, path in given:
         if path.is_dir():
             raise UsageError(f"{option} {path} is a folder; name a file")
@@ -36,7 +36,7 @@ def check_outputs(
         _check_place(option, folder, folder / "any")
 
 
-def spare(sources: Iterable[str | Path], targets: Iterable[tuple[str, Path]]) -> None:
+def refuse_overwriting(sources: Iterable[str | Path], targets: Iterable[tuple[str, Path]]) -> None:
     """Refuse targets that would replace a source or another target.
 
     Args:

@@ -15,7 +15,7 @@ from nanogfl.errors import DataError, UsageError
 from nanogfl.pictures import Picture, write_picture
 from nanogfl.runtime.draw import draw_detections
 from nanogfl.runtime.frames import Frame, expand, frame_rate, frames, is_video
-from nanogfl.runtime.outputs import spare
+from nanogfl.runtime.outputs import refuse_overwriting
 from nanogfl.runtime.video import VideoSink, write_video
 
 log = logging.getLogger(__name__)
@@ -92,10 +92,10 @@ def predict_sources(
     broken: list[DataError] = []
     for file in files:
         found_in_file = (
-            Found(frame, _asked(predictor.predict(frame.picture, score), classes, sigma))
-            for frame in _readable(file, broken)
+            Found(frame, _selected(predictor.predict(frame.picture, score), classes, sigma))
+            for frame in _read_frames(file, broken)
         )
-        for found in _drawn(found_in_file, file, targets.get(file)):
+        for found in _draw_frames(found_in_file, file, targets.get(file)):
             records.append(found.record)
             if progress:
                 progress(found)
@@ -108,7 +108,7 @@ def predict_sources(
     return records
 
 
-def _readable(file: Path, broken: list[DataError]) -> Iterator[Frame]:
+def _read_frames(file: Path, broken: list[DataError]) -> Iterator[Frame]:
     """Yield a file's frames; append an error that ends it early to ``broken``."""
     try:
         yield from frames(file)
@@ -116,7 +116,7 @@ def _readable(file: Path, broken: list[DataError]) -> Iterator[Frame]:
         broken.append(error)
 
 
-def _asked(detections: Detections, classes: Sequence[str] | None, sigma: bool) -> Detections:
+def _selected(detections: Detections, classes: Sequence[str] | None, sigma: bool) -> Detections:
     """Return the detections of these classes, with the deviation of the sides only if ``sigma`` is set."""
     if not sigma:
         return replace(detections, side_sigma=None).of_classes(classes)
@@ -125,7 +125,7 @@ def _asked(detections: Detections, classes: Sequence[str] | None, sigma: bool) -
     return detections.of_classes(classes)
 
 
-def _drawn(frames_of_file: Iterator[Found], file: Path, target: Path | None) -> Iterator[Found]:
+def _draw_frames(frames_of_file: Iterator[Found], file: Path, target: Path | None) -> Iterator[Found]:
     """Yield the frames unchanged, and draw each one if there is a target."""
     with ExitStack() as stack:
         sink: VideoSink | None = None
@@ -160,5 +160,5 @@ def _targets(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
         numbers[same] = number
         taken.add(name.casefold())
         targets[file] = folder / name
-    spare(files, [("--draw", target) for target in targets.values()])
+    refuse_overwriting(files, [("--draw", target) for target in targets.values()])
     return targets

@@ -18,7 +18,7 @@ class RefusedError(Exception):
 
 
 @contextmanager
-def place(places: threading.BoundedSemaphore, taken: str) -> Iterator[None]:
+def slot(places: threading.BoundedSemaphore, taken: str) -> Iterator[None]:
     """Hold one of the places; raise RefusedError (503) at once if none is free."""
     if not places.acquire(blocking=False):
         raise RefusedError(503, f"{taken}; try again in a second", Retry_After="1")

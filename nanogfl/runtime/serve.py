@@ -19,9 +19,9 @@ import numpy as np
 
 from nanogfl.errors import NanogflError
 from nanogfl.pictures import decode_picture
-from nanogfl.runtime.arriving import PatientHandler
+from nanogfl.runtime.http_timeout import TimeoutHandler
 from nanogfl.runtime.picture_size import picture_size
-from nanogfl.runtime.refuse import RefusedError, check_asker, place, score_of
+from nanogfl.runtime.refuse import RefusedError, check_asker, score_of, slot
 from nanogfl.runtime.session import OnnxDetector
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class Server(ThreadingHTTPServer):
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Handle the connection, then free its place."""
+        """Handle the connection, then free its slot."""
         try:
             super().process_request_thread(request, client_address)
         finally:
@@ -96,7 +96,7 @@ class Server(ThreadingHTTPServer):
         log.debug("connection from %s ended early", client_address, exc_info=True)
 
 
-class Handler(PatientHandler, BaseHTTPRequestHandler):  # the second base class only lets ruff accept do_GET
+class Handler(TimeoutHandler, BaseHTTPRequestHandler):  # the second base class only lets ruff accept do_GET
     """The handler of one connection."""
 
     server: Server
@@ -161,9 +161,9 @@ class Handler(PatientHandler, BaseHTTPRequestHandler):  # the second base class 
             raise RefusedError(404 if address.path not in self.server.site.files else 405, "POST pictures to /predict")
         score = score_of(parse_qs(address.query))
         length = self._length()
-        with place(self.server.uploads, f"{MAX_UPLOADS} pictures are being sent"):
+        with slot(self.server.uploads, f"{MAX_UPLOADS} pictures are being sent"):
             data = self._body(length)
-        with place(self.server.places, f"{MAX_WAITING} pictures wait already"):
+        with slot(self.server.places, f"{MAX_WAITING} pictures wait already"):
             found = self._predict(data, score)
         self._send_json(200, found)
 

@@ -76,18 +76,18 @@ class Tracker:
             The detections of tracked and new objects, best first.
         """
         before, now = self._time, self._now(time_s)
-        self._forget(now - self.hold_s if before is None else min(now - self.hold_s, before))
+        self._drop_stale(now - self.hold_s if before is None else min(now - self.hold_s, before))
         detection, track = self._match(found, score)
         new = np.setdiff1d(np.flatnonzero(found.scores > score), detection)
         measured, noise = found.boxes.astype(np.float64), _noise(found)
         self._sides.correct(track, measured[detection], noise[detection])
         detection = np.concatenate([detection, new])
-        track = np.concatenate([track, self._begin(measured[new], noise[new], found.labels[new])])
+        track = np.concatenate([track, self._start_tracks(measured[new], noise[new], found.labels[new])])
         order = np.argsort(detection)
         detection, track = detection[order], track[order]
         kept = found.select(detection)
         self._seen[track] = now
-        self._name(track[_stands_alone(kept)])
+        self._assign_ids(track[_stands_alone(kept)])
         if self.smooth:
             low, high = self._sides.at[track, :2], self._sides.at[track, 2:]  # separately filtered sides may cross
             sides = np.concatenate([np.minimum(low, high), np.maximum(low, high)], axis=1)
@@ -97,7 +97,7 @@ class Tracker:
 
     def restart(self) -> None:
         """Drop all tracks, because the next frame is unrelated to the last one; ids continue to count up."""
-        self._forget(np.inf)
+        self._drop_stale(np.inf)
         self._time = None
 
     def _now(self, time_s: float | None) -> float:
@@ -109,13 +109,13 @@ class Tracker:
         self._time = now
         return now
 
-    def _forget(self, since: float) -> None:
+    def _drop_stale(self, since: float) -> None:
         """Drop the tracks that were last seen before this time."""
         keep = self._seen >= since - 1e-9
         self._ids, self._labels, self._sightings = self._ids[keep], self._labels[keep], self._sightings[keep]
         self._seen, self._sides = self._seen[keep], self._sides.select(keep)
 
-    def _begin(self, boxes: Array, noise: Array, labels: NDArray[np.int64]) -> NDArray[np.intp]:
+    def _start_tracks(self, boxes: Array, noise: Array, labels: NDArray[np.int64]) -> NDArray[np.intp]:
         """Start tracks for new boxes; return their indices."""
         nothing = np.zeros(len(boxes), np.int64)
         self._ids, self._sightings = np.append(self._ids, nothing), np.append(self._sightings, nothing)
@@ -123,7 +123,7 @@ class Tracker:
         self._sides = self._sides.join(_Filter.of(boxes, noise))
         return np.arange(len(self._ids) - len(boxes), len(self._ids))
 
-    def _name(self, track: NDArray[np.intp]) -> None:
+    def _assign_ids(self, track: NDArray[np.intp]) -> None:
         """Count a sighting of these tracks, and assign the next ids to those seen often enough."""
         self._sightings[track] += 1
         ready = track[(self._sightings[track] >= CONFIRMED) & (self._ids[track] == 0)]

@@ -18,9 +18,9 @@ from nanogfl.pictures import Picture, write_picture
 from nanogfl.runtime.capture import STILLS, Capture, Shot, Source, files_of
 from nanogfl.runtime.draw import draw_panel
 from nanogfl.runtime.frames import USUAL_RATE
-from nanogfl.runtime.look import SCORE_KEYS, Look
 from nanogfl.runtime.meter import STAGES, Meter, counts
-from nanogfl.runtime.outputs import spare
+from nanogfl.runtime.outputs import refuse_overwriting
+from nanogfl.runtime.overlay import SCORE_KEYS, Overlay
 from nanogfl.runtime.predict import NO_SIGMA, Predicts
 from nanogfl.runtime.record import LONGEST_GAP, Recorder, free_name
 from nanogfl.runtime.screen import QUIT, Screen
@@ -39,7 +39,7 @@ class Webcam:
         predictor: from ``nanogfl.load``.
         source: from ``open_source``.
         screen: the window; None for no window.
-        look: the initial display options.
+        overlay: the initial display options.
         classes: only these classes; all if None.
         tracker: adds ids and smooths boxes; None for no tracking.
         record: ``.mp4`` file to record from the start.
@@ -52,7 +52,7 @@ class Webcam:
         source: Source,
         *,
         screen: Screen | None = None,
-        look: Look | None = None,
+        overlay: Overlay | None = None,
         classes: Sequence[str] | None = None,
         tracker: Tracker | None = None,
         record: Path | None = None,
@@ -60,7 +60,7 @@ class Webcam:
     ) -> None:
         if classes is not None:
             class_indices(classes, predictor.names)
-        self.predictor, self.source, self.screen, self.look = predictor, source, screen, look or Look()
+        self.predictor, self.source, self.screen, self.overlay = predictor, source, screen, overlay or Overlay()
         self.classes, self.tracker, self.record_path, self.report = classes, tracker, record, report
         self.meter, self.capture = Meter(), Capture(source)
         self.stopped = self._paused = False
@@ -83,7 +83,7 @@ class Webcam:
         if self.screen:
             log.info(KEYS)
         if self.record_path:
-            spare(files_of(self.source), [("--record", self.record_path)])
+            refuse_overwriting(files_of(self.source), [("--record", self.record_path)])
         try:
             with self.capture:
                 self._loop(self.capture)
@@ -115,7 +115,7 @@ class Webcam:
         found, ids = self._detect(shot, self.tracker)
         if ids is not None:
             self.meter.follow(np.array(ids, np.int64), found.boxes)
-        if self.look.sigma and not self.meter.frames and found.side_sigma is None:
+        if self.overlay.sigma and not self.meter.frames and found.side_sigma is None:
             raise UsageError(NO_SIGMA)
         self._last = (shot, found, ids)
         detected = time.perf_counter()
@@ -127,7 +127,7 @@ class Webcam:
         times = (shot.read_ms, 1000 * (detected - began), 1000 * (done - detected))
         self.meter.add(found, times, 1000 * (done - shot.read_at))
         if self.report:
-            self.report(record_of(shot, found if self.look.sigma else replace(found, side_sigma=None), ids, times))
+            self.report(record_of(shot, found if self.overlay.sigma else replace(found, side_sigma=None), ids, times))
         if self.screen and self._drawn is not None:
             left = self._length(shot, before and before[0]) - (time.perf_counter() - began)
             self._press(self.screen.show(self._drawn, max(0.0, left)))
@@ -142,7 +142,7 @@ class Webcam:
 
     def _detect(self, shot: Shot, tracker: Tracker | None) -> tuple[Detections, list[int] | None]:
         """Return the detections of the chosen classes, and their ids if they are tracked."""
-        score = self.look.score
+        score = self.overlay.score
         if tracker is None:
             return self.predictor.predict(shot.picture, score).of_classes(self.classes), None
         everything = self.predictor.predict(shot.picture, min(FAINT, score)).of_classes(self.classes)
@@ -150,15 +150,15 @@ class Webcam:
         return tracked.detections, tracked.ids.tolist()
 
     def _draw(self, picture: Picture, found: Detections, ids: list[int] | None) -> Picture:
-        drawn = self.look.draw(picture, found, ids)
-        return draw_panel(drawn, self._lines(found)) if self.look.figures else drawn
+        drawn = self.overlay.draw(picture, found, ids)
+        return draw_panel(drawn, self._lines(found)) if self.overlay.figures else drawn
 
     def _lines(self, found: Detections) -> list[str]:
         """Return the lines of the panel: speed, latencies, counts, and the effect of the last key."""
         spent = ", ".join(f"{stage} {self.meter.lately(stage):.1f}" for stage in STAGES)
         found_text = ", ".join(f"{count} {name}" for name, count in counts(found).items()) or "nothing"
         state = "paused" if self._paused else f"{self.meter.fps:.1f} fps"
-        lines = [f"{state}, {spent} ms", f"{found_text} (score > {self.look.score:.2f})"]
+        lines = [f"{state}, {spent} ms", f"{found_text} (score > {self.overlay.score:.2f})"]
         if self.screen and self._recorder:
             lines.append(f"recording {self._recorder.path.name}")
         if self._notice and time.perf_counter() - self._notice_at < NOTICE_S:
@@ -167,7 +167,7 @@ class Webcam:
 
     def _press(self, key: str) -> None:
         """Perform the action of a key, and show its effect on the screen."""
-        if said := self.look.press(key):
+        if said := self.overlay.press(key):
             lacking = key == "u" and self._last and self._last[1].side_sigma is None
             self._say("this file has no sigma" if lacking else said)
         elif key in self._actions:

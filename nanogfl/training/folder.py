@@ -8,9 +8,9 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nanogfl.atomic import atomic_file
 from nanogfl.errors import UsageError
 from nanogfl.recipe import Recipe, load_recipe, to_dict
-from nanogfl.wholefile import whole_file
 
 LEAVING_S = 10.0  # longer than a loader process takes to notice that its run has died
 TENSORBOARD = "tensorboard"  # subfolder, present if TensorBoard is installed
@@ -115,7 +115,7 @@ def write_config(path: Path, recipe: Recipe) -> None:
     """Write the resolved recipe as YAML."""
     import yaml
 
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         partial.write_text(yaml.safe_dump(to_dict(recipe), sort_keys=False), encoding="utf-8")
 
 

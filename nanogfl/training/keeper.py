@@ -14,6 +14,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from nanogfl.atomic import atomic_file
 from nanogfl.data.table import Table
 from nanogfl.decode import decode
 from nanogfl.detections import Detections
@@ -25,7 +26,6 @@ from nanogfl.training.finite import gather
 from nanogfl.training.folder import WITHIN, Folder
 from nanogfl.training.task import DetectionTask, Predicted
 from nanogfl.view import View
-from nanogfl.wholefile import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class WholeCheckpoints(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write next to the target, then rename."""
-        with whole_file(Path(path)) as partial:
+        with atomic_file(Path(path)) as partial:
             torch.save(checkpoint, partial)
 
 
@@ -210,7 +210,7 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
     """Add a row; drop rows of the same or a later epoch (from before a resume) and truncated rows."""
     rows = rows_before(path, row["epoch"])
     columns = list(dict.fromkeys(key for r in [*rows, row] for key in r))
-    with whole_file(path) as partial, partial.open("w", newline="") as file:
+    with atomic_file(path) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows([*rows, {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()}])

@@ -14,6 +14,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from nanogfl.atomic import write_json
 from nanogfl.data.loader import TrainingSet, training_loader, view_loader
 from nanogfl.data.order import EpochOrder, EvenBatches
 from nanogfl.data.readers import read_table
@@ -45,7 +46,6 @@ from nanogfl.training.start import Start, complete_model, start
 from nanogfl.training.task import DetectionTask
 from nanogfl.training.teacher import read_teacher
 from nanogfl.view import parse_input
-from nanogfl.wholefile import write_json
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ FULL = 1 << 20  # bytes; a disk with at most this much free space counts as full
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to; the file replaces the target on success and is removed on any error.
 
     Parent folders are created. If the path is a symbolic link, the file that it points to is replaced. A device or a
@@ -44,5 +44,5 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 def write_json(path: Path, content: Any) -> None:
     """Write indented JSON atomically; raise ValueError for NaN and infinity."""
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         partial.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")

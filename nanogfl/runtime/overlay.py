@@ -14,7 +14,7 @@ SWITCHES = {"b": "boxes", "l": "labels", "u": "sigma", "f": "figures"}
 
 
 @dataclass
-class Look:
+class Overlay:
     """The display options, which keys change.
 
     Attributes:

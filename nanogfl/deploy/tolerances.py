@@ -12,7 +12,7 @@ from nanogfl.detections import Detections
 
 
 @dataclass(frozen=True)
-class Bar:
+class Tolerances:
     """Tolerances within which two models count as equal.
 
     Attributes:
@@ -38,5 +38,5 @@ class Bar:
         return allowed if kept is None else np.maximum(allowed, self.deviations * kept.deviations)
 
 
-FULL = Bar()
-HALF = Bar(2.0, 0.05, 0.25, of_input=True, deviations=0.5, overlap=0.05)  # if one of the two models is in float16
+FLOAT32 = Tolerances()
+FLOAT16 = Tolerances(2.0, 0.05, 0.25, of_input=True, deviations=0.5, overlap=0.05)  # if either model is in float16

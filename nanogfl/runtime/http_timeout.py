@@ -1,4 +1,4 @@
-"""HTTP connections with timeouts: the head of a request has a total deadline, even if its bytes keep arriving."""
+"""HTTP connections with timeouts: the head of a request has a total deadline, even if its bytes keep stream."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 HEAD_SECONDS = 30.0  # limit for the head of a request, from the start of waiting for it
 
 
-class Arriving(io.RawIOBase):
+class TimeoutStream(io.RawIOBase):
     """The input of a connection as a raw stream, to be wrapped in a ``BufferedReader``.
 
     Attributes:
@@ -44,7 +44,7 @@ class Arriving(io.RawIOBase):
             self._connection.settimeout(self._silence)  # the timeout for sending responses
 
 
-class PatientHandler(BaseHTTPRequestHandler):
+class TimeoutHandler(BaseHTTPRequestHandler):
     """The handler of a connection, which is closed if the head of a request does not arrive in time."""
 
     timeout: float = 15  # seconds without data
@@ -53,18 +53,18 @@ class PatientHandler(BaseHTTPRequestHandler):
         """Replace the input stream with one whose reads time out."""
         super().setup()
         self.rfile.close()
-        self.arriving = Arriving(self.connection, self.timeout)
-        self.rfile = io.BufferedReader(self.arriving)
+        self.stream = TimeoutStream(self.connection, self.timeout)
+        self.rfile = io.BufferedReader(self.stream)
 
     def handle_one_request(self) -> None:
         """Handle one request; its head must arrive within HEAD_SECONDS."""
-        self.arriving.deadline = time.monotonic() + HEAD_SECONDS
+        self.stream.deadline = time.monotonic() + HEAD_SECONDS
         super().handle_one_request()
 
     def parse_request(self) -> bool:
         """Parse the head, then remove its deadline."""
         parsed = super().parse_request()
-        self.arriving.deadline = math.inf
+        self.stream.deadline = math.inf
         return parsed
 
     def handle_expect_100(self) -> bool:

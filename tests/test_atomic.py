@@ -1,4 +1,4 @@
-"""nanogfl.wholefile: whole or not at all, links kept, devices and pipes written to as they are."""
+"""nanogfl.atomic: whole or not at all, links kept, devices and pipes written to as they are."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from nanogfl.wholefile import whole_file, write_json
+from nanogfl.atomic import atomic_file, write_json
 
 
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_text("old")
-    with pytest.raises(KeyError), whole_file(path) as partial:
+    with pytest.raises(KeyError), atomic_file(path) as partial:
         partial.write_text("half")
         raise KeyError
     assert [p.name for p in tmp_path.iterdir()] == ["a"] and path.read_text() == "old"
@@ -55,7 +55,7 @@ def test_a_pipe_is_written_into(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_told_with_the_files_name(tmp_path: Path) -> None:
     """The system's error of a write has none."""
-    with pytest.raises(OSError, match="No space left") as caught, whole_file(tmp_path / "a"):
+    with pytest.raises(OSError, match="No space left") as caught, atomic_file(tmp_path / "a"):
         raise OSError(28, "No space left on device")
     assert caught.value.filename == str(tmp_path / "a") and not any(tmp_path.iterdir())
 
@@ -67,6 +67,6 @@ def test_a_full_device_is_told_with_its_name() -> None:
 
 
 def test_the_output_of_a_command_may_be_a_pipe() -> None:
-    code = "from pathlib import Path; from nanogfl.wholefile import write_json; write_json(Path('/dev/stdout'), [1])"
+    code = "from pathlib import Path; from nanogfl.atomic import write_json; write_json(Path('/dev/stdout'), [1])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[\n 1\n]"
