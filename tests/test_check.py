@@ -84,7 +84,7 @@ def test_strict_fails_where_anything_was_found(
 @pytest.mark.parametrize(
     ("given", "code", "message"),
     [
-        (["none"], 1, "there is no "),
+        (["none"], 1, "none does not exist; "),
         (["."], 1, "an empty folder"),
         (["set", "--fix", "set/copy"], 2, "is inside the dataset"),
         (["set", "--fix", "set"], 2, "already exists"),
@@ -177,10 +177,10 @@ def test_a_copy_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
         ("coco", "found.json", "would be read as annotations"),
         ("coco", "val/found.json", "would be read as annotations"),
         ("coco", "val/annotations/found.json", "would be read as annotations"),
-        ("yolo", "data.yaml", "is a file of the set"),
-        ("yolo", "train/labels/a.txt", "is a file of the set"),
-        ("voc", "Annotations/a.xml", "is a file of the set"),
-        ("voc", "JPEGImages/a.jpg", "is a file of the set"),
+        ("yolo", "data.yaml", "is a file of the dataset"),
+        ("yolo", "train/labels/a.txt", "is a file of the dataset"),
+        ("voc", "Annotations/a.xml", "is a file of the dataset"),
+        ("voc", "JPEGImages/a.jpg", "is a file of the dataset"),
         ("yolo", "found.json", ""),
         ("voc", "found.json", ""),
         ("coco", "reports/found.json", ""),
@@ -408,7 +408,7 @@ def test_forms_that_only_pillow_reads_cannot_be_read(tmp_path: Path) -> None:
     root = dressed_up(tmp_path / "set", forms)
     found = check(root)
     assert found.counts == {"picture-unreadable": len(forms)}
-    assert all(f"the form {Path(p.file).stem}, which is not read; convert" in p.detail for p in found.problems)
+    assert all(f"the format {Path(p.file).stem}, which is unsupported; convert" in p.detail for p in found.problems)
     assert [e.name for e in read_table(root).examples] == [e.name for e in found.table.examples]
     write_copy(found, tmp_path / "copy")
     assert sorted(p.stem for p in (tmp_path / "copy/train").iterdir()) == ["a", "b", "c"]

@@ -232,7 +232,9 @@ def test_a_write_that_fails_leaves_the_old_picture(tmp_path: Path) -> None:
     ("name", "width"), [("a.webp", 17000), ("a.jpg", 70000)], ids=["webp holds 16383", "jpg holds 65500"]
 )
 def test_a_picture_too_large_for_its_format_is_a_data_error(tmp_path: Path, name: str, width: int) -> None:
-    with pytest.raises(DataError, match=rf"cannot write the picture .*{name}: {width} x 10 px exceed the maximum of \."):
+    with pytest.raises(
+        DataError, match=rf"cannot write the picture .*{name}: {width} x 10 px exceed the maximum of \."
+    ):
         write_picture(tmp_path / name, np.zeros((10, width, 3), np.uint8))
     assert not list(tmp_path.iterdir())
 

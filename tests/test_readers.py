@@ -671,9 +671,7 @@ def test_the_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pyte
 
 def test_nothing_usable_says_why(tmp_path: Path) -> None:
     path = write(tmp_path / "x.json", coco("a.jpg", "b.jpg"))
-    with pytest.raises(
-        DataError, match=r"has no usable picture \(2 pictures whose file is missing left out, first in"
-    ):
+    with pytest.raises(DataError, match=r"has no usable picture \(2 pictures whose file is missing left out, first in"):
         read_table(path)
 
 
@@ -1480,7 +1478,7 @@ def test_a_mark_in_front_of_a_json_is_no_part_of_it(tmp_path: Path, coding: str)
 @pytest.mark.parametrize(
     ("files", "given", "message"),
     [
-        ({}, "none", "there is no "),
+        ({}, "none", "none does not exist; "),
         ({}, "", "an empty folder: supported formats are COCO"),
         ({"a.csv": "x"}, "", "not an annotated dataset: supported formats are COCO"),
         ({"a.csv": "x"}, "a.csv", "a.csv is not an annotated dataset: supported formats"),
@@ -1488,11 +1486,11 @@ def test_a_mark_in_front_of_a_json_is_no_part_of_it(tmp_path: Path, coding: str)
         ({"x.json": "[1,2"}, "", "x.json is not valid JSON"),
         ({"x.json": "[1,2]"}, "x.json", "x.json is not a COCO JSON file: expected an object"),
         ({"x.json": "[" * 100_000}, "x.json", "x.json is not valid JSON"),
-        ({"x.json": '{"images": "x", "annotations": 3}'}, "x.json", "'images' must be a list, it is str"),
+        ({"x.json": '{"images": "x", "annotations": 3}'}, "x.json", "'images' must be a list, but is str"),
         ({"x.json": '{"images": "x", "annotations": 3}'}, "", "not an annotated dataset: supported formats"),
-        ({"x.json": '{"images": {}, "annotations": []}'}, "", "'images' must be a list, it is dict"),
-        ({"x.json": '{"images": [], "annotations": 3}'}, "x.json", "'annotations' must be a list, it is int"),
-        ({"x.json": '{"images": [], "annotations": []}'}, "x.json", "'categories' must be a list, it is missing"),
+        ({"x.json": '{"images": {}, "annotations": []}'}, "", "'images' must be a list, but is dict"),
+        ({"x.json": '{"images": [], "annotations": 3}'}, "x.json", "'annotations' must be a list, but is int"),
+        ({"x.json": '{"images": [], "annotations": []}'}, "x.json", "'categories' must be a list, but is missing"),
         ({"x.json": coco("a.jpg", categories=[])}, "", "has no categories"),
         ({"x.json": coco("a.jpg", categories=[{"id": 1}])}, "", "needs an id and a name"),
         ({"x.json": coco("a.jpg"), "y.json": coco("a.jpg")}, "", r"several COCO JSON files \(x.json, y.json\)"),
@@ -1510,7 +1508,11 @@ def test_a_mark_in_front_of_a_json_is_no_part_of_it(tmp_path: Path, coding: str)
         ({"data.yaml": "names: {a: 1}\ntrain: images"}, "", "names must be a list of class names"),
         ({"data.yaml": "names: [a]\ntrain: 5"}, "", "train must be a path or a list of paths, not int"),
         ({"data.yaml": "names: [a]"}, "data.yaml", "data.yaml is not a data.yaml"),
-        ({"data.yaml": "names: [a]\ntrain: images"}, "", r"can be used \(splits whose place is missing left out: d"),
+        (
+            {"data.yaml": "names: [a]\ntrain: images"},
+            "",
+            r"no usable picture \(splits whose place is missing left out: d",
+        ),
         (
             {"data.yaml": "names: [no, yes]\ntrain: images"},
             "",
@@ -1526,10 +1528,14 @@ def test_a_mark_in_front_of_a_json_is_no_part_of_it(tmp_path: Path, coding: str)
         (
             {"VOC2007/Annotations/a.xml": voc(), "y/labels/train/a": "", "y/images/train/b": ""},
             "",
-            "are: VOC2007, y; g",
+            "are: VOC2007, y; c",
         ),
         ({"a/b/notes.md": "x"}, "", r"test_refusals_are_one_line[^/]* is not an annotated dataset"),
-        ({"a.jpg": "x", "README.txt": "0 .5 .5 .5 .5", "pom.xml": "<x/>"}, "", "not an annotated dataset: supported formats"),
+        (
+            {"a.jpg": "x", "README.txt": "0 .5 .5 .5 .5", "pom.xml": "<x/>"},
+            "",
+            "not an annotated dataset: supported formats",
+        ),
         ({"a.jpg": "x", "a.txt": "a photo of 1 cat"}, "", "not an annotated dataset: supported formats"),
     ],
 )

@@ -244,7 +244,7 @@ def test_int8_is_calibrated_on_tars(sharded: Path) -> None:
 
 def test_tars_of_the_set_are_never_written_over(sharded: Path, capfd: pytest.CaptureFixture) -> None:
     assert main("check", sharded, "--json", sharded / "train" / "000000.tar") == 2
-    assert "is a file of the set" in capfd.readouterr().err
+    assert "is a file of the dataset" in capfd.readouterr().err
 
 
 def test_a_damaged_tar_raises_from_python(tmp_path: Path) -> None:
