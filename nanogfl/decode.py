@@ -39,9 +39,9 @@ class Thresholds:
             value = getattr(self, name)
             number = isinstance(value, float | int | np.floating | np.integer)
             if not (number and 0 <= value <= 1):  # NaN is refused too
-                raise UsageError(f"{name} {value}: give a number from 0 to 1")
+                raise UsageError(f"{name} {value}: must be a number from 0 to 1")
         if not isinstance(self.max_boxes, int | np.integer) or not 0 <= self.max_boxes < 2**63:  # an int64 in the graph
-            raise UsageError(f"max_boxes {self.max_boxes}: give a whole number from 0, below 2^63")
+            raise UsageError(f"max_boxes {self.max_boxes}: must be an integer from 0 to 2^63 - 1")
 
 
 @dataclass(frozen=True)

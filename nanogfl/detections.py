@@ -33,7 +33,7 @@ class Detections:
     def __post_init__(self) -> None:
         count = len(self.scores)
         if self.boxes.shape != (count, 4) or self.labels.shape != (count,):
-            raise ValueError(f"boxes {self.boxes.shape} and labels {self.labels.shape} do not fit {count} scores")
+            raise ValueError(f"boxes {self.boxes.shape} and labels {self.labels.shape} do not match {count} scores")
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -67,6 +67,6 @@ def class_indices(classes: Sequence[str], names: Sequence[str]) -> list[int]:
     """Return the indices of these class names; for an unknown one, raise UsageError with the nearest known name."""
     for name in classes:
         if name not in names:
-            known = nearest(name, names) or f"; the model knows {', '.join(names[:20])}"
+            known = nearest(name, names) or f"; its classes are {', '.join(names[:20])}"
             raise UsageError(f"--classes: the model has no class {name!r}{known}")
     return [names.index(name) for name in classes]

@@ -109,14 +109,14 @@ def _members(tar: Path, _: int, size: int) -> dict[str, tuple[int, int]] | str:
             while (member := opened.next()) is not None:
                 opened.members = []  # pyright: ignore - it keeps them all
                 if member.offset <= last or not 0 <= member.size <= size:
-                    raise tarfile.ReadError("a member says that it ends before it begins, or behind the file")
+                    raise tarfile.ReadError("a member ends before its start, or after the end of the file")
                 last, name = member.offset, member.name.removeprefix("./")
                 if member.isreg() and not member.issparse():
                     found[name] = (member.offset_data, member.size)
                 elif member.islnk() and (other := member.linkname.removeprefix("./")) in found:
                     found[name] = found[other]
     except (tarfile.TarError, ValueError, OverflowError) as error:
-        return f"cannot read {tar}: {error}; it must be a whole tar without compression"
+        return f"cannot read {tar}: {error}; it must be a complete, uncompressed tar"
     return found
 
 

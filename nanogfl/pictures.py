@@ -48,7 +48,9 @@ def decode_picture(data: NDArray[np.uint8], name: str) -> Picture:
         picture = None
     if picture is None:
         if _is_heic(data[:64].tobytes()):
-            raise DataError(f"cannot decode the picture {name}: it is a HEIC, as phones write it; convert it to JPEG")
+            raise DataError(
+                f"cannot decode the picture {name}: it is a HEIC file, as written by phones; convert it to JPEG"
+            )
         raise DataError(f"cannot decode the picture {name}: it is damaged or not a picture; replace or remove it")
     return np.asarray(picture, np.uint8)
 
@@ -89,7 +91,7 @@ def as_picture(source: str | Path | NDArray[np.uint8]) -> Picture:
     if not isinstance(source, np.ndarray):  # other libraries' pictures are mostly RGB, which cannot be detected
         raise DataError(
             f"a picture must be a path, or a numpy array uint8 BGR [H, W, 3], not {type(source).__name__}; "
-            "of an RGB picture: numpy.asarray(picture)[..., ::-1]"
+            "for an RGB picture use numpy.asarray(picture)[..., ::-1]"
         )
     if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
         raise DataError(
@@ -111,6 +113,6 @@ def write_picture(path: Path, picture: Picture) -> None:
         raise DataError(f"cannot write a picture as {path.name}: unknown suffix; use .png or .jpg") from error
     if not done:
         size = f"{picture.shape[1]} x {picture.shape[0]} px"
-        raise DataError(f"cannot write the picture {path}: {size} are more than a {path.suffix} holds; use .png")
+        raise DataError(f"cannot write the picture {path}: {size} exceed the maximum of {path.suffix}; use .png")
     with atomic_file(path) as partial:
         partial.write_bytes(data.tobytes())

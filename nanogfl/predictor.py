@@ -77,17 +77,17 @@ def load(
         UsageError: an argument is invalid.
     """
     if not isinstance(source, str | os.PathLike):
-        raise UsageError(f"load takes a file or a published name, not {type(source).__name__}; give its path")
+        raise UsageError(f"load expects a file or a published name, got {type(source).__name__}; specify a path")
     path = Path(source)
     size = None if input is None else parse_input(input)
     if config is not None and not Path(config).is_file():
-        why = "is a folder; give the .yml in it" if Path(config).is_dir() else "No such file; check the path"
+        why = "is a folder; choose the .yml in it" if Path(config).is_dir() else "No such file; check the path"
         raise RecipeError(f"--config {config}: {why}")
     if path.suffix.lower() == ".onnx":
         from nanogfl.runtime.session import OnnxDetector
 
         if config is not None:
-            log.warning("--config %s is not used: %s says itself what it is", config, path.name)
+            log.warning("--config %s is ignored: %s has its own settings", config, path.name)
         return OnnxDetector(path, size, threads)
     return _load_checkpoint(os.fspath(source), size, Path(config) if config else None)
 

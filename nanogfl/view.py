@@ -112,7 +112,7 @@ def parse_input(value: str | int | tuple[int, int]) -> tuple[int, int]:
         sides = [str(v) for v in value] if isinstance(value, tuple | list) else str(value).lower().split("x")
         height, width = (int(side) for side in (sides if len(sides) == 2 else [*sides, *sides]))
     except ValueError:
-        raise UsageError(f"--input {value}: not a size; give 320, or HEIGHTxWIDTH such as 256x416") from None
+        raise UsageError(f"--input {value}: not a valid size; use 320, or HEIGHTxWIDTH such as 256x416") from None
     if not (is_side(height) and is_side(width)):
         raise UsageError(
             f"--input {value}: sides must be multiples of 32, 64 to {MAX_SIDE}; try {_near(height)}x{_near(width)}"

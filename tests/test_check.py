@@ -84,12 +84,12 @@ def test_strict_fails_where_anything_was_found(
 @pytest.mark.parametrize(
     ("given", "code", "message"),
     [
-        (["none"], 1, "there is no "),
+        (["none"], 1, "none does not exist; "),
         (["."], 1, "an empty folder"),
-        (["set", "--fix", "set/copy"], 2, "lies inside the set"),
-        (["set", "--fix", "set"], 2, "is there already"),
-        (["set", "--fix", "."], 2, "is there already"),
-        (["set", "--fix", "full"], 2, "is there already"),
+        (["set", "--fix", "set/copy"], 2, "is inside the dataset"),
+        (["set", "--fix", "set"], 2, "already exists"),
+        (["set", "--fix", "."], 2, "already exists"),
+        (["set", "--fix", "full"], 2, "already exists"),
     ],
 )
 def test_refusals_are_one_line(
@@ -116,8 +116,8 @@ def test_refusals_are_one_line(
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (["--fix", "full"], 2, "is there already"),
-        (["--fix", "set/copy"], 2, "lies inside the set"),
+        (["--fix", "full"], 2, "already exists"),
+        (["--fix", "set/copy"], 2, "is inside the dataset"),
         (["--fix", "full/mine.txt"], 2, "--fix full/mine.txt is a file; name a folder"),
         (["--fix", "full/mine.txt/copy"], 2, "full/mine.txt is a file, not a folder; name another place"),
         (["--report", "full"], 2, "full is a folder; name a file"),
@@ -177,10 +177,10 @@ def test_a_copy_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
         ("coco", "found.json", "would be read as annotations"),
         ("coco", "val/found.json", "would be read as annotations"),
         ("coco", "val/annotations/found.json", "would be read as annotations"),
-        ("yolo", "data.yaml", "is a file of the set"),
-        ("yolo", "train/labels/a.txt", "is a file of the set"),
-        ("voc", "Annotations/a.xml", "is a file of the set"),
-        ("voc", "JPEGImages/a.jpg", "is a file of the set"),
+        ("yolo", "data.yaml", "is a file of the dataset"),
+        ("yolo", "train/labels/a.txt", "is a file of the dataset"),
+        ("voc", "Annotations/a.xml", "is a file of the dataset"),
+        ("voc", "JPEGImages/a.jpg", "is a file of the dataset"),
         ("yolo", "found.json", ""),
         ("voc", "found.json", ""),
         ("coco", "reports/found.json", ""),
@@ -215,10 +215,10 @@ def test_an_evaluation_is_never_written_over_the_set(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="would be read as annotations"):
         evaluate("none.ckpt", tmp_path / "set", json_file=target)
     for folder in ("set", "set/val", "set/annotations"):
-        with pytest.raises(UsageError, match=f"{folder} is a folder of the set"):
+        with pytest.raises(UsageError, match=f"{folder} is a folder of the dataset"):
             evaluate("none.ckpt", tmp_path / "set", report=tmp_path / folder)
     (tmp_path / "link").symlink_to(tmp_path / "set/val")
-    with pytest.raises(UsageError, match="link is a folder of the set"):
+    with pytest.raises(UsageError, match="link is a folder of the dataset"):
         evaluate("none.ckpt", read_table(tmp_path / "set"), report=tmp_path / "link")
 
 
@@ -227,7 +227,7 @@ def test_the_copy_says_which_split_is_gone(command: Callable[..., Any], tmp_path
     for before, after in (("a", "d"), ("b", "e")):
         (root / f"valid/images/{after}.jpg").write_bytes((root / f"train/images/{before}.jpg").read_bytes())
     said = command("check", root, "--fix", tmp_path / "copy")
-    assert "3 of 5 pictures, 6 boxes; nothing is left of val: all pictures there are damaged, or copies" in said.out
+    assert "3 of 5 pictures, 6 boxes; no picture is left in val: all are damaged, or copies" in said.out
 
 
 # Hostile sets
@@ -408,7 +408,7 @@ def test_forms_that_only_pillow_reads_cannot_be_read(tmp_path: Path) -> None:
     root = dressed_up(tmp_path / "set", forms)
     found = check(root)
     assert found.counts == {"picture-unreadable": len(forms)}
-    assert all(f"the form {Path(p.file).stem}, which is not read; convert" in p.detail for p in found.problems)
+    assert all(f"the format {Path(p.file).stem}, which is unsupported; convert" in p.detail for p in found.problems)
     assert [e.name for e in read_table(root).examples] == [e.name for e in found.table.examples]
     write_copy(found, tmp_path / "copy")
     assert sorted(p.stem for p in (tmp_path / "copy/train").iterdir()) == ["a", "b", "c"]
@@ -427,7 +427,7 @@ def test_a_heic_is_called_one(tmp_path: Path) -> None:
     (root / "train/images/a.jpg").write_bytes(b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(3000))
     (problem,) = check(root).problems
     assert problem.kind == "picture-unreadable"
-    assert "it is a HEIC, as phones write it; convert it" in problem.detail
+    assert "it is a HEIC file, as written by phones; convert it" in problem.detail
 
 
 @pytest.mark.skipif(not AVIF, reason="Pillow without AVIF")

@@ -274,6 +274,6 @@ def test_nothing_found_is_empty_and_whole() -> None:
 
 @pytest.mark.parametrize("most", [-1, 10.5, 10.0, float("nan"), float("inf"), 2**63])
 def test_a_number_of_boxes_is_whole_and_fits_the_graph(most: Any) -> None:
-    with pytest.raises(UsageError, match=r"max_boxes .*: give a whole number from 0, below 2\^63"):
+    with pytest.raises(UsageError, match=r"max_boxes .*: must be an integer from 0 to 2\^63 - 1"):
         Thresholds(max_boxes=most)
     assert Thresholds(max_boxes=2**63 - 1).max_boxes == 2**63 - 1 and Thresholds(max_boxes=np.int32(0)).max_boxes == 0

@@ -31,7 +31,7 @@ def three(sigma: bool = False) -> Detections:
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(boxes: np.ndarray, labels: np.ndarray, reason: str) -> None:
-    with pytest.raises(ValueError, match="do not fit 2 scores"):
+    with pytest.raises(ValueError, match="do not match 2 scores"):
         Detections(boxes.astype(np.float32), np.zeros(2, np.float32), labels.astype(np.int64), NAMES)
 
 
@@ -79,7 +79,7 @@ def test_of_classes(classes: list[str] | None, labels: list[int], reason: str) -
     ("name", "message"),
     [
         ("dgo", "--classes: the model has no class 'dgo' (did you mean dog?)"),
-        ("xylophone", "--classes: the model has no class 'xylophone'; the model knows cat, dog, bird"),
+        ("xylophone", "--classes: the model has no class 'xylophone'; its classes are cat, dog, bird"),
         ("Cat", "--classes: the model has no class 'Cat' (did you mean cat?)"),
     ],
 )

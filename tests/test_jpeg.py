@@ -77,7 +77,7 @@ def test_holes_and_losses_are_seen(options: dict[str, Any], tmp_path: Path) -> N
 def test_padding_before_the_end_is_none(tmp_path: Path) -> None:
     data = jpeg()
     assert flaw(data[:-2] + bytes(3000) + data[-2:], tmp_path) == ""
-    assert "more bytes are coded" in flaw(data[:-2] + data[1000:4000].replace(b"\xff", b"") + data[-2:], tmp_path)
+    assert "coded bytes remain" in flaw(data[:-2] + data[1000:4000].replace(b"\xff", b"") + data[-2:], tmp_path)
 
 
 # --- where the parts lie
@@ -150,7 +150,7 @@ def test_whether_all_passes_are_there(scans: list[bytes], complete: bool, reason
 )
 def test_what_is_left_behind_the_last_block(left: bytes, damaged: bool) -> None:
     parts = Anatomy((10, 20 + len(left)), True, True)
-    said = f"damaged: it is full, but {len(left)} more bytes are coded" if damaged else ""
+    said = f"damaged: it is complete, but {len(left)} coded bytes remain" if damaged else ""
     assert parts.flaw(bytes(20) + left + b"behind it", 20) == said
 
 

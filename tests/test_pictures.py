@@ -201,7 +201,7 @@ def test_as_picture_refuses_what_is_no_array() -> None:
     """Pillow's pictures are RGB, and numpy would make an array of them."""
     image = Image.fromarray(quarters())
     assert np.asarray(image).shape == quarters().shape
-    with pytest.raises(DataError, match=r"uint8 BGR \[H, W, 3\], not Image; of an RGB picture: numpy"):
+    with pytest.raises(DataError, match=r"uint8 BGR \[H, W, 3\], not Image; for an RGB picture use numpy"):
         as_picture(image)  # type: ignore[arg-type]
 
 
@@ -232,7 +232,9 @@ def test_a_write_that_fails_leaves_the_old_picture(tmp_path: Path) -> None:
     ("name", "width"), [("a.webp", 17000), ("a.jpg", 70000)], ids=["webp holds 16383", "jpg holds 65500"]
 )
 def test_a_picture_too_large_for_its_format_is_a_data_error(tmp_path: Path, name: str, width: int) -> None:
-    with pytest.raises(DataError, match=rf"cannot write the picture .*{name}: {width} x 10 px are more than a \."):
+    with pytest.raises(
+        DataError, match=rf"cannot write the picture .*{name}: {width} x 10 px exceed the maximum of \."
+    ):
         write_picture(tmp_path / name, np.zeros((10, width, 3), np.uint8))
     assert not list(tmp_path.iterdir())
 

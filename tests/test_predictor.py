@@ -48,7 +48,7 @@ def test_what_is_no_size_is_a_usage_error(value: Any) -> None:
     with pytest.raises(UsageError) as error:
         parse_input(value)
     assert str(error.value) == " ".join(
-        f"--input {value}: not a size; give 320, or HEIGHTxWIDTH such as 256x416".split()
+        f"--input {value}: not a valid size; use 320, or HEIGHTxWIDTH such as 256x416".split()
     )
 
 
@@ -120,6 +120,6 @@ def test_a_file_in_capitals_is_an_onnx_and_has_its_threads(tmp_path: Path, caplo
     loaded = nanogfl.load(path, threads=1, config=tmp_path / "a.yml")
     assert isinstance(loaded, OnnxDetector)
     assert loaded.session.get_session_options().intra_op_num_threads == 1
-    assert "a.yml is not used: MODEL.ONNX says itself what it is" in caplog.text
+    assert "a.yml is ignored: MODEL.ONNX has its own settings" in caplog.text
     with pytest.raises(RecipeError, match=r"--config .*b\.yml: No such file"):
         nanogfl.load(path, config=tmp_path / "b.yml")

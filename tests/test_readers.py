@@ -628,7 +628,7 @@ def test_a_set_is_found_from_wherever_one_stands(tmp_path: Path, monkeypatch: py
 
 
 def test_a_set_without_pictures_says_so(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no picture that can be used \(none is listed\)$"):
+    with pytest.raises(DataError, match=r"has no usable picture \(none is listed\)$"):
         read_table(write(tmp_path / "x.json", coco()))
 
 
@@ -656,7 +656,7 @@ def test_what_is_damaged_is_told_before_the_sets_below(tmp_path: Path) -> None:
     write(tmp_path / "data.yaml", "names: [a")
     for name in ("x", "y"):
         write(tmp_path / name / "Annotations/a.xml", voc())
-    with pytest.raises(DataError, match=r"data.yaml is no valid yaml"):
+    with pytest.raises(DataError, match=r"data.yaml is not valid YAML"):
         read_table(tmp_path, lenient=True)
 
 
@@ -671,9 +671,7 @@ def test_the_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pyte
 
 def test_nothing_usable_says_why(tmp_path: Path) -> None:
     path = write(tmp_path / "x.json", coco("a.jpg", "b.jpg"))
-    with pytest.raises(
-        DataError, match=r"no picture that can be used \(2 pictures whose file is missing left out, first in"
-    ):
+    with pytest.raises(DataError, match=r"has no usable picture \(2 pictures whose file is missing left out, first in"):
         read_table(path)
 
 
@@ -844,7 +842,7 @@ def test_voc_lists_that_name_nothing_are_no_set_without_splits(tmp_path: Path) -
     draw(tmp_path / "JPEGImages/a 1.jpg")
     write(tmp_path / "Annotations/a 1.xml", voc(("cat", 0, 0, 5, 5)))
     write(tmp_path / "ImageSets/Main/train.txt", "ghost 1\n")
-    with pytest.raises(DataError, match=r"its lists name no xml \(ImageSets/Main/train\.txt: ghost 1\)"):
+    with pytest.raises(DataError, match=r"its lists match no XML \(ImageSets/Main/train\.txt: ghost 1\)"):
         read_table(tmp_path)
     write(tmp_path / "ImageSets/Main/train.txt", "\ufeffa 1\r\n")
     assert by_split(read_table(tmp_path)) == {"train": ["JPEGImages/a 1.jpg"]}
@@ -1039,7 +1037,7 @@ def test_yolo_yaml_on_another_drive_than_its_pictures(
     with monkeypatch.context() as patch:
         patch.setattr("os.path.commonpath", of_one_drive)
         if several:
-            with pytest.raises(DataError, match=r"data\.yaml: the pictures lie on several drives; put them on one"):
+            with pytest.raises(DataError, match=r"data\.yaml: the pictures are on several drives; move them to one"):
                 read_table(file)
         else:
             assert by_split(read_table(file)) == {"train": ["train/a.jpg"], "val": ["val/a.jpg"]}
@@ -1192,7 +1190,7 @@ def test_class_names_beside_the_labels(
     if expected:
         assert read_table(tmp_path).names == expected, reason
         return
-    with pytest.raises(DataError, match="numbers classes otherwise than"):
+    with pytest.raises(DataError, match="numbers classes differently from"):
         read_table(tmp_path)
     table = read_table(tmp_path, lenient=True)
     assert (table.names, set(kinds(table))) == (("class_0",), {"annotation-unreadable"})
@@ -1382,7 +1380,7 @@ def test_what_is_wrong_with_a_listed_picture_is_told_once(tmp_path: Path) -> Non
     write(tmp_path / "data.yaml", "names: [cat]\ntrain: train.txt\nval: train.txt\n")
     told = [(f.kind, f.file, f.detail) for f in read_table(tmp_path).findings]
     assert told == [
-        ("picture-missing", "images/9.jpg", "train.txt, line 3 lists it"),
+        ("picture-missing", "images/9.jpg", "listed in train.txt, line 3"),
         ("picture-repeated", "images/a.jpg", "listed twice in train"),
         ("picture-repeated", "images/a.jpg", "listed in val; it stays in train"),
         ("picture-repeated", "images/a.jpg", "listed in val; it stays in train"),
@@ -1480,37 +1478,41 @@ def test_a_mark_in_front_of_a_json_is_no_part_of_it(tmp_path: Path, coding: str)
 @pytest.mark.parametrize(
     ("files", "given", "message"),
     [
-        ({}, "none", "there is no "),
-        ({}, "", "an empty folder: known forms are COCO"),
-        ({"a.csv": "x"}, "", "no annotated set: known forms are COCO"),
-        ({"a.csv": "x"}, "a.csv", "a.csv is no annotated set: known forms"),
-        ({"x.json": "[1,2"}, "x.json", "x.json is no valid json"),
-        ({"x.json": "[1,2"}, "", "x.json is no valid json"),
-        ({"x.json": "[1,2]"}, "x.json", "x.json is no COCO json: an object"),
-        ({"x.json": "[" * 100_000}, "x.json", "x.json is no valid json"),
-        ({"x.json": '{"images": "x", "annotations": 3}'}, "x.json", "'images' must be a list, it is str"),
-        ({"x.json": '{"images": "x", "annotations": 3}'}, "", "no annotated set: known forms"),
-        ({"x.json": '{"images": {}, "annotations": []}'}, "", "'images' must be a list, it is dict"),
-        ({"x.json": '{"images": [], "annotations": 3}'}, "x.json", "'annotations' must be a list, it is int"),
-        ({"x.json": '{"images": [], "annotations": []}'}, "x.json", "'categories' must be a list, it is missing"),
-        ({"x.json": coco("a.jpg", categories=[])}, "", "lists no categories"),
+        ({}, "none", "none does not exist; "),
+        ({}, "", "an empty folder: supported formats are COCO"),
+        ({"a.csv": "x"}, "", "not an annotated dataset: supported formats are COCO"),
+        ({"a.csv": "x"}, "a.csv", "a.csv is not an annotated dataset: supported formats"),
+        ({"x.json": "[1,2"}, "x.json", "x.json is not valid JSON"),
+        ({"x.json": "[1,2"}, "", "x.json is not valid JSON"),
+        ({"x.json": "[1,2]"}, "x.json", "x.json is not a COCO JSON file: expected an object"),
+        ({"x.json": "[" * 100_000}, "x.json", "x.json is not valid JSON"),
+        ({"x.json": '{"images": "x", "annotations": 3}'}, "x.json", "'images' must be a list, but is str"),
+        ({"x.json": '{"images": "x", "annotations": 3}'}, "", "not an annotated dataset: supported formats"),
+        ({"x.json": '{"images": {}, "annotations": []}'}, "", "'images' must be a list, but is dict"),
+        ({"x.json": '{"images": [], "annotations": 3}'}, "x.json", "'annotations' must be a list, but is int"),
+        ({"x.json": '{"images": [], "annotations": []}'}, "x.json", "'categories' must be a list, but is missing"),
+        ({"x.json": coco("a.jpg", categories=[])}, "", "has no categories"),
         ({"x.json": coco("a.jpg", categories=[{"id": 1}])}, "", "needs an id and a name"),
-        ({"x.json": coco("a.jpg"), "y.json": coco("a.jpg")}, "", r"several COCO jsons \(x.json, y.json\)"),
-        ({"Annotations/a.xml": "<annotation>"}, "", "a.xml is no valid xml"),
-        ({"Annotations/a.xml": "<svg/>"}, "", "a.xml is no Pascal VOC annotation"),
-        ({"Annotations/a.xml": voc()}, "", "none of the 1 xml files has an object"),
+        ({"x.json": coco("a.jpg"), "y.json": coco("a.jpg")}, "", r"several COCO JSON files \(x.json, y.json\)"),
+        ({"Annotations/a.xml": "<annotation>"}, "", "a.xml is not valid XML"),
+        ({"Annotations/a.xml": "<svg/>"}, "", "a.xml is not a Pascal VOC annotation"),
+        ({"Annotations/a.xml": voc()}, "", "none of the 1 XML files has an object"),
         (
             {"Annotations/a.xml": '<!DOCTYPE d [<!ENTITY e "x">]><annotation>&e;</annotation>'},
             "",
-            "a.xml is no valid xml: EntitiesForbidden",
+            "a.xml is not valid XML: EntitiesForbidden",
         ),
-        ({"data.yaml": "names: [a"}, "", "data.yaml is no valid yaml"),
-        ({"data.yaml": "!!python/object/apply:os.system [true]"}, "", "data.yaml is no valid yaml"),
+        ({"data.yaml": "names: [a"}, "", "data.yaml is not valid YAML"),
+        ({"data.yaml": "!!python/object/apply:os.system [true]"}, "", "data.yaml is not valid YAML"),
         ({"data.yaml": "names: 3\ntrain: images"}, "", "names must be a list of class names"),
         ({"data.yaml": "names: {a: 1}\ntrain: images"}, "", "names must be a list of class names"),
         ({"data.yaml": "names: [a]\ntrain: 5"}, "", "train must be a path or a list of paths, not int"),
-        ({"data.yaml": "names: [a]"}, "data.yaml", "data.yaml is no data.yaml"),
-        ({"data.yaml": "names: [a]\ntrain: images"}, "", r"can be used \(splits whose place is missing left out: d"),
+        ({"data.yaml": "names: [a]"}, "data.yaml", "data.yaml is not a data.yaml"),
+        (
+            {"data.yaml": "names: [a]\ntrain: images"},
+            "",
+            r"no usable picture \(splits whose place is missing left out: d",
+        ),
         (
             {"data.yaml": "names: [no, yes]\ntrain: images"},
             "",
@@ -1526,11 +1528,15 @@ def test_a_mark_in_front_of_a_json_is_no_part_of_it(tmp_path: Path, coding: str)
         (
             {"VOC2007/Annotations/a.xml": voc(), "y/labels/train/a": "", "y/images/train/b": ""},
             "",
-            "are: VOC2007, y; g",
+            "are: VOC2007, y; c",
         ),
-        ({"a/b/notes.md": "x"}, "", r"test_refusals_are_one_line[^/]* is no annotated set"),
-        ({"a.jpg": "x", "README.txt": "0 .5 .5 .5 .5", "pom.xml": "<x/>"}, "", "no annotated set: known forms"),
-        ({"a.jpg": "x", "a.txt": "a photo of 1 cat"}, "", "no annotated set: known forms"),
+        ({"a/b/notes.md": "x"}, "", r"test_refusals_are_one_line[^/]* is not an annotated dataset"),
+        (
+            {"a.jpg": "x", "README.txt": "0 .5 .5 .5 .5", "pom.xml": "<x/>"},
+            "",
+            "not an annotated dataset: supported formats",
+        ),
+        ({"a.jpg": "x", "a.txt": "a photo of 1 cat"}, "", "not an annotated dataset: supported formats"),
     ],
 )
 def test_refusals_are_one_line(tmp_path: Path, files: dict[str, str], given: str, message: str) -> None:

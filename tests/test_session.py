@@ -206,13 +206,13 @@ def test_threads_are_a_whole_number(model: Path, threads: Any) -> None:
 
 @pytest.mark.parametrize("source", [None, 3, b"model.onnx"])
 def test_what_is_no_path_is_not_loaded(source: Any) -> None:
-    with pytest.raises(UsageError, match="load takes a file or a published name, not"):
+    with pytest.raises(UsageError, match="load expects a file or a published name, got"):
         nanogfl.load(source)
 
 
 @pytest.mark.parametrize("options", [{"score": None}, {"score": "0.3"}, {"iou": np.array([0.3, 0.4])}])
 def test_thresholds_are_numbers(model: Path, options: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="give a number from 0 to 1"):
+    with pytest.raises(UsageError, match="must be a number from 0 to 1"):
         nanogfl.load(model).predict(scene(), **options)
 
 

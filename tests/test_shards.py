@@ -159,7 +159,7 @@ def test_a_damaged_tar_is_named_in_one_line(
     code = main("train", tmp_path / "set", "--out", tmp_path / "run", "--size", "s", "--input", 64, "--epochs", 1)
     said = capfd.readouterr().err
     assert code == 1 and len([line for line in said.splitlines() if line.startswith("error")]) == 1
-    assert "000001.tar" in said and "whole tar without compression" in said
+    assert "000001.tar" in said and "complete, uncompressed tar" in said
 
 
 def test_a_damaged_tar_does_not_end_a_check(sharded: Path, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_damaged_tar_does_not_end_a_check(sharded: Path, tmp_path: Path) -> No
     found = check(tmp_path / "set")
     said = [p for p in found.problems if p.kind == "picture-unreadable"]
     assert [p.file.split("/")[:2] for p in said] == [["train", "000001.tar"]] * 5, "the pictures that it held"
-    assert "whole tar without compression" in said[0].detail
+    assert "complete, uncompressed tar" in said[0].detail
     assert len(found.table) == 24 + 6 + 6 - 5
 
 
@@ -244,7 +244,7 @@ def test_int8_is_calibrated_on_tars(sharded: Path) -> None:
 
 def test_tars_of_the_set_are_never_written_over(sharded: Path, capfd: pytest.CaptureFixture) -> None:
     assert main("check", sharded, "--json", sharded / "train" / "000000.tar") == 2
-    assert "is a file of the set" in capfd.readouterr().err
+    assert "is a file of the dataset" in capfd.readouterr().err
 
 
 def test_a_damaged_tar_raises_from_python(tmp_path: Path) -> None:

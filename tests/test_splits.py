@@ -130,9 +130,9 @@ def test_evaluation_takes_test_then_val_then_all(splits: tuple[str | None, ...],
 def test_a_missing_split_is_named_beside_those_that_exist() -> None:
     with pytest.raises(DataError, match=r"no split test; it has train, val;"):
         select(table("train", "val"), "test")
-    with pytest.raises(DataError, match="no split train; it has val, test; name what teaches train"):
+    with pytest.raises(DataError, match="no split train; it has val, test; name the training split train"):
         for_training(table("val", "test"))
-    with pytest.raises(UsageError, match="no split is called 'trian'"):
+    with pytest.raises(UsageError, match="unknown split 'trian'"):
         select(table("train"), "trian")
 
 

@@ -65,7 +65,7 @@ def test_without_val_some_of_train_measure_and_test_stays_out(
     assert checkpoint(tmp_path / "run" / "best.ckpt")["nanogfl"]["validation"]["images"] == len(measured)
     one = write_coco(tmp_path / "one", {"train": pictures[:1]}, NAMES)
     assert not len(for_training(read_table(one))[1])
-    assert "has no val split: 1 train pictures are too few to measure the training" in caplog.text
+    assert "has no val split: 1 train pictures are too few to use some of them for validation" in caplog.text
 
 
 def test_a_set_without_splits_is_cut_alike_whatever_its_order_and_seed(

@@ -75,7 +75,7 @@ def in_its_frame(example: Example, head: Header, trusted: dict[bool, bool], note
     """Return the example with its boxes in the frame of the upright picture; note if they were in another frame."""
     said = framed(example, head)
     annotated, upright = said.annotated, said.size
-    shown = f"upright the picture is {upright[0]}x{upright[1]}"
+    shown = f"the upright picture is {upright[0]}x{upright[1]}"
     if not all(annotated):
         if upright == head.size or not said.within(head.size) or said.within(upright):
             return example

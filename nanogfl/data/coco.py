@@ -62,7 +62,7 @@ def _images(source: Source, notes: Findings) -> Iterator[_Image]:
         if key is None or not isinstance(file, str) or not file:
             notes.add("image-malformed", source.name, f"entry {number} of images", str(record)[:80])
         elif (key, file) in seen:
-            detail = f"{file[:200]} is entry {number} again"
+            detail = f"entry {number} repeats {file[:200]}"
             notes.add("picture-repeated", source.name, f"image {str(key)[:40]}", detail)
         else:
             seen.add((key, file))
@@ -81,7 +81,7 @@ def _located(
             continue
         if isinstance(path, tuple):
             several = ", ".join(p.relative_to(root).as_posix()[:80] for p in path[:5])
-            notes.add("picture-ambiguous", source.name, where, f"{image.file[:200]} may be {several}")
+            notes.add("picture-ambiguous", source.name, where, f"{image.file[:200]} matches {several}")
             yield image, None
             continue
         if path is None:
@@ -91,7 +91,7 @@ def _located(
             notes.add("size-missing", source.name, where, f"{image.file[:200]}: {size}")
         if path and misleading(image.file, path):
             name = path.relative_to(root).as_posix()
-            notes.add("path-misleading", source.name, where, f"names {image.file[:200]}, its picture is {name}")
+            notes.add("path-misleading", source.name, where, f"names {image.file[:200]}, but its picture is {name}")
         yield image, path
 
 

@@ -24,7 +24,7 @@ def read_categories(sources: Sequence[Source], notes: Findings) -> tuple[tuple[s
         for key in sorted(names, key=_order):
             first.setdefault(names[key], key)
     if not first:
-        raise DataError(f"{sources[0].path} lists no categories; export the annotations with their classes")
+        raise DataError(f"{sources[0].path} has no categories; re-export the annotations with their classes")
     _note_repeated(sources, own, notes)
     _note_renumbered(sources, own, notes)
     place = {name: i for i, name in enumerate(sorted(first, key=lambda name: _order(first[name])))}
@@ -36,7 +36,7 @@ def _own_categories(source: Source) -> dict[Key, str]:
     names: dict[Key, str] = {}
     for key, name in (_category(source, entry) for entry in source.document["categories"]):
         if names.setdefault(key, name) != name:
-            raise DataError(f"{source.path}: category {key} is both {names[key]!r} and {name!r}; export again")
+            raise DataError(f"{source.path}: category {key} is both {names[key]!r} and {name!r}; re-export it")
     return names
 
 

@@ -54,7 +54,7 @@ def find(root: Path, notes: Findings) -> list[Source]:
     sources = [source for split, paths in parts for source in _of_split(root, paths, split, notes)]
     if len(sources) > 1 and sources[0].split is None:
         names = ", ".join(s.name for s in sources[:5])
-        raise DataError(f"{root} holds several COCO jsons ({names}) whose names say no split; give one of them")
+        raise DataError(f"{root} has several COCO JSON files ({names}) whose names indicate no split; choose one")
     return sources
 
 
@@ -80,7 +80,7 @@ def _source(path: Path, name: str, split: str | None) -> Source | None:
     document = _load(path)
     lists = [document[name] for name in LISTS[:2] if name in document] if isinstance(document, dict) else []
     if len(lists) < 2 or not any(isinstance(one, list) for one in lists):  # nanogfl's own results hold counts
-        log.info("%s holds no boxes in COCO's form; it is left out", path)
+        log.info("%s has no boxes in COCO format; it is ignored", path)
         return None
     source = Source(path, name, split, document)
     _check(source)
@@ -93,15 +93,15 @@ def _load(path: Path) -> Any:
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}; check the file") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is no valid json: {error}; export the annotations again") from error
+        raise DataError(f"{path} is not valid JSON: {error}; re-export the annotations") from error
 
 
 def _check(source: Source) -> None:
     """Raise DataError unless the file has COCO's three lists."""
     document = source.document
     if not isinstance(document, dict):
-        raise DataError(f"{source.path} is no COCO json: an object with the lists {', '.join(LISTS)} is expected")
+        raise DataError(f"{source.path} is not a COCO JSON file: expected an object with the lists {', '.join(LISTS)}")
     for name in LISTS:
         if not isinstance(document.get(name), list):
             found = type(document[name]).__name__ if name in document else "missing"
-            raise DataError(f"{source.path} is no COCO json: {name!r} must be a list, it is {found}")
+            raise DataError(f"{source.path} is not a COCO JSON file: {name!r} must be a list, but is {found}")

@@ -43,7 +43,7 @@ def load(file: Path) -> Any:
     except OSError as error:
         raise DataError(f"cannot read {file}: {error.strerror}; check the file") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DataError(f"{file} is no valid yaml: {error}; put it right") from error
+        raise DataError(f"{file} is not valid YAML: {error}; correct it") from error
 
 
 def class_names(file: Path, document: dict[Any, Any], notes: Findings) -> dict[int, str]:
@@ -55,7 +55,7 @@ def class_names(file: Path, document: dict[Any, Any], notes: Findings) -> dict[i
     items = list(enumerate(names) if isinstance(names, list) else names.items() if isinstance(names, dict) else ())
     wrong = [f"{str(k)[:40]}: {str(n)[:40]}" for k, n in items if not (_is_index(k) and _is_name(n))]
     if not items or wrong:
-        first = f", not {wrong[0]}; name that class" if wrong else ""
+        first = f", got {wrong[0]}; correct it" if wrong else ""
         raise DataError(f"{file}: names must be a list of class names, or a mapping of index to name{first}")
     for index, name in items:
         if isinstance(name, bool) or not str(name).strip():

@@ -44,11 +44,11 @@ def read_header(path: Path) -> Header | Finding:
         return Finding("picture-huge", "", "", str(error))
     except Exception as error:  # Pillow's plugins raise whatever a damaged header makes them raise
         if isinstance(error, FileNotFoundError | NotADirectoryError):
-            return Finding("picture-missing", "", "", f"there is no {path}")
+            return Finding("picture-missing", "", "", f"{path} does not exist")
     try:
         height, width = read_picture(path).shape[:2]
     except (DataError, ValueError) as error:
         odd = form and form not in KNOWN
-        why = f"{path} is of the form {form}, which is not read; convert it to JPEG or PNG" if odd else str(error)
+        why = f"{path} is in the format {form}, which is unsupported; convert it to JPEG or PNG" if odd else str(error)
         return Finding("picture-unreadable", "", "", why)
     return Header((width, height))

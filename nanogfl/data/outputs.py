@@ -29,10 +29,14 @@ def refuse_dataset_files(table: Table, data: object, *targets: str | Path | None
         place = Path(target).resolve()
         suffix, inside = place.suffix.lower(), place.is_relative_to(root)
         if place == own or (inside and suffix in READ and place.exists()):
-            raise UsageError(f"{target} is a file of the set {table.root}, which is never touched; name another file")
+            raise UsageError(
+                f"{target} is a file of the dataset {table.root}, which is never modified; choose another file"
+            )
         given_alone = own is not None and own.is_file()
         if suffix == ".json" and not given_alone and _looks_for_json(table, root, place.parent):
-            raise UsageError(f"{target} would be read as annotations of the set {table.root}; name a file elsewhere")
+            raise UsageError(
+                f"{target} would be read as annotations of the dataset {table.root}; choose a file elsewhere"
+            )
 
 
 def refuse_dataset_folder(table: Table, folder: Path) -> None:
@@ -46,7 +50,9 @@ def refuse_dataset_folder(table: Table, folder: Path) -> None:
     pictures = {p.resolve() for p in {e.path.parent for e in table.examples}} - {root}
     tops = {root / p.relative_to(root).parts[0] if p.is_relative_to(root) else p for p in pictures}
     if place == root or any(place.is_relative_to(top) for top in tops) or _looks_for_json(table, root, place):
-        raise UsageError(f"{folder} is a folder of the set {table.root}, which is never touched; name another folder")
+        raise UsageError(
+            f"{folder} is a folder of the dataset {table.root}, which is never modified; choose another folder"
+        )
 
 
 def _looks_for_json(table: Table, root: Path, folder: Path) -> bool:

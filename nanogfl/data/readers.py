@@ -28,9 +28,9 @@ from nanogfl.errors import DataError
 log = logging.getLogger(__name__)
 
 FORMS = (
-    "known forms are COCO (a json, or a folder with jsons for train/val/test), "
+    "supported formats are COCO (a JSON, or a folder with JSONs for train/val/test), "
     "Pascal VOC (Annotations/*.xml) and YOLO (data.yaml, or images/ beside labels/); "
-    "xml or txt files may also lie beside their pictures"
+    "XML or TXT files may also be beside their pictures"
 )
 EDGE = 1.0  # px; boxes over the edge by no more than this are rounding errors and not reported
 HEADER_THREADS, HEADER_CHUNK = 8, 64  # threads hide disk latency; chunks, since a task costs as much as a header
@@ -52,7 +52,7 @@ def read_table(path: str | Path, lenient: bool = False) -> Table:
     """
     root = Path(path).expanduser()
     if not root.exists():
-        raise DataError(f"there is no {root}; give a folder of annotated pictures or its annotation file")
+        raise DataError(f"{root} does not exist; specify a folder of annotated pictures or its annotation file")
     notes = Findings(lenient)
     try:
         read = _read_file if root.is_file() else _read_folder
@@ -68,7 +68,7 @@ def _read_file(path: Path, notes: Findings) -> Table:
         return coco.read_file(path, notes)
     if path.suffix.lower() in (".yaml", ".yml"):
         return yolo.read_config(path, notes)
-    raise DataError(f"{path} is no annotated set: {FORMS}")
+    raise DataError(f"{path} is not an annotated dataset: {FORMS}")
 
 
 def _read_folder(root: Path, notes: Findings) -> Table:
@@ -82,8 +82,10 @@ def _read_folder(root: Path, notes: Findings) -> Table:
     why = "; ".join(f.detail for f in notes.found)
     sets = [relative(f, root) for f in inner if voc.find(f) or yolo.find_folders(f)]
     if sets and not why:
-        why = f"{root} is no annotated set, but its folders are: {', '.join(sets[:5])}; give one of them"
-    raise DataError(why or f"{root} is {'no annotated set' if any(root.iterdir()) else 'an empty folder'}: {FORMS}")
+        why = f"{root} is not an annotated dataset, but its folders are: {', '.join(sets[:5])}; choose one"
+    raise DataError(
+        why or f"{root} is {'not an annotated dataset' if any(root.iterdir()) else 'an empty folder'}: {FORMS}"
+    )
 
 
 def _detect(root: Path, notes: Findings) -> Table | None:
@@ -118,7 +120,7 @@ def _finalise(table: Table, notes: Findings) -> Table:
     warned = settled.warnings
     told = [_summary(kind, [w for w in warned if w.kind == kind]) for kind in dict.fromkeys(w.kind for w in warned)]
     if not examples:
-        raise DataError(f"{table.root} has no picture that can be used ({'; '.join(told) or 'none is listed'})")
+        raise DataError(f"{table.root} has no usable picture ({'; '.join(told) or 'none is listed'})")
     for line in told:
         plain = line.encode("utf-8", "backslashreplace").decode()  # names in JSON can hold lone surrogates
         log.warning("%s: %s", table.root.name, plain)

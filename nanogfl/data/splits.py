@@ -36,10 +36,10 @@ def select(table: Table, split: str) -> Table:
     if wanted == "all":
         return table
     if wanted not in SPLITS:
-        raise UsageError(f"no split is called {split!r}; use train, val, test or all")
+        raise UsageError(f"unknown split {split!r}; use train, val, test or all")
     members = {name for name, part in _membership(table).items() if part == wanted}
     if not members:
-        raise DataError(f"{table.root} has no split {wanted}; it has {_present(table)}; name one of these, or all")
+        raise DataError(f"{table.root} has no split {wanted}; it has {_present(table)}; use one of these, or all")
     return table.where(lambda e: e.name in members)
 
 
@@ -61,14 +61,14 @@ def for_training(table: Table) -> tuple[Table, Table]:
     if "train" not in membership.values():
         raise DataError(
             f"{table.root} has no split train; it has {_present(table)}; "
-            "name what teaches train, or give pictures without splits, which are cut"
+            "name the training split train, or use pictures without splits, which are divided"
         )
     train = select(table, "train")
     if "val" in membership.values():
         return train, select(table, "val")
     members = _tenth({e.name for e in train.examples})
-    said = f"{len(members)} of its {len(train)} train pictures, chosen by a hash of their names, measure the training"
-    said = said if members else f"{len(train)} train pictures are too few to measure the training by some of them"
+    said = f"validation uses {len(members)} of its {len(train)} train pictures, chosen by a hash of their names"
+    said = said if members else f"{len(train)} train pictures are too few to use some of them for validation"
     log.warning("%s has no val split: %s", table.root, said)
     return train.where(lambda e: e.name not in members), train.where(lambda e: e.name in members)
 

@@ -444,7 +444,7 @@ def draw_set(root: Path, train: int = 400, val: int = 40, test: int = 100, size:
     if size < 64 or seed < 0 or min(train, val, test) < 0:
         raise UsageError(
             f"cannot draw {train}/{val}/{test} pictures of {size} px with seed {seed}: "
-            "sizes start at 64 px, counts and seeds at 0; choose others"
+            "sizes must be at least 64 px, counts and seeds at least 0"
         )
     for index, (split, count) in enumerate(zip(SPLITS, (train, val, test), strict=True)):
         if not count:

@@ -53,7 +53,9 @@ class Example:
         try:
             return read_picture(self.path)
         except DataError as error:
-            raise DataError(f"{error}; 'nanogfl check DATA --fix OUT' writes a copy of the set without such") from error
+            raise DataError(
+                f"{error}; 'nanogfl check DATA --fix OUT' writes a copy of the dataset without it"
+            ) from error
 
     def mark(self, row: int) -> str:
         """Return the place of a box in its annotation, such as ``line 3``; empty if not known."""

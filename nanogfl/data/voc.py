@@ -75,7 +75,7 @@ def read(root: Path, files: list[Path], notes: Findings) -> Table:
         split = listed.get(xml.path) if listed else _folder_split(root, xml.path)
         example = _example(pictures, xml, index, split, notes)
         if listed and split is None:
-            notes.add("picture-unlisted", example.name, "", "no list in ImageSets/Main names it")
+            notes.add("picture-unlisted", example.name, "", "it is not listed in ImageSets/Main")
         else:
             examples.append(example)
     return Table(root, "voc", tuple(names), tuple(examples))
@@ -85,9 +85,9 @@ def _without_objects(root: Path, count: int, notes: Findings) -> str:
     """Return the message for a dataset without classes: it has no boxes, or no usable ones."""
     lost = [f for f in notes.found if f.kind in ("box-malformed", "class-unknown")]
     if not lost:
-        return f"{root}: none of the {count} xml files has an object, and boxes teach; is this the folder of the set?"
+        return f"{root}: none of the {count} XML files has an object, but boxes are required; is this the right folder?"
     first = f"{lost[0].file}, {lost[0].where}: {lost[0].detail}"
-    return f"{root}: none of the {count} xml files has an object with a name and a bndbox of four numbers; {first}"
+    return f"{root}: none of the {count} XML files has an object with a name and a bndbox of four numbers; {first}"
 
 
 def _read_xml(path: Path, where: str, notes: Findings) -> _XmlFile:
@@ -97,9 +97,9 @@ def _read_xml(path: Path, where: str, notes: Findings) -> _XmlFile:
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}; check the file") from error
     except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
-        raise DataError(f"{path} is no valid xml: {error!r}; export this annotation again or remove it") from error
+        raise DataError(f"{path} is not valid XML: {error!r}; re-export this annotation or remove it") from error
     if tree is None or tree.tag != "annotation":
-        raise DataError(f"{path} is no Pascal VOC annotation: its root must be <annotation>; remove it")
+        raise DataError(f"{path} is not a Pascal VOC annotation: its root must be <annotation>; remove it")
     boxes = []
     for number, item in enumerate(tree.findall("object"), 1):
         name = _text(item, "name")
@@ -135,7 +135,7 @@ def _example(pictures: _Pictures, xml: _XmlFile, index: dict[str, int], split: s
     told = xml.file.replace("\\", "/").rsplit("/", 1)[-1]
     if told and nfc(told) not in map(nfc, (path.name, path.stem)):
         file = xml.path.relative_to(pictures.root).as_posix()
-        notes.add("path-misleading", file, "filename", f"names {told[:200]}, its picture is {path.name}")
+        notes.add("path-misleading", file, "filename", f"names {told[:200]}, but its picture is {path.name}")
     name, count = path.relative_to(pictures.root).as_posix(), len(xml.boxes)
     return Example(
         path=path,
@@ -211,14 +211,14 @@ def _listed(root: Path, files: Sequence[Path], notes: Findings) -> dict[Path, st
             found = next((meant[s] for text in texts for s in _spellings(nfc(text)) if s in meant), [])
             if len(found) != 1:
                 several = ", ".join(path.relative_to(root).as_posix() for path in found[:5])
-                detail = f"{line[:200]} may be any of {several}; write its folder too" if found else line[:200]
+                detail = f"{line[:200]} matches {several}; write its folder too" if found else line[:200]
                 notes.add("annotation-missing", name, f"line {number}", detail)
             elif listed.setdefault(found[0], split) != split and word != "trainval":
-                detail = f"{line[:200]} is in {listed[found[0]]} too, and stays there"
+                detail = f"{line[:200]} is also in {listed[found[0]]}, and stays there"
                 notes.add("picture-repeated", name, f"line {number}", detail)
     lost = [f for f in notes.found if f.kind == "annotation-missing"]
     if lost and not listed and not notes.lenient:
-        raise DataError(f"{root}: its lists name no xml ({lost[0].file}: {lost[0].detail}); mend or remove them")
+        raise DataError(f"{root}: its lists match no XML ({lost[0].file}: {lost[0].detail}); correct or remove them")
     return listed
 
 

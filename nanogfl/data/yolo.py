@@ -29,7 +29,7 @@ def read_config(file: Path, notes: Findings) -> Table:
     """Read the dataset of a data.yaml as annotated: sizes are 0, boxes are fractions of the picture and unchecked."""
     document = load(file)
     if not isinstance(document, dict) or not document.keys() & KEYS.keys():
-        raise DataError(f"{file} is no data.yaml: it must name the pictures of train, val or test, and the classes")
+        raise DataError(f"{file} is not a data.yaml: it must list the pictures of train, val or test, and the classes")
     names = notes.attempt(file.name, lambda: class_names(file, document, notes), {})
     start = document.get("path")
     starts = [file.parent / start] if isinstance(start, str) else []
@@ -50,7 +50,7 @@ def _common(file: Path, folders: Sequence[Path]) -> Path:
     for paths in ([plain(file.parent), *folders], folders):
         with suppress(ValueError):
             return Path(os.path.commonpath(paths))
-    raise DataError(f"{file}: the pictures lie on several drives; put them on one")
+    raise DataError(f"{file}: the pictures are on several drives; move them to one")
 
 
 def find_folders(root: Path) -> list[tuple[Path, str | None]]:
@@ -103,7 +103,7 @@ def _note_unlisted(
     for holder in dict.fromkeys(f.parent for f, split in folders if split and f.parent.name.lower() == "images"):
         for path in files_below(holder, SUFFIXES):
             if path not in listed and any(file.is_file() for file in labels.of(path)):
-                notes.add("picture-unlisted", relative(path, root), "", "it lies beside the folders of the splits")
+                notes.add("picture-unlisted", relative(path, root), "", "it is outside the folders of the splits")
 
 
 def _listed_names(root: Path, labels: Sequence[Path]) -> list[str]:
@@ -120,7 +120,7 @@ def _listed_names(root: Path, labels: Sequence[Path]) -> list[str]:
         names = [line.strip() for line in read_text(file).rstrip().split("\n")]
         shorter, longer = sorted((names, longest), key=len)
         if longer[: len(shorter)] != shorter:
-            raise DataError(f"{file} numbers classes otherwise than {files[0]}; write one classes.txt in {root}")
+            raise DataError(f"{file} numbers classes differently from {files[0]}; write one classes.txt in {root}")
         longest = longer
     return longest
 
@@ -131,14 +131,14 @@ def _table(found: ReadState, names: dict[int, str]) -> Table:
     found.pictures = [(path, split) for path, split in found.pictures if rows[path] is not UNREAD]
     labelled = {split for path, split in found.pictures if rows[path] is not None}
     if found.pictures and not labelled:
-        raise DataError(f"{found.root}: no picture has a label file; images/NAME.jpg wants labels/NAME.txt")
+        raise DataError(f"{found.root}: no picture has a label file; images/NAME.jpg requires labels/NAME.txt")
     highest = max((row[0] for r in rows.values() for row in (r or {}).values()), default=-1)
     names = names or {i: f"class_{i}" for i in range(highest + 1)}
     order = list(dict.fromkeys(names[i] for i in sorted(names)))
     place = {name: i for i, name in enumerate(order)}
     index = {i: place[name] for i, name in names.items()}
     if len(order) < len(names):
-        found.notes.add("class-repeated", found.root.name, "names", f"{len(names)} names, {len(order)} different")
+        found.notes.add("class-repeated", found.root.name, "names", f"{len(names)} names, {len(order)} distinct")
     made: dict[Path, Example] = {}  # labels and findings are made once for a picture in two splits
     examples = []
     for path, split in found.pictures:
@@ -147,7 +147,7 @@ def _table(found: ReadState, names: dict[int, str]) -> Table:
             examples.append(replace(made[path], split=split))
         else:
             name = path.relative_to(found.root).as_posix()
-            found.notes.add("picture-unlabelled", name, "", f"nothing in split {split} has a label file")
+            found.notes.add("picture-unlabelled", name, "", f"no picture in split {split} has a label file")
     return Table(found.root, "yolo", tuple(order), tuple(examples))
 
 

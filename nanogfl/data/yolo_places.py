@@ -39,7 +39,7 @@ def places(file: Path, value: object, split: str, found: ReadState) -> Iterator[
             raise DataError(f"{file}: {split} must be a path or a list of paths, not {type(entry).__name__}")
         place = next(_candidates(entry, found.bases), None)
         if place is None:
-            found.notes.add("split-missing", file.name, split, f"{entry[:200]} is not there")
+            found.notes.add("split-missing", file.name, split, f"{entry[:200]} does not exist")
             continue
         if plain(place) not in [plain(base / entry) for base in found.bases]:
             found.notes.add("path-corrected", file.name, split, f"{entry[:200]} was found at {place}")
@@ -89,7 +89,7 @@ def pictures_of(file: Path, found: ReadState) -> Iterator[Path]:
             yield path
         elif options and options[0] not in found.missing:
             found.missing.add(options[0])
-            found.notes.add("picture-missing", relative(options[0], found.root), "", f"{name}, line {number} lists it")
+            found.notes.add("picture-missing", relative(options[0], found.root), "", f"listed in {name}, line {number}")
         elif line and not options:
             found.notes.add("picture-outside", name, f"line {number}", line[:200])
     if corrected:

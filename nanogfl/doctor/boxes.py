@@ -23,7 +23,7 @@ def note_boxes(examples: Sequence[Example], names: Sequence[str], side: int, not
         for a, b in same_boxes(example, example.labels):
             one, other = names[example.labels[a]], names[example.labels[b]]
             kind = "box-duplicate" if one == other else "box-contradicted"
-            detail = f"{other} as {one} of {example.mark(a)}" if one != other else f"{one} as in {example.mark(a)}"
+            detail = f"{other}, but {one} in {example.mark(a)}" if one != other else f"{one} as in {example.mark(a)}"
             notes.add(kind, example.name, example.mark(b), detail)
         small = np.flatnonzero(short_sides(example, side) < TINY)
         if len(small):

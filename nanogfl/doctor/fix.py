@@ -44,7 +44,7 @@ def write_copy(found: Checkup, out: Path, shards: int | None = None) -> str:
     check_place(found.table, out)
     kept = list(_kept(found))
     if not kept:
-        raise DataError(f"no picture of {found.table.root} is sound, so there is nothing to copy")
+        raise DataError(f"{found.table.root} has no usable picture, so there is nothing to copy")
     out.parent.mkdir(parents=True, exist_ok=True)
     # A random name, as a predictable one might exist already. Only its owner can access it, hence the folder inside.
     with TemporaryDirectory(dir=out.parent, prefix=".nanogfl-copy-", ignore_cleanup_errors=True) as ours:
@@ -55,16 +55,16 @@ def write_copy(found: Checkup, out: Path, shards: int | None = None) -> str:
         partial.rename(out)
     before, after = ({e.split for e in examples} for examples in (found.table.examples, (e for e, _ in kept)))
     gone = ", ".join(split for split in SPLITS if split in before - after)
-    empty = f"; nothing is left of {gone}: all pictures there are damaged, or copies of others" if gone else ""
+    empty = f"; no picture is left in {gone}: all are damaged, or copies of others" if gone else ""
     return f"{out}, {len(kept)} of {len(found.table)} pictures, {boxes} boxes{empty}"
 
 
 def check_place(table: Table, out: Path) -> None:
     """Raise UsageError if the copy would overwrite something, or lie inside the dataset."""
     if out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
-        raise UsageError(f"{out} is there already; give --fix a new folder")
+        raise UsageError(f"{out} already exists; use a new folder for --fix")
     if out.resolve().is_relative_to(table.root.resolve()):
-        raise UsageError(f"{out} lies inside the set, which is never touched; give --fix a folder outside of it")
+        raise UsageError(f"{out} is inside the dataset, which is never modified; use a folder outside of it for --fix")
 
 
 def _kept(found: Checkup) -> Iterator[tuple[Example, Inspection]]:

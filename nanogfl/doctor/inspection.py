@@ -111,7 +111,7 @@ def _inspect_opened(picture: ImageFile.ImageFile, content: bytes) -> Inspection:
 def _check_with_opencv(look: Inspection, data: bytes) -> Inspection:
     """Inspect a picture again with OpenCV, which may decode it differently from Pillow, or not at all."""
     seen = _inspect_with_opencv(data, look.content)
-    flaw = f"no {look.form} that OpenCV can decode, as training does" if seen.flaw else ""
+    flaw = f"OpenCV, which training uses, cannot decode this {look.form}" if seen.flaw else ""
     return replace(look, flaw=flaw, bits=seen.bits, thumb=seen.thumb)
 
 

@@ -38,10 +38,12 @@ class Anatomy:
         if not self.ended:
             return "the end of the JPEG is missing"
         if not self.complete:
-            return "the last passes of the JPEG are missing"
+            return "the last scans of the JPEG are missing"
         left = data[read : self.code[1]]
         padding = len(set(left)) < 2  # some cameras write it
-        return "" if len(left) < LEFT_OVER or padding else f"damaged: it is full, but {len(left)} more bytes are coded"
+        return (
+            "" if len(left) < LEFT_OVER or padding else f"damaged: it is complete, but {len(left)} coded bytes remain"
+        )
 
 
 def anatomy(data: bytes) -> Anatomy:

@@ -68,7 +68,7 @@ def _note_imbalance(table: Table, counts: Counter[str], notes: Findings) -> None
     most, least = max(used, key=lambda n: used[n]), min(used, key=lambda n: used[n])
     rare = [name for name, count in used.items() if count * UNEQUAL <= used[most]]
     if rare:
-        detail = f"{used[most]} boxes of {most}, {used[least]} of {least}; {len(rare)} classes have less than a tenth"
+        detail = f"{used[most]} boxes of {most}, {used[least]} of {least}; {len(rare)} classes have at most a tenth"
         notes.add("class-imbalance", table.root.name, "", detail)
 
 

@@ -47,7 +47,7 @@ def oddity(name: str) -> str:
     odd = sorted({c for part in parts for c in PLAIN.sub("", part)})
     if odd:
         shown = ", ".join(_shown(c) for c in odd[:5])
-        return f"holds {shown}"
+        return f"contains {shown}"
     if any(part.startswith("-") for part in parts):
         return "begins with -, like an option"
     return "is very long" if any(len(part) > LONGEST for part in parts) else ""
@@ -72,9 +72,9 @@ def note_orphans(table: Table, notes: Findings, whole: bool = True) -> None:
         name = relative(path, table.root)
         suffix = path.suffix.lower()
         if suffix in OTHER_FORMS and name not in spoken:
-            notes.add("picture-form", name, "", f"{suffix} files are passed over")
+            notes.add("picture-form", name, "", f"{suffix} files are ignored")
         elif suffix in SUFFIXES and name not in spoken:
-            notes.add("picture-unannotated", name, "", "no annotation speaks of it")
+            notes.add("picture-unannotated", name, "", "no annotation mentions it")
     for folder, count in _unspoken_folders(table.root, known) if whole else ():
         notes.add("folder-unlisted", folder, "", f"{count} picture{'s' * (count > 1)}, none listed")
     if table.form == "yolo":
@@ -122,5 +122,5 @@ def _by_stem(name: str) -> str:
 
 def _shown(character: str) -> str:
     if character == " ":
-        return "a blank"
+        return "a space"
     return repr(character) if character.isascii() else f"{character!a} ({unicodedata.name(character, 'no character')})"

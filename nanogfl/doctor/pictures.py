@@ -28,13 +28,15 @@ def note_pictures(examples: Sequence[Example], inspections: Sequence[Inspection]
         if inspection.flaw:
             notes.add("picture-truncated", example.name, "", inspection.flaw[:200])
         if inspection.form and example.path.suffix.lower() not in SUFFIXES.get(inspection.form, ()):
-            known = "" if inspection.form in SUFFIXES else ", which some readers do not know"
+            known = "" if inspection.form in SUFFIXES else ", which some readers do not support"
             suffix = example.path.suffix or "no suffix"
-            notes.add("picture-suffix", example.name, "", f"{suffix}, the file is of the form {inspection.form}{known}")
+            notes.add(
+                "picture-suffix", example.name, "", f"{suffix}, but the file's format is {inspection.form}{known}"
+            )
         if width * height > LARGE:
             notes.add("picture-large", example.name, "", f"{width}x{height} px")
         if inspection.orientation != 1 and example.name not in lying:
-            detail = f"EXIF orientation {inspection.orientation}: the file is {width}x{height}, upright it is "
+            detail = f"EXIF orientation {inspection.orientation}: the file is {width}x{height}, the upright picture is "
             notes.add("picture-rotated", example.name, "", f"{detail}{example.width}x{example.height}")
         if inspection.gray:
             notes.add("picture-gray", example.name)

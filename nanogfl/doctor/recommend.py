@@ -40,7 +40,7 @@ def best_side(table: Table) -> tuple[int, str]:
     considered; if that side is shorter, 320 px only, or 256 px if it is at most 256 px. Without boxes it is 320 px.
     """
     if not len(lengths(table, None)):
-        return 320, "there are no boxes to choose by; 320 is the default"
+        return 320, "there are no boxes to derive it from; 320 is the default"
     largest = _native(table)
     sides = [s for s in SIDES if s >= PUBLISHED[0] and s <= largest] or [
         SIDES[0] if largest <= SIDES[0] else PUBLISHED[0]
