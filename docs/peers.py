@@ -126,6 +126,8 @@ def _ncnn(path: Path) -> Deployment:
 
 def main() -> None:
     """Print a table with one line per file."""
+    if len(sys.argv) < 3:
+        sys.exit(f"usage: {(__doc__ or '').strip().splitlines()[-1].strip()}")
     data, *files = sys.argv[1:]
     first = nanogfl.load(files[0])
     assert isinstance(first, OnnxDetector), "the first file is one of ours"

@@ -58,8 +58,15 @@ def rankings(detections: Sequence[Detections], errors: np.ndarray, f1: np.ndarra
     return lines
 
 
-def held_out(table: Table, detections: Sequence[Detections]) -> list[str]:
-    """Fit the factor on one half of the pictures and test it on the other; return mean and deviation over the draws."""
+def held_out(table: Table, detections: Sequence[Detections], stored: float) -> list[str]:
+    """Fit the factor on one half of the pictures and test it on the other; return mean and deviation over the draws.
+
+    Sigma is taken without the factor ``stored`` in the model.
+    """
+    detections = [
+        found if found.side_sigma is None else replace(found, side_sigma=found.side_sigma / np.float32(stored))
+        for found in detections
+    ]
     rng, rows = np.random.default_rng(0), []
     for _ in range(HALVES):
         order = rng.permutation(len(table))
@@ -88,7 +95,8 @@ def main(model: str, data: str, split: str | None = None) -> None:
     detections = list(predict_all(predictor, table.examples, EVALUATION))
     pooled = pool(table, detections)
     seen = by_picture(pooled, len(table), total_curve(pooled).best_score)
-    lines = [*rankings(detections, seen.wrong + seen.missed, seen.f1), "", *held_out(table, detections)]
+    lines = [*rankings(detections, seen.wrong + seen.missed, seen.f1), ""]
+    lines += held_out(table, detections, predictor.describe()["temperature"])
     sys.stdout.write("\n".join(lines) + "\n")
 
 

@@ -74,8 +74,16 @@ def test_growth_is_printed_and_its_last_line_is_json(
     benchmark.main()
     *table, last = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in table] == ["boxes", "1", "3"]
-    rows = json.loads(last)["rows"]
+    rows, device = json.loads(last)["rows"], json.loads(last)["device"]
     assert [row["boxes"] for row in rows] == [1, 3] and all(row["p90_ms"] > 0 for row in rows)
+    assert device == device.strip()
+
+
+@pytest.mark.parametrize(("seconds", "p90"), [([3.0], 3000), ([1.0, 3.0], 3000), ([float(s) for s in range(11)], 9000)])
+def test_p90_is_never_below_the_median(seconds: list[float], p90: float) -> None:
+    turn = {"seconds": seconds, "pictures": 4, "megabytes": 1, "stages": {"loss": seconds}}
+    made = benchmark.summary("row", [turn])
+    assert made["p90_ms"] == p90 >= made["p50_ms"]
 
 
 def test_operators_are_counted_by_stage_and_by_what_they_read_and_write() -> None:

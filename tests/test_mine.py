@@ -169,11 +169,15 @@ def test_it_needs_no_torch(model: Path, tmp_path: Path) -> None:
     assert "a.png" in done.stdout
 
 
-def test_the_script_that_compares_rankings(learnt: Path, blocks: Path) -> None:
-    """docs/uncertainty.py, whose figures docs/reports.md shows."""
+def uncertainty(checkpoint: Path, data: Path) -> str:
+    """What docs/uncertainty.py says, whose figures docs/reports.md shows."""
     script = Path(__file__).parents[1] / "docs" / "uncertainty.py"
-    given = [sys.executable, script, learnt / "best.ckpt", blocks, "all"]
-    said = subprocess.run(given, capture_output=True, text=True, check=True).stdout
+    given = [sys.executable, script, checkpoint, data, "all"]
+    return subprocess.run(given, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_script_that_compares_rankings(learnt: Path, blocks: Path) -> None:
+    said = uncertainty(learnt / "best.ckpt", blocks)
     table = said.split("\n\n")[0].splitlines()[1:]
     errors = {
         name: float(number) for name, number in re.findall(r"^(.+?) {2,}([\d.]+)", "\n".join(table), re.MULTILINE)
@@ -181,3 +185,15 @@ def test_the_script_that_compares_rankings(learnt: Path, blocks: Path) -> None:
     assert said.startswith("4 of 22 pictures") and len(errors) == 7
     assert max(errors.values()) == errors["the most there is"] > errors["at random"] > 0
     assert "sides, Spearman of sigma and error" in said and "within one calibrated sigma" in said
+
+
+def test_the_factor_of_a_checkpoint_is_no_part_of_raw_sigma(learnt: Path, blocks: Path, tmp_path: Path) -> None:
+    import torch
+
+    content = torch.load(learnt / "best.ckpt", weights_only=True)
+    said = []
+    for factor in (1.0, 0.5):
+        content["nanogfl"]["temperature"] = factor
+        torch.save(content, tmp_path / "made.ckpt")
+        said.append(uncertainty(tmp_path / "made.ckpt", blocks).split("\n\n")[1])
+    assert said[0] == said[1] and "within one raw sigma" in said[0]

@@ -74,6 +74,11 @@ def test_the_same_network_in_another_layout_has_the_same_ap(learnt: Path, blocks
     assert first[5] == "1.000" and float(second[3]) == pytest.approx(theirs.stat().st_size / 1e6, abs=0.01)
 
 
+def test_without_files_it_says_how_it_is_called() -> None:
+    done = subprocess.run([sys.executable, SCRIPT, "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.startswith("usage: python docs/peers.py COCO_VAL")
+
+
 def test_nanodets_own_file(shared: Path) -> None:
     """The published weights as NanoDet's exporter writes them give the raw output of ours."""
     weights, picture = shared / "weights", scene()

@@ -59,15 +59,15 @@ def test_the_side_by_hand(lengths: list[float], sizes: list[tuple[int, int]], si
     [(16, (640, 640), 320, 320), (13, (640, 640), 416, 416), (10.5, (640, 640), 512, 416), (99, (200, 200), 256, 320)],
 )
 def test_the_weights_are_those_of_the_nearest_side(length: float, size: tuple[int, int], side: int, init: int) -> None:
-    said = recommend(squares([length], size))
+    said = recommend(squares([length], size), "my set")
     assert (said["input"], said["init"]) == (side, f"nanodet-plus-m_{init}")
-    assert said["command"] == f"nanogfl train DATA --out RUN --init nanodet-plus-m_{init} --input {side}"
+    assert said["command"] == f"nanogfl train 'my set' --out runs/mine --init nanodet-plus-m_{init} --input {side}"
 
 
 @pytest.mark.parametrize(("splits", "train"), [(["train", "train", "val"], 2), (["val", "test", "test"], 0)])
 def test_pictures_that_teach_are_counted(splits: list[str], train: int) -> None:
     made = table(*(picture(i, (640, 640), [(50, 50)], split=split) for i, split in enumerate(splits)))
-    assert recommend(made)["reasons"]["recipe"].startswith(f"{train} training pictures")
+    assert recommend(made, "set")["reasons"]["recipe"].startswith(f"{train} training pictures")
 
 
 def test_what_is_measured() -> None:

@@ -86,7 +86,7 @@ def check(
     table = read_table(data, lenient=True)
     approve(table)
     inspections = inspect_all([e.path for e in table.examples], start(len(table)) if start else None)
-    recommended = recommend(table)
+    recommended = recommend(table, data)
     notes = Findings(found=list(table.findings))
     note_pictures(table.examples, inspections, notes)
     note_boxes(table.examples, table.names, recommended["input"], notes)

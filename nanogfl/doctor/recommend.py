@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,13 @@ ENOUGH = 0.9  # fraction of the boxes that should span a cell of the finest leve
 PUBLISHED = (320, 416)  # input sides of NanoDet-Plus' published weights
 
 
-def recommend(table: Table) -> dict[str, Any]:
-    """Return input side, recipe (None: the defaults) and initial weights, with reasons, as plain values for JSON."""
+def recommend(table: Table, data: str | Path) -> dict[str, Any]:
+    """Return input side, recipe (None: the defaults) and initial weights, with reasons, as plain values for JSON.
+
+    Args:
+        table: the dataset.
+        data: its path, for the command.
+    """
     side, why_input = best_side(table)
     train = _training_pictures(table)
     init = f"nanodet-plus-m_{min(PUBLISHED, key=lambda s: abs(s - side))}"
@@ -24,7 +31,7 @@ def recommend(table: Table) -> dict[str, Any]:
         "input": side,
         "recipe": None,
         "init": init,
-        "command": f"nanogfl train DATA --out RUN --init {init} --input {side}",
+        "command": f"nanogfl train {shlex.quote(str(data))} --out runs/mine --init {init} --input {side}",
         "reasons": {
             "input": why_input,
             "recipe": f"{train} training pictures: the defaults follow from their number",
