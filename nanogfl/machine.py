@@ -60,7 +60,7 @@ def limit_workers(workers: int, batch_bytes: int, processes: int = 1) -> int:
     fit = max(0, free // (2 * processes * batch_bytes) - 1) // 2
     if fit < workers:
         log.warning(
-            "the %.0f MB of /dev/shm hold the batches of %d loader processes, not of %d: give it %.0f MB "
+            "the %.0f MB of /dev/shm are enough for the batches of %d loader processes, not %d: use %.0f MB "
             "(docker run --shm-size), or set train.workers=%d",
             free / 2**20, fit, workers, (2 * processes * batch_bytes * (2 * workers + 1) >> 20) + 1, fit,
         )  # fmt: skip

@@ -56,7 +56,7 @@ def run(out: Path, seed: int, say: Callable[[str], None]) -> None:
     sheet = out / "found.png"
     write_picture(sheet, draw_found(onnx, table))
     say(f"5/5 predicting with it: {sheet}")
-    say(f"\ndone in {time.monotonic() - began:.0f} s: {out}/ holds found.png, model.onnx, metrics.json, run/best.ckpt")
+    say(f"\ndone in {time.monotonic() - began:.0f} s: {out}/ has found.png, model.onnx, metrics.json, run/best.ckpt")
     say("next, with your own pictures (COCO, Pascal VOC or YOLO):")
     say("  nanogfl train PICTURES --out runs/mine --init nanodet-plus-m_320")
 
@@ -64,18 +64,18 @@ def run(out: Path, seed: int, say: Callable[[str], None]) -> None:
 def claim(out: Path) -> None:
     """Create and mark the folder before anything else is written; only a folder with the mark is ever overwritten."""
     if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is no folder; name another")
+        raise UsageError(f"--out {out} is not a folder; choose another")
     there = sorted(p.name for p in out.iterdir()) if out.exists() else []
     if there and not (MARK in there and (out / MARK).read_bytes() == MARKED.encode()):
         more = f" and {len(there) - 3} more" if len(there) > 3 else ""
         raise UsageError(
-            f"--out {out} holds {', '.join(there[:3])}{more}, which no quickstart made; name another folder"
+            f"--out {out} contains {', '.join(there[:3])}{more}, not created by quickstart; choose another folder"
         )
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / MARK).write_bytes(MARKED.encode())
     except OSError as error:
-        raise UsageError(f"--out {out}: {error.strerror}; name a folder that can be written") from error
+        raise UsageError(f"--out {out}: {error.strerror}; choose a writable folder") from error
 
 
 def draw_found(model: Path, table: Table) -> Picture:

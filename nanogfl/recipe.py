@@ -22,8 +22,8 @@ def _refuse_outside(section: str, record: Any, limits: Mapping[str, float]) -> N
     for name, limit in limits.items():
         value = getattr(record, name)
         if not (0 <= value <= limit and math.isfinite(value)):
-            most = "" if math.isinf(limit) else f" to {limit:g}"
-            raise ValueError(f"{section}.{name} must be a number from 0{most}, not {value}")
+            most = "of at least 0" if math.isinf(limit) else f"between 0 and {limit:g}"
+            raise ValueError(f"{section}.{name} must be a number {most}, not {value}")
 
 
 def _refuse_not_positive(name: str, value: float) -> None:
@@ -35,7 +35,7 @@ def _refuse_not_positive(name: str, value: float) -> None:
 def _refuse_rate(name: str, value: float | None) -> None:
     """Raise ValueError for an invalid learning rate; None is valid and follows from the initial weights."""
     if value is not None and not RATES[0] <= value <= RATES[1]:
-        raise ValueError(f"{name} must lie within {RATES[0]:g} to {RATES[1]:g}, not {value}")
+        raise ValueError(f"{name} must be between {RATES[0]:g} and {RATES[1]:g}, not {value}")
 
 
 def _refuse_count(name: str, value: int | None, least: int, most: int) -> None:
@@ -73,13 +73,13 @@ class ModelRecipe:
 
     def __post_init__(self) -> None:
         if self.reg_max is not None and not 3 <= self.reg_max <= 64:
-            raise ValueError(f"model.reg_max must be from 3 to 64, not {self.reg_max}")
+            raise ValueError(f"model.reg_max must be between 3 and 64, not {self.reg_max}")
         if self.sides == "dirac" and (self.quality not in (None, "none") or self.reg_max is not None):
             raise ValueError(
-                "model.sides=dirac has no distribution; leave model.quality at none and model.reg_max out (null)"
+                "model.sides=dirac has no distribution; set model.quality=none and omit model.reg_max (null)"
             )
         if self.family == "resnet" and (self.share_levels or self.separate_sides):
-            raise ValueError("model.family=resnet always shares its towers and keeps sides apart; leave both keys out")
+            raise ValueError("model.family=resnet always shares its towers and separates the sides; omit both keys")
 
 
 @dataclass(frozen=True)
@@ -132,13 +132,13 @@ class AugmentRecipe:
     def __post_init__(self) -> None:
         for name in ("flip", "flip_vertical", "mosaic"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"augment.{name} is a probability, 0 to 1")
+                raise ValueError(f"augment.{name} must be between 0 and 1")
         for name in ("scale", "stretch", "contrast", "saturation"):
             low, high = getattr(self, name)
             if not 0 < low <= high < math.inf:
                 raise ValueError(f"augment.{name} must be [from, to] with 0 < from <= to")
             if low < 0.01 or high > 100:
-                raise ValueError(f"augment.{name} must lie within 0.01 to 100, not {low:g} to {high:g}")
+                raise ValueError(f"augment.{name} must be between 0.01 and 100, not {low:g} to {high:g}")
         limits = {"translate": 1, "brightness": 1, "rotate": 180, "shear": 60, "perspective": 0.5}
         _refuse_outside("augment", self, limits)
 
@@ -224,7 +224,7 @@ class TrainRecipe:
         _refuse_outside("train", self, dict.fromkeys(("weight_decay", "backbone_lr", "detach_guidance"), math.inf))
         _refuse_outside("train", self, {"seed": 2**32 - 1})
         if self.average is not None and not 0 <= self.average < 1:
-            raise ValueError(f"train.average must be from 0 to below 1, not {self.average}")
+            raise ValueError(f"train.average must be at least 0 and below 1, not {self.average}")
 
 
 @dataclass(frozen=True)
@@ -307,14 +307,14 @@ def load_recipe(
     content, where = _read(source) if source else {}, source or "the recipe"
     if source:
         from_dict(content, source)  # check the file alone, so that later errors are not attributed to it
-        where = f"{source} with what is given beside it"
+        where = f"{source} with the given options"
     for key, value in (options or {}).items():
         if value is not None:
             _assign(content, key, value)
     for assignment in assignments:
         key, sign, text = assignment.partition("=")
         if not sign or not key:
-            raise RecipeError(f"--set {assignment}: write it as key.path=value, such as train.lr=0.002")
+            raise RecipeError(f"--set {assignment}: expected key.path=value, such as train.lr=0.002")
         _assign(content, key.strip(), _yaml(text, f"--set {assignment}"))
     return from_dict(content, where)
 
@@ -325,7 +325,7 @@ def from_dict(content: Mapping[str, Any], where: str) -> Recipe:
 
     model = content.get("model")
     if isinstance(model, dict) and "arch" in model:
-        raise RecipeError(f"{where} is NanoDet's own configuration; start from a recipe, such as nanodet-plus-m_416")
+        raise RecipeError(f"{where} is a NanoDet configuration; use a recipe, such as nanodet-plus-m_416")
     filled = {key: value for key, value in content.items() if value is not None}  # an empty section means its defaults
     _check_scalars(filled, where)
     try:
@@ -340,9 +340,9 @@ def _check_scalars(content: Mapping[str, Any], where: str) -> None:
         keys = [(f"{section}.{key}", v, key) for key, v in value.items()] if isinstance(value, dict) else []
         for path, given, key in [*keys, (section, value, section)]:
             if isinstance(given, bool) and key not in YES_OR_NO:
-                raise RecipeError(f"{where}: {path}: should be a number or a word, not {given}")
+                raise RecipeError(f"{where}: {path}: should be a number or a string, not {given}")
             if isinstance(given, str) and any("\ud800" <= letter <= "\udfff" for letter in given):
-                raise RecipeError(f"{where}: {path}: {ascii(given)[:80]} has half a character; write it as UTF-8")
+                raise RecipeError(f"{where}: {path}: {ascii(given)[:80]} has an incomplete character; use valid UTF-8")
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
@@ -372,7 +372,7 @@ def _read(source: str) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise RecipeError(
-            f"--recipe {source}: holds a {type(content).__name__}, not keys and values; see {folder() / 'bccd.yaml'}"
+            f"--recipe {source}: expected keys and values, got a {type(content).__name__}; see {folder() / 'bccd.yaml'}"
         )
     return content
 
@@ -383,7 +383,7 @@ def _yaml(text: str, where: str) -> Any:
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # numbers with thousands of digits, invalid dates
-        raise RecipeError(f"{where}: no valid YAML: {error}") from error
+        raise RecipeError(f"{where}: invalid YAML: {error}") from error
 
 
 def _assign(content: dict[str, Any], key: str, value: Any) -> None:
@@ -393,7 +393,7 @@ def _assign(content: dict[str, Any], key: str, value: Any) -> None:
             content[parent] = {}
         content = content[parent]
         if not isinstance(content, dict):
-            raise RecipeError(f"--set {key}: {parent} holds a value, not keys")
+            raise RecipeError(f"--set {key}: {parent} is a value, not a section")
     content[last] = value
 
 
@@ -404,6 +404,6 @@ def _explain(error: dict[str, Any]) -> str:
         record: Any = Recipe()
         for part in path[:-1]:
             record = getattr(record, part, record)
-        return f"there is no key {key}{nearest(path[-1], vars(record))}"
+        return f"unknown key {key}{nearest(path[-1], vars(record))}"
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
     return message if message.startswith(f"{key}.") else f"{key}: {message}, not {error['input']!r}"

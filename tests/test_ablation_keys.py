@@ -78,15 +78,15 @@ def test_keys_give_the_network(assignments: list[str], expected: Architecture) -
 @pytest.mark.parametrize(
     ("assignments", "expected"),
     [
-        (["model.sides=dirac", "model.quality=top4"], "leave model.quality at none"),
-        (["model.sides=dirac", "model.reg_max=8"], "model.reg_max out"),
-        (["model.reg_max=2"], "model.reg_max must be from 3 to 64"),
-        (["model.family=resnet", "model.separate_sides=true"], "leave both keys out"),
+        (["model.sides=dirac", "model.quality=top4"], "set model.quality=none"),
+        (["model.sides=dirac", "model.reg_max=8"], "omit model.reg_max"),
+        (["model.reg_max=2"], "model.reg_max must be between 3 and 64"),
+        (["model.family=resnet", "model.separate_sides=true"], "omit both keys"),
         (["model.family=second"], "model.family"),
         (["loss.classes=bce"], "loss.classes"),
         (["loss.temperature=0"], "loss.temperature must be above 0"),
         (["loss.anchor=-1"], "loss.anchor must be above 0"),
-        (["loss.teach_sides=-1"], "loss.teach_sides must be a number from 0"),
+        (["loss.teach_sides=-1"], "loss.teach_sides must be a number of at least 0"),
     ],
 )
 def test_what_contradicts_itself_is_refused(assignments: list[str], expected: str) -> None:
@@ -96,7 +96,7 @@ def test_what_contradicts_itself_is_refused(assignments: list[str], expected: st
 
 @pytest.mark.parametrize("kind", ["full", "light"])
 def test_guidance_is_for_nanodet_plus(kind: str) -> None:
-    with pytest.raises(RecipeError, match=f"model.guidance={kind} is for family plus, not first"):
+    with pytest.raises(RecipeError, match=f"model.guidance={kind} requires family plus, not first"):
         start_of("model.family=first", "model.size=s", f"model.guidance={kind}")
 
 

@@ -124,7 +124,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_done(
     out = disk("ro,size=1m") / "run"
     code, said = train(tiny_set, out, tmp_path, "--epochs", 1)
     assert code == 2
-    assert "name a folder that can be written" in only_error(said)
+    assert "choose a writable folder" in only_error(said)
 
 
 def test_two_runs_never_write_into_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +132,7 @@ def test_two_runs_never_write_into_one_folder(tmp_path: Path, monkeypatch: pytes
     first, second = (Folder(tmp_path / "run", resume=True) for _ in range(2))
     (tmp_path / "run").mkdir()
     first._hold()
-    with pytest.raises(UsageError, match=r"another run writes there; wait, or name another folder"):
+    with pytest.raises(UsageError, match=r"in use by another run; wait, or choose another folder"):
         second._hold()
     first.leave()
     second._hold()
@@ -148,7 +148,7 @@ def test_a_second_run_is_sent_away_and_the_first_ends_well(tiny_set: Path, tmp_p
     first.wait_for(out / "last.ckpt")
     code, said = train(tiny_set, out, other, "--epochs", 2, "--overwrite")
     assert code == 2
-    assert "another run writes there" in only_error(said)
+    assert "in use by another run" in only_error(said)
     assert first.process.poll() is None
     first.end(signal.SIGINT)
     goes_on(out, tiny_set, int(read_rows(out)[-1]["epoch"]) + 2)

@@ -133,7 +133,7 @@ def test_hard_sets_train(train: Any, val: Any, tmp_path: Path, tiny_train: Train
 
 def test_one_picture_is_too_little_at_the_smallest_input(tmp_path: Path, tiny_train: Train) -> None:
     data = noise_set(tmp_path / "set", ["a"], train=[[BOX]], val=[[BOX]])
-    with pytest.raises(TrainingError, match=r"one picture a step .* raise --batch or --input"):
+    with pytest.raises(TrainingError, match=r"more than one picture per step .* increase --batch or --input"):
         tiny_train(data, tmp_path / "run")
 
 

@@ -103,7 +103,7 @@ def test_a_training_that_is_terminated_goes_on(tiny_set: Path, tmp_path: Path) -
     code, said = command.end(signal.SIGTERM)
     error = only_error(said)
     assert code == 1 and error.startswith("error: interrupted; epoch ")
-    assert error.endswith(f" was not finished: go on with --resume --out {out}")
+    assert error.endswith(f" is incomplete: continue with --resume --out {out}")
     assert "GPU" not in said and "Tip" not in said and "Trainer" not in said, "Lightning is silent"
     goes_on(out, tiny_set, epochs=len(read_rows(out)) + 1)
 

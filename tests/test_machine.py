@@ -122,7 +122,7 @@ def test_the_line_says_what_to_give(monkeypatch: pytest.MonkeyPatch, caplog: pyt
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=64 * MB))
     limit_workers(8, 5 * MB)
     (line,) = caplog.messages
-    assert line.startswith("the 64 MB of /dev/shm hold the batches of 2 loader processes, not of 8: give it 171 MB")
+    assert line.startswith("the 64 MB of /dev/shm are enough for the batches of 2 loader processes, not 8: use 171 MB")
     assert line.endswith("(docker run --shm-size), or set train.workers=2")
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=171 * MB))
     assert limit_workers(8, 5 * MB) == 8

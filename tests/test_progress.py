@@ -61,4 +61,4 @@ def test_without_a_terminal_a_line_says_now_and_then_that_it_lives(
     lived = [m for m in caplog.messages if re.match(r"epoch 1/1, batch [123]/3: [\d.]+ img/s lr .* qfl [\d.]+", m)]
     assert len(lived) == 3
     quick(tiny_set, tmp_path / "run", epochs=2, resume=True)
-    assert "going on after step 3, in epoch 2" in caplog.messages
+    assert "resuming after step 3, in epoch 2" in caplog.messages

@@ -41,7 +41,7 @@ def test_a_folder_of_somebody_elses_is_refused_untouched(
     monkeypatch.chdir(tmp_path)
     said = command("quickstart", "--out", ".")
     assert said.code == 2
-    assert said.err.startswith(f"error: --out . holds {theirs.split('/')[0]}")
+    assert said.err.startswith(f"error: --out . contains {theirs.split('/')[0]}")
     assert len(said.err.splitlines()) == 1
     assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()] == [theirs]
 

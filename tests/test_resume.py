@@ -222,7 +222,7 @@ def test_with_another_batch_it_goes_back_to_the_epochs_beginning(
     before, caplog.handler.level = len(seen), logging.WARNING
     with caplog.at_level(logging.WARNING, "nanogfl"):
         done = nanogfl.train(tiny_set, out=tmp_path / "run", resume=True, batch=8)
-    assert f"with other batch; going back to {said}" in caplog.text
+    assert f"with different batch; restarting from {said}" in caplog.text
     assert len(seen) - before == 3 * (2 - begun)  # whole epochs of three batches
     assert done["epochs"] == 2
     assert left(tmp_path / "run") == sorted(LEFT)
@@ -250,7 +250,7 @@ def test_the_newer_of_the_two_states_is_taken(
     (run / WITHIN).write_bytes(kept)
     assert taken() == run / "last.ckpt"
     (run / WITHIN).write_bytes(kept[:1000])
-    with pytest.raises(TrainingError, match=r"cannot go on from .*within\.ckpt.*remove it, and --resume again"):
+    with pytest.raises(TrainingError, match=r"cannot resume from .*within\.ckpt.*delete it and use --resume again"):
         taken()
     tiny_train(tiny_set, tmp_path / "run", overwrite=True)
     assert not (run / WITHIN).exists()
@@ -275,13 +275,13 @@ def test_a_lost_state_is_not_gone_on_from(whole: Path, tiny_set: Path, tmp_path:
         return all(path.read_bytes() == content for path, content in before.items())
 
     with pytest.raises(
-        TrainingError, match=r"cannot go on from .*last\.ckpt: it is damaged.*--overwrite starts anew; --init"
+        TrainingError, match=r"cannot resume from .*last\.ckpt: it is damaged.*--overwrite starts from scratch; --init"
     ):
         nanogfl.train(tiny_set, out=out, resume=True, epochs=6)
     assert untouched()
     (out / "last.ckpt").unlink()
     del before[out / "last.ckpt"]
-    with pytest.raises(UsageError, match=r"--resume: there is no last\.ckpt in .*--overwrite starts anew"):
+    with pytest.raises(UsageError, match=r"--resume: no last\.ckpt found in .*--overwrite starts from scratch"):
         nanogfl.train(tiny_set, out=out, resume=True, epochs=6)
     assert untouched()
 
@@ -296,7 +296,7 @@ def test_what_shows_that_a_state_was_lost(rows: int | None, ended: bool, lost: b
         (tmp_path / "metrics.csv").write_text("epoch,loss\n" + "".join(f"{i},1\n" for i in range(rows)))
     if ended:
         (tmp_path / "summary.json").write_text("{}")
-    with pytest.raises(UsageError, match=r"there is no last\.ckpt") if lost else nullcontext():
+    with pytest.raises(UsageError, match=r"no last\.ckpt found") if lost else nullcontext():
         assert saved_state(Folder(tmp_path, resume=True), {}) is None
 
 
@@ -383,9 +383,13 @@ def state_file(path: Path, epoch: int, step: int, **batches: int) -> Path:
     ("within", "taken", "said"),
     [
         ({"batch": 4, "seed": 0}, WITHIN, None),
-        ({"batch": 8, "seed": 0}, "last.ckpt", "epoch 3 was left at step 8 with other batch; going back to its begin"),
-        ({"batch": 8, "seed": 1}, "last.ckpt", "with other batch and seed; going back to its beginning"),
-        ({"batch": 4}, "last.ckpt", "with other seed; going back"),
+        (
+            {"batch": 8, "seed": 0},
+            "last.ckpt",
+            "epoch 3 was interrupted at step 8 with different batch; restarting from its begin",
+        ),
+        ({"batch": 8, "seed": 1}, "last.ckpt", "with different batch and seed; restarting from its beginning"),
+        ({"batch": 4}, "last.ckpt", "with different seed; restarting"),
     ],
     ids=["as it was", "another batch", "both", "what an older version did not write"],
 )
@@ -408,7 +412,10 @@ def test_a_state_within_the_first_epoch_is_alone(
     with caplog.at_level(logging.WARNING, "nanogfl"):
         found = saved_state(Folder(tmp_path, resume=True), {"batch": 8 if changed else 4})
     assert (found is None) == changed
-    assert caplog.messages == ["epoch 1 was left at step 2 with other batch; going back to the beginning"] * changed
+    assert (
+        caplog.messages
+        == ["epoch 1 was interrupted at step 2 with different batch; restarting from the beginning"] * changed
+    )
 
 
 def test_of_two_states_of_one_step_that_of_the_epochs_end_is_taken(tmp_path: Path) -> None:
@@ -424,7 +431,7 @@ def test_nothing_to_go_on_from_is_said(tmp_path: Path, caplog: pytest.LogCapture
     for resume in (False, True):
         with caplog.at_level(logging.WARNING, "nanogfl"):
             assert saved_state(Folder(tmp_path, resume), {}) is None
-        assert caplog.messages == [f"nothing to go on from in {tmp_path}: starting from the beginning"] * resume
+        assert caplog.messages == [f"nothing to resume in {tmp_path}: starting from the beginning"] * resume
 
 
 def test_what_a_resumed_run_leaves_open_is_as_it_was(whole: Path) -> None:
@@ -441,7 +448,7 @@ def test_what_a_resumed_run_leaves_open_is_as_it_was(whole: Path) -> None:
     made = resumed_recipe(asked, last, names)
     assert (made.input.size, made.input.resize, made.train.lr) == (128, "stretch", 0.001) and made.train.epochs == 9
     with pytest.raises(
-        UsageError, match=r"the data's classes cannot change within a run: .* has .*, asked for is a, b"
+        UsageError, match=r"the dataset's classes cannot change within a run: .* has .*, requested is a, b"
     ):
         resumed_recipe(Recipe(), last, ("a", "b"))
 
@@ -493,7 +500,7 @@ def test_what_began_with_an_interrupt() -> None:
 def test_fewer_epochs_than_are_done_are_refused(whole: Path, tiny_set: Path, tmp_path: Path) -> None:
     out = shutil.copytree(whole, tmp_path / "run")
     (out / "summary.json").unlink()
-    with pytest.raises(UsageError, match=r"--resume: 4 epochs are done, asked for are 2; give --epochs 4 or more"):
+    with pytest.raises(UsageError, match=r"--resume: 4 epochs are done, only 2 requested; use --epochs 4 or more"):
         nanogfl.train(tiny_set, out=out, resume=True, epochs=2)
 
 
@@ -524,10 +531,10 @@ def test_a_run_that_died_before_its_summary_keeps_the_averages(tmp_path: Path) -
     ("how", "begun", "said"),
     [
         ("overwrite", False, "nothing was trained"),  # the old run's config.yaml still lies there
-        ("overwrite", True, "epoch 1 was not finished: go on with --resume"),
-        ("resume", False, "epoch 1 was not finished: go on with --resume"),
+        ("overwrite", True, "epoch 1 is incomplete: continue with --resume"),
+        ("resume", False, "epoch 1 is incomplete: continue with --resume"),
         ("resume", None, "nothing was trained"),  # there was nothing
-        ("", True, "epoch 1 was not finished: go on with --resume"),
+        ("", True, "epoch 1 is incomplete: continue with --resume"),
     ],
 )
 def test_what_an_interrupted_run_says(how: str, begun: bool | None, said: str, tmp_path: Path) -> None:
@@ -582,10 +589,10 @@ def test_the_first_step_of_a_resumed_run_has_the_new_rate_and_decay(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"set": ["train.freeze=backbone"]}, r"train\.freeze .* has none, asked for is backbone"),
-        ({"set": ["model.share_levels=true"]}, r"model\.share_levels .* has False, asked for is True"),
-        ({"set": ["model.guidance=full"]}, r"model\.guidance .* has none, asked for is full"),
-        ({"size": "l"}, r"model\.size .* has s, asked for is l"),
+        ({"set": ["train.freeze=backbone"]}, r"train\.freeze .* has none, requested is backbone"),
+        ({"set": ["model.share_levels=true"]}, r"model\.share_levels .* has False, requested is True"),
+        ({"set": ["model.guidance=full"]}, r"model\.guidance .* has none, requested is full"),
+        ({"size": "l"}, r"model\.size .* has s, requested is l"),
     ],
 )
 def test_what_cannot_change_within_a_run_is_refused(
@@ -609,7 +616,7 @@ def test_a_run_goes_on_without_what_it_was_started_from(tiny_set: Path, tmp_path
 @pytest.mark.parametrize("taken", ["file", "file/below"])
 def test_an_out_that_cannot_be_a_folder_is_said_before_the_data_is_read(taken: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("here already")
-    with pytest.raises(UsageError, match=r"--out .* is no folder; name a folder that can be written"):
+    with pytest.raises(UsageError, match=r"--out .* is not a folder; choose a writable folder"):
         nanogfl.train("nowhere", out=tmp_path / taken)
 
 
@@ -659,7 +666,7 @@ def test_a_mistake_beside_resume_costs_no_run(mistake: str, whole: Path, tiny_se
 
 
 def test_resume_and_overwrite_contradict_each_other(tiny_set: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="contradict"):
+    with pytest.raises(UsageError, match="cannot be combined"):
         nanogfl.train(tiny_set, out=tmp_path, resume=True, overwrite=True)
 
 

@@ -78,7 +78,7 @@ def test_class_rows_go_by_name(learnt: Path, caplog: pytest.LogCaptureFixture) -
             assert not torch.equal(after[1], before[2])  # yellow is no blue
     shared_keys = [k for k in new if "head.predict" not in k]
     assert all(torch.equal(new[k], old[f"detector.{k}"]) for k in shared_keys)
-    assert "class rows kept by name: green, red; made anew: yellow" in caplog.text
+    assert "class rows kept by name: green, red; re-initialised: yellow" in caplog.text
 
 
 def test_the_same_classes_start_where_the_checkpoint_ended(learnt: Path, blocks: Path) -> None:
@@ -105,7 +105,7 @@ def relabel(drawn: Drawn, to: dict[int, int]) -> Drawn:
 
 @pytest.mark.parametrize("size", ["m", "l"])
 def test_another_size_than_the_checkpoints_is_refused(size: str, learnt: Path) -> None:
-    with pytest.raises(ModelError, match=rf"size s, not {size}; leave --size out"):
+    with pytest.raises(ModelError, match=rf"size s, not {size}; omit --size"):
         start(recipe(f"model.size={size}", init=learnt / "best.ckpt"), ("red",))
 
 
@@ -170,9 +170,9 @@ def test_what_is_asked_for_is_more_than_what_a_checkpoint_has(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        (["model.reg_max=16"], "17 values a side, there 8"),
-        (["model.sides=dirac"], "1 values a side, there 8"),
-        (["model.separate_sides=true"], "8 values a side, there 8"),
+        (["model.reg_max=16"], "17 values per side, checkpoint has 8"),
+        (["model.sides=dirac"], "1 values per side, checkpoint has 8"),
+        (["model.separate_sides=true"], "8 values per side, checkpoint has 8"),
         (["model.quality=top4"], None),
         (["model.reg_max=7"], None),
     ],
@@ -183,8 +183,8 @@ def test_sides_that_a_checkpoint_cannot_bring_are_told(
     path = write_checkpoint(tmp_path / "c.ckpt", Architecture("s", 3))
     with caplog.at_level(logging.INFO, logger="nanogfl"):
         begin = start(recipe(*asked, init=path), ("red", "green", "blue"))
-    told = [m for m in caplog.messages if "sides made anew" in m]
-    assert told == ([f"c.ckpt: what predicts the sides made anew: {said}"] if said else [])
+    told = [m for m in caplog.messages if "side predictor re-initialised" in m]
+    assert told == ([f"c.ckpt: side predictor re-initialised: {said}"] if said else [])
     old, new = weights(path)["detector.head.predict.0.bias"], begin.detector.state_dict()
     assert torch.equal(new["head.predict.0.bias"][:3], old[:3])  # the classes come along all the same
     sides = new["head.measure.0.bias"] if "head.measure.0.bias" in new else new["head.predict.0.bias"][3:]
@@ -192,7 +192,7 @@ def test_sides_that_a_checkpoint_cannot_bring_are_told(
 
 
 def test_a_frozen_random_backbone_is_warned_of(learnt: Path, caplog: pytest.LogCaptureFixture) -> None:
-    freeze, warned = "train.freeze=backbone", "--freeze backbone keeps random weights"
+    freeze, warned = "train.freeze=backbone", "--freeze backbone freezes random weights"
     for init, resumed, said in [("none", False, True), ("none", True, False), (learnt / "best.ckpt", False, False)]:
         caplog.clear()
         start(recipe(freeze, init=init), ("red",), resumed)
@@ -292,7 +292,7 @@ def test_an_init_that_is_nowhere_is_named(init: str) -> None:
 
 
 def test_an_onnx_is_no_init(learnt_onnx: Path) -> None:
-    with pytest.raises(ModelError, match=rf"{learnt_onnx.name} is no checkpoint; give the best.ckpt of its run"):
+    with pytest.raises(ModelError, match=rf"{learnt_onnx.name} is not a checkpoint; use the best.ckpt of its run"):
         start(recipe(init=learnt_onnx), ("red",))
 
 
@@ -301,34 +301,32 @@ def test_weights_that_are_no_numbers_are_refused(learnt: Path, tmp_path: Path) -
     content = checkpoint(learnt / "best.ckpt")
     content["state_dict"]["detector.backbone.conv1.0.weight"][0, 0, 0, 0] = float("nan")
     torch.save(content, tmp_path / "spoilt.ckpt")
-    with pytest.raises(
-        ModelError, match=r"spoilt\.ckpt holds values in backbone\.conv1\.0\.weight that are no numbers"
-    ):
+    with pytest.raises(ModelError, match=r"spoilt\.ckpt contains NaN or infinite values in backbone\.conv1\.0\.weight"):
         start(recipe(init=tmp_path / "spoilt.ckpt"), ("red",))
 
 
 def test_a_recipe_against_its_checkpoint_is_refused(tmp_path: Path) -> None:
     """Each is sound alone: a checkpoint without distributions, and a recipe that leaves the sides open."""
     dirac = write_checkpoint(tmp_path / "dirac.ckpt", PARTS[1])
-    with pytest.raises(RecipeError, match=r"does not go with the checkpoint: model\.sides=dirac has no distribution"):
+    with pytest.raises(RecipeError, match=r"does not match the checkpoint: model\.sides=dirac has no distribution"):
         start(recipe("model.quality=top4", init=dirac), ("a", "b", "c"))
 
 
 def test_the_folder_of_a_run_is_no_checkpoint(learnt: Path) -> None:
-    with pytest.raises(UsageError, match=r"is the folder of a run; give .*best\.ckpt"):
+    with pytest.raises(UsageError, match=r"is a run folder; use .*best\.ckpt"):
         start(recipe(init=learnt), ("red",))
 
 
 def test_pictures_without_boxes_teach_background_or_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     empty = [Drawn(block_picture(np.random.default_rng(0)).picture, [], []) for _ in range(3)]
     quick(write_coco(tmp_path / "set", {"train": empty, "val": empty}), tmp_path / "run", epochs=1)
-    assert "none of the 3 training pictures has a box: all that can be learnt is background" in caplog.text
+    assert "none of the 3 training pictures has a box: only background can be learnt" in caplog.text
     nameless = tmp_path / "nameless"  # YOLO's classes are counted from the labels
     for name in "abc":
         write_picture(nameless / "images" / f"{name}.png", empty[0].picture)
         (nameless / "labels").mkdir(exist_ok=True)
         (nameless / "labels" / f"{name}.txt").touch()
-    with pytest.raises(DataError, match="has no class, for none of its pictures has a box; annotate some"):
+    with pytest.raises(DataError, match="has no classes: none of its pictures has a box; annotate some"):
         quick(nameless, tmp_path / "nothing", epochs=1)
     assert not (tmp_path / "nothing").exists()
 

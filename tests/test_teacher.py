@@ -122,13 +122,13 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("architecture", "names", "card", "assignments", "expected"),
     [
-        (None, NAMES, student(("red", "white")), [], "does not know white"),
+        (None, NAMES, student(("red", "white")), [], "lacks the classes white"),
         (None, NAMES, student(reg_max=16), [], r"8 bins, not 17; set model.reg_max=7 or loss.teach_sides=0"),
         (None, NAMES, student(reg_max=16), ["loss.teach_sides=0"], None),
         (None, NAMES, student(reg_max=0), [], "no distribution to learn; set loss.teach_sides=0"),
-        (Architecture("s", 3, family="first"), NAMES, student(), [], "priors are not those of plus; take another"),
-        (None, NAMES, student(family="first"), [], "priors are not those of first; take another"),
-        (None, NAMES, student(family="resnet"), [], "priors are not those of resnet; take another"),
+        (Architecture("s", 3, family="first"), NAMES, student(), [], "priors differ from those of plus; use another"),
+        (None, NAMES, student(family="first"), [], "priors differ from those of first; use another"),
+        (None, NAMES, student(family="resnet"), [], "priors differ from those of resnet; use another"),
         (Architecture("m", 3, quality="top4"), NAMES, student(), [], None),
         (Architecture("s", 3, family="resnet"), NAMES, student(), [], None),
     ],

@@ -241,9 +241,9 @@ def test_bf16_trains_close_to_float(tiny_set: Path, tmp_path: Path, tiny_train: 
 def test_statistics_over_all_processes_need_gpus(tiny_set: Path, tmp_path: Path, tiny_train: Train) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    with pytest.raises(UsageError, match=r"train\.compile=true needs GPUs; leave it out on a CPU"):
+    with pytest.raises(UsageError, match=r"train\.compile=true requires GPUs; omit it on a CPU"):
         tiny_train(tiny_set, tmp_path / "run", "train.compile=true")
-    with pytest.raises(UsageError, match=r"train\.sync_batch_norm=true needs GPUs"):
+    with pytest.raises(UsageError, match=r"train\.sync_batch_norm=true requires GPUs"):
         tiny_train(tiny_set, tmp_path / "run", "train.sync_batch_norm=true", "train.devices=2")
     assert not (tmp_path / "run").exists()
 

@@ -193,30 +193,30 @@ def test_our_checkpoint_says_what_it_is(tmp_path: Path, small: Detector) -> None
 BAD_CARDS: list[tuple[dict[str, Any], str]] = [
     ({"schema": 2}, "schema 2.*upgrade"),
     ({"names": ["cat"]}, "1 names"),
-    ({"names": None}, "not a whole checkpoint"),
+    ({"names": None}, "not a complete checkpoint"),
     ({"resize": "squeeze"}, "squeeze"),
-    ({"input_size": [320]}, "not a whole checkpoint"),
-    ({"input_size": None}, "not a whole checkpoint"),
+    ({"input_size": [320]}, "not a complete checkpoint"),
+    ({"input_size": None}, "not a complete checkpoint"),
     ({"architecture": {"width": 3}}, "width"),
     ({"temperature": "warm"}, "warm"),
     ({"temperature": math.nan}, "temperature nan"),
     ({"temperature": math.inf}, "temperature inf"),
     ({"temperature": -1.0}, "temperature -1"),
-    ({"temperature": torch.ones(2)}, "not a whole checkpoint"),
+    ({"temperature": torch.ones(2)}, "not a complete checkpoint"),
     ({"schema": "1"}, "schema 1.*upgrade"),
     ({"schema": torch.ones(2)}, "schema.*upgrade"),
     ({"names": "cat"}, "must be a list, not str"),
     ({"names": [["cat"], "dog", "owl"]}, "must be a list"),
     ({"names": torch.zeros(3)}, "must be a list, not Tensor"),
-    ({"input_size": [math.inf, 320]}, "not a whole checkpoint"),
-    ({"input_size": "320x320"}, "not a whole checkpoint|has size"),
-    ({"architecture": None}, "not a whole checkpoint"),
+    ({"input_size": [math.inf, 320]}, "not a complete checkpoint"),
+    ({"input_size": "320x320"}, "not a complete checkpoint|has an unknown size"),
+    ({"architecture": None}, "not a complete checkpoint"),
     ({"architecture": {"size": "s", "classes": 3.0}}, "classes 3.0"),
     ({"architecture": {"size": "s", "classes": -3}}, "classes -3"),
     ({"architecture": {"size": ["s"], "classes": 3}}, "size"),
     ({"architecture": {"size": "s", "classes": 3, "quality": "best"}}, "quality best"),
-    ({"architecture": {"size": "s", "classes": 3, "reg_max": 10**9}}, "a head of"),
-    ({"architecture": {"size": "s", "classes": 4}, "names": ["a", "b", "c", "d"]}, "a head of"),
+    ({"architecture": {"size": "s", "classes": 3, "reg_max": 10**9}}, "a head with"),
+    ({"architecture": {"size": "s", "classes": 4}, "names": ["a", "b", "c", "d"]}, "a head with"),
 ]
 
 
@@ -237,7 +237,7 @@ def test_a_card_that_does_not_hold_is_refused(
 )  # fmt: skip
 def test_a_card_that_no_network_can_have_is_refused(tmp_path: Path, small: Detector, changes: dict[str, Any]) -> None:
     weights = read_weights(own_file(tmp_path, small, **changes))
-    refused(lambda: read_card(weights), "has size")
+    refused(lambda: read_card(weights), "has an unknown size")
 
 
 # --- other classes
@@ -281,7 +281,7 @@ def test_transplant_into_one_shared_branch_takes_the_first_level(caplog: pytest.
     with caplog.at_level("INFO", logger="nanogfl"):
         assert transplant(detector, weights, NAMES, NAMES) == list(NAMES)
     assert torch.equal(detector.state_dict()["head.predict.0.weight"], weights.state["head.predict.0.weight"])
-    assert "of 4 branches of the head the first is taken" in caplog.text
+    assert "only the first of 4 head branches is used" in caplog.text
 
 
 def test_transplant_of_one_shared_branch_fills_every_level(caplog: pytest.LogCaptureFixture) -> None:
@@ -296,7 +296,7 @@ def test_transplant_of_one_shared_branch_fills_every_level(caplog: pytest.LogCap
         for kind in ("weight", "bias"):
             old, made = weights.state[f"head.predict.0.{kind}"], state[f"head.predict.{level}.{kind}"]
             assert torch.equal(made[2:], old[3:]) and torch.equal(made[0], old[NAMES.index("owl")])
-    assert "its one branch of the head is taken for each of 4 levels" in caplog.text
+    assert "its only head branch is used for each of 4 levels" in caplog.text
 
 
 def test_every_level_gets_the_one_branch_of_the_sides_too() -> None:
@@ -333,7 +333,9 @@ def test_a_branch_of_another_width_is_left_out() -> None:
     assert torch.equal(detector.state_dict()["head.predict.0.bias"], weights.state["head.predict.0.bias"])
 
 
-@pytest.mark.parametrize(("value", "message"), [(math.nan, "no numbers"), (math.inf, "no numbers"), (None, None)])
+@pytest.mark.parametrize(
+    ("value", "message"), [(math.nan, "NaN or infinite"), (math.inf, "NaN or infinite"), (None, None)]
+)
 def test_transplant_leaves_out_what_does_not_fit_and_refuses_what_is_no_number(
     value: float | None, message: str | None
 ) -> None:
@@ -357,7 +359,7 @@ def test_what_was_loaded_is_said(without: str, caplog: pytest.LogCaptureFixture)
     state = {k: v for k, v in weights.state.items() if not without or not k.endswith(without)}
     with caplog.at_level(logging.INFO, "nanogfl"):
         transplant(detector, replace(weights, state=state), NAMES, NAMES)
-    made = ", 1 made anew (head.predict.0.bias ...)" if without.startswith("head") else ""
+    made = ", 1 re-initialised (head.predict.0.bias ...)" if without.startswith("head") else ""
     assert caplog.messages == [f"old.ckpt: {len(state)} tensors loaded{made}"]
 
 
@@ -408,7 +410,7 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(
 
     path = nanodet_file(tmp_path, small)
     monkeypatch.setattr(torch, "load", refuse)
-    refused(lambda: read_weights(path), "cannot read .*: Permission denied; check its rights")
+    refused(lambda: read_weights(path), "cannot read .*: Permission denied; check its permissions")
 
 
 def test_old_lightning_names_its_callbacks_by_class(tmp_path: Path, small: Detector) -> None:
@@ -472,9 +474,9 @@ def test_a_yml_beside_the_checkpoint_is_found(
 @pytest.mark.parametrize(
     ("name", "side", "said"),
     [
-        ("nanodet-plus-m_416.ckpt", 416, "the file's name"),
-        ("nanodet-plus-m_416_checkpoint.ckpt", 416, "the file's name"),
-        ("fox_64.ckpt", 64, "the file's name"),
+        ("nanodet-plus-m_416.ckpt", 416, "the file name"),
+        ("nanodet-plus-m_416_checkpoint.ckpt", 416, "the file name"),
+        ("fox_64.ckpt", 64, "the file name"),
         ("model_best.ckpt", 320, "the default"),
         ("fox416.ckpt", 320, "the default"),
     ],
@@ -493,8 +495,8 @@ def test_without_a_yml_the_files_name_says_the_size(
     [
         ("fox_10cls.ckpt", 320, "the default"),
         ("fox_100.ckpt", 320, "the default"),
-        ("run_12_416.ckpt", 416, "the file's name"),
-        ("run_416_epoch_96.ckpt", 416, "the file's name"),
+        ("run_12_416.ckpt", 416, "the file name"),
+        ("run_416_epoch_96.ckpt", 416, "the file name"),
     ],
 )
 def test_numbers_in_the_name_that_are_no_size(
@@ -532,22 +534,26 @@ def test_coco_has_eighty_different_names_in_the_order_of_its_ids() -> None:
     ("content", "error", "message"),
     [
         ("class_names: [a, b]\ndata: {val: {input_size: [320, 320]}}", ModelError, "2 classes.*has 3.*--config"),
-        ("class_names: [a, b, c]", RecipeError, "no NanoDet configuration"),
+        ("class_names: [a, b, c]", RecipeError, "not a NanoDet configuration"),
         ("class_names: fox\ndata: {val: {input_size: [320, 320]}}", RecipeError, "must be a list, not str"),
         ("class_names: [a, b, [c]]\ndata: {val: {input_size: [320, 320]}}", RecipeError, "names must be a list"),
-        ("data: {val: {input_size: 320}}", RecipeError, "no NanoDet configuration"),
-        ("data: {val: {input_size: [320, 320, 3]}}", RecipeError, "no NanoDet configuration"),
-        ("data: {val: {input_size: [a, b]}}", RecipeError, "no NanoDet configuration"),
+        ("data: {val: {input_size: 320}}", RecipeError, "not a NanoDet configuration"),
+        ("data: {val: {input_size: [320, 320, 3]}}", RecipeError, "not a NanoDet configuration"),
+        ("data: {val: {input_size: [a, b]}}", RecipeError, "not a NanoDet configuration"),
         (
             "data: {val: {input_size: [320, 320], keep_ratio: 1}}",
             RecipeError,
-            "keep_ratio is 1, neither true nor false",
+            "keep_ratio must be true or false, not 1",
         ),
-        ("data: {val: {input_size: [9, 9], pipeline: {normalize: [[1], 2]}}}", RecipeError, "no NanoDet configuration"),
-        ("- a\n- list", RecipeError, "no NanoDet configuration"),
-        ("", RecipeError, "no NanoDet configuration"),
-        ("a: [1, 2", RecipeError, "no NanoDet configuration"),
-        ("x: !!python/object/apply:os.system ['exit 1']", RecipeError, "no NanoDet configuration"),
+        (
+            "data: {val: {input_size: [9, 9], pipeline: {normalize: [[1], 2]}}}",
+            RecipeError,
+            "not a NanoDet configuration",
+        ),
+        ("- a\n- list", RecipeError, "not a NanoDet configuration"),
+        ("", RecipeError, "not a NanoDet configuration"),
+        ("a: [1, 2", RecipeError, "not a NanoDet configuration"),
+        ("x: !!python/object/apply:os.system ['exit 1']", RecipeError, "not a NanoDet configuration"),
         (None, RecipeError, "--config.*No such file"),
     ],
 )
@@ -672,25 +678,25 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "give"),
     [
-        ("m.onnx", b"\x08\x08\x12\x07nanogfl", r"give the best\.ckpt of its run"),
-        ("m.ckpt", b"<html>404</html>", "give a file written by nanogfl or NanoDet"),
+        ("m.onnx", b"\x08\x08\x12\x07nanogfl", r"use the best\.ckpt of its run"),
+        ("m.ckpt", b"<html>404</html>", "use a file written by nanogfl or NanoDet"),
     ],
 )
 def test_what_to_give_instead_of_another_file_is_said(name: str, content: bytes, give: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
-    refused(lambda: read_weights(tmp_path / name), f"{name} is no checkpoint; {give}")
+    refused(lambda: read_weights(tmp_path / name), f"{name} is not a checkpoint; {give}")
 
 
 def test_a_tensor_without_values_is_refused(tmp_path: Path) -> None:
     state = {"model.head.gfl_cls.0.weight": torch.zeros(3, device="meta")}
-    refused(lambda: read_weights(saved(tmp_path / "x.ckpt", {"state_dict": state})), "no plain tensor")
+    refused(lambda: read_weights(saved(tmp_path / "x.ckpt", {"state_dict": state})), "not a plain tensor")
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # torch's, of its own storages
 def test_a_tensor_in_bytes_is_refused(tmp_path: Path) -> None:
     """Of torch's own quantization: it has a scale beside its values."""
     state = {"model.head.gfl_cls.0.weight": torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)}
-    refused(lambda: read_weights(saved(tmp_path / "x.ckpt", {"state_dict": state})), "no plain tensor")
+    refused(lambda: read_weights(saved(tmp_path / "x.ckpt", {"state_dict": state})), "not a plain tensor")
 
 
 @pytest.mark.parametrize("part", [0.0001, 0.3, 0.9, 0.9999])
@@ -703,9 +709,9 @@ def test_a_cut_checkpoint_is_refused(tmp_path: Path, small: Detector, part: floa
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([1, 2], "holds a list"),
-        (torch.zeros(3), "holds a Tensor"),
-        ({}, "no detector"),
+        ([1, 2], "contains a list"),
+        (torch.zeros(3), "contains a Tensor"),
+        ({}, "not a supported detector"),
         ({"state_dict": None}, "no weights under state_dict"),
         ({"layer1.0.conv1.weight": torch.zeros(3)}, "no ShuffleNetV2"),
         ({"nanogfl": {"schema": 1}}, "no state_dict"),
@@ -719,15 +725,15 @@ def test_files_with_something_else_are_refused(tmp_path: Path, content: object, 
 
 @pytest.mark.parametrize("path", ["missing.ckpt", "."])
 def test_no_file_is_refused(tmp_path: Path, path: str) -> None:
-    refused(lambda: read_weights(tmp_path / path), "there is no checkpoint")
+    refused(lambda: read_weights(tmp_path / path), "does not exist; check the path")
 
 
 @pytest.mark.parametrize(
     ("without", "message"),
     [
         ("gfl_cls", "0 head levels"),
-        ("stage4", "no NanoDet-Plus detector"),
-        ("extra_lvl_in", "no NanoDet-Plus detector"),
+        ("stage4", "not NanoDet-Plus or the first"),
+        ("extra_lvl_in", "not NanoDet-Plus or the first"),
         ("reduce_layers.1.bn", r"lacks neck\.reduce\.1\.1\.weight \(and 3 more\)"),
         ("cls_convs.2", r"lacks head\.towers\.2"),
     ],
@@ -749,12 +755,12 @@ def test_a_head_without_classes_is_refused(tmp_path: Path, small: Detector, colu
 READS_NO_SPARSE = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 15)
 ODD: list[tuple[str, Callable[[Tensor], object], str]] = [
     ("a number without axes", lambda t: torch.tensor(1.0), r"\.ckpt"),
-    ("sparse", lambda t: t.to_sparse(), "is damaged or no checkpoint" if READS_NO_SPARSE else "no plain tensor"),
-    ("complex", lambda t: t.to(torch.complex64), "no plain tensor"),
-    ("one value repeated without end", lambda t: torch.zeros(1).expand(10**12), "no plain tensor"),
+    ("sparse", lambda t: t.to_sparse(), "is damaged or not a checkpoint" if READS_NO_SPARSE else "not a plain tensor"),
+    ("complex", lambda t: t.to(torch.complex64), "not a plain tensor"),
+    ("one value repeated without end", lambda t: torch.zeros(1).expand(10**12), "not a plain tensor"),
     ("another shape", lambda t: t[:1], r"\.ckpt"),
-    ("no number", lambda t: t.new_full(t.shape, math.nan), "no numbers"),
-    ("infinite", lambda t: t.new_full(t.shape, math.inf), "no numbers"),
+    ("no number", lambda t: t.new_full(t.shape, math.nan), "NaN or infinite"),
+    ("infinite", lambda t: t.new_full(t.shape, math.inf), "NaN or infinite"),
     ("text", lambda t: "weights", r"\.ckpt"),
     ("nothing", lambda t: None, r"\.ckpt"),
     ("empty", lambda t: t[:0], r"\.ckpt"),
@@ -785,12 +791,12 @@ def test_load_state_is_strict_and_leaves_the_module_alone(small: Detector) -> No
     before = {k: v.clone() for k, v in detector.state_dict().items()}
     refused(
         lambda: load_state(detector, small.state_dict(), Path("x.ckpt")),
-        r"x\.ckpt has another shape of head\.predict\.0\.weight \(and 7 more\)",
+        r"x\.ckpt has the wrong shape for head\.predict\.0\.weight \(and 7 more\)",
     )
     without = {k: v for k, v in small.state_dict().items() if not k.startswith("neck.extra_in.0.")}
     refused(
         lambda: load_state(detector, without, Path("x.ckpt")),
-        r"x\.ckpt lacks neck\.extra_in\.0\.weight \(and 8 more\); is it this size\?",
+        r"x\.ckpt lacks neck\.extra_in\.0\.weight \(and 8 more\); check its size",
     )
     assert same(dict(detector.state_dict()), before)
 

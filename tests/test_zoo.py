@@ -126,7 +126,7 @@ def test_a_name_means_one_published_file(name: str, size: str, fits: str, url: s
         pytest.param("m_461", "m", "did you mean m_416?", id="two digits swapped"),
         pytest.param("nanodet-plus-m_41", "m", "did you mean m_416?", id="full name, a digit left out"),
         pytest.param("imagnet", "m", "did you mean imagenet?", id="a letter left out"),
-        pytest.param("runs/best.ckpt", "m", "published are: imagenet, nanodet-plus-m_320,", id="no such path"),
+        pytest.param("runs/best.ckpt", "m", "available: imagenet, nanodet-plus-m_320,", id="no such path"),
         pytest.param("imagenet", "xl", "size 'xl' has no ImageNet backbone", id="a size that does not exist"),
     ],
 )
@@ -168,15 +168,15 @@ def test_the_last_answer_is_kept(server: Server, cache: Path, entry: PublishedFi
 @pytest.mark.parametrize(
     ("entry", "answer", "asked", "said"),
     [
-        pytest.param(UNHASHED, Answer(sent=300_000), 4, "broke off after 300000 of", id="always breaks off"),
-        pytest.param(HASHED, Answer(length=len(WEIGHTS) + 5), 4, "broke off after", id="claims more than it sends"),
-        pytest.param(HASHED, Answer(length=400_000), 1, "published is", id="claims less, digest known"),
-        pytest.param(UNHASHED, Answer(length=400_000), 1, "neither a whole zip", id="claims less, digest unknown"),
-        pytest.param(UNHASHED, Answer(length=-1, sent=400_000), 1, "neither a whole zip", id="cut, no length told"),
-        pytest.param(HASHED, Answer(LEGACY), 1, "published is", id="another file"),
+        pytest.param(UNHASHED, Answer(sent=300_000), 4, "was lost after 300000 of", id="always breaks off"),
+        pytest.param(HASHED, Answer(length=len(WEIGHTS) + 5), 4, "was lost after", id="claims more than it sends"),
+        pytest.param(HASHED, Answer(length=400_000), 1, ", expected ", id="claims less, digest known"),
+        pytest.param(UNHASHED, Answer(length=400_000), 1, "neither a complete zip", id="claims less, digest unknown"),
+        pytest.param(UNHASHED, Answer(length=-1, sent=400_000), 1, "neither a complete zip", id="cut, no length told"),
+        pytest.param(HASHED, Answer(LEGACY), 1, ", expected ", id="another file"),
         pytest.param(HASHED, Answer(HTML), 1, "web page", id="a login page"),
-        pytest.param(UNHASHED, Answer(b""), 1, "neither a whole zip", id="nothing at all"),
-        pytest.param(UNHASHED, Answer(HTML, 404), 1, "answered 404", id="not there"),
+        pytest.param(UNHASHED, Answer(b""), 1, "neither a complete zip", id="nothing at all"),
+        pytest.param(UNHASHED, Answer(HTML, 404), 1, "returned 404", id="not there"),
         pytest.param(UNHASHED, Answer(b"", 302, location="ftp://x/w"), 1, "ftp://x/w, not followed", id="to ftp"),
     ],
 )
@@ -186,7 +186,7 @@ def test_refused(server: Server, cache: Path, entry: PublishedFile, answer: Answ
         zoo.fetch(entry)
     assert str(caught.value).startswith(f"{server.url}/w.pth: ")
     assert said in str(caught.value)
-    assert str(caught.value).endswith(f"download it elsewhere and put it at {cache / 'w.pth'}")
+    assert str(caught.value).endswith(f"download it manually and save it as {cache / 'w.pth'}")
     assert (len(server.asked), files(cache)) == (asked, [])
 
 
@@ -195,7 +195,7 @@ def test_offline_names_the_address_and_the_place(cache: Path, monkeypatch: Monke
         monkeypatch.setenv("NANOGFL_MIRROR", gone.url)
     with pytest.raises(DownloadError, match=f"^{gone.url}/{FILE}: no connection") as caught:
         zoo.resolve("m_416")
-    assert str(caught.value).endswith(f"download it elsewhere and put it at {cache / FILE}")
+    assert str(caught.value).endswith(f"download it manually and save it as {cache / FILE}")
     assert files(cache) == []
     (cache / FILE).write_bytes(WEIGHTS)
     assert zoo.resolve("m_416") == cache / FILE
@@ -212,7 +212,7 @@ def test_an_interrupted_download_leaves_nothing(server: Server, cache: Path, mon
     assert files(cache) == []
 
 
-@pytest.mark.parametrize("entry,held,said", [(HASHED, WEIGHTS[1:], "published is"), (UNHASHED, HTML, "web page")])
+@pytest.mark.parametrize("entry,held,said", [(HASHED, WEIGHTS[1:], ", expected "), (UNHASHED, HTML, "web page")])
 def test_a_spoiled_cached_file_is_refused(cache: Path, entry: PublishedFile, held: bytes, said: str) -> None:
     cache.mkdir()
     (cache / "w.pth").write_bytes(held)
@@ -225,7 +225,7 @@ def test_a_whole_file_of_another_network_is_refused_when_it_is_read(cache: Path,
     served = cache / "nanodet-plus-m-1.5x_416_checkpoint.ckpt"  # the smaller network under the larger one's name
     served.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(shared / "weights" / "nanodet-plus-m_416.ckpt", served)
-    with pytest.raises(DownloadError, match=r"size m and 80 classes, .*1\.5x_416 is size l and 80; delete this file"):
+    with pytest.raises(DownloadError, match=r"size m and 80 classes, .*1\.5x_416 has size l and 80; delete this file"):
         nanogfl.load("m-1.5x_416")
     shutil.copy(served, cache / FILE)
     assert nanogfl.load("m_416").input_size == (416, 416)
@@ -267,5 +267,5 @@ def test_percents_shown(server: Server, monkeypatch: MonkeyPatch, caplog: LogCap
     monkeypatch.setattr(stderr, "isatty", lambda: tty)
     caplog.set_level(logging.INFO, "nanogfl.model.zoo")
     path = zoo.fetch(HASHED)
-    assert caplog.messages == [f"fetching {server.url}/w.pth to {path}", f"fetched {path}, 0.6 MB"]
+    assert caplog.messages == [f"downloading {server.url}/w.pth to {path}", f"downloaded {path}, 0.6 MB"]
     assert stderr.getvalue() == (f"w.pth:  43 %\rw.pth:  87 %\r{' ' * 12}\r" if tty else "")

@@ -26,9 +26,9 @@ MEANINGS = {
     "AP_S": "AP of small boxes, up to 32 x 32 px",
     "AP_M": "AP of medium boxes",
     "AP_L": "AP of large boxes, from 96 x 96 px",
-    "AR1": "recall with 1 detection a picture and class",
-    "AR10": "recall with 10 detections a picture and class",
-    "AR100": "recall with 100 detections a picture and class",
+    "AR1": "recall with 1 detection per picture and class",
+    "AR10": "recall with 10 detections per picture and class",
+    "AR100": "recall with 100 detections per picture and class",
     "AR_S": "AR100 of small boxes",
     "AR_M": "AR100 of medium boxes",
     "AR_L": "AR100 of large boxes",
@@ -119,7 +119,7 @@ def score(table: Table, detections: Sequence[Detections]) -> Scores:
 
 def _check(table: Table, detections: Sequence[Detections]) -> None:
     if len(detections) != len(table):
-        raise ValueError(f"{len(detections)} detections for {len(table)} pictures: one for each is needed")
+        raise ValueError(f"{len(detections)} detections for {len(table)} pictures: expected one for each")
     for example, found in zip(table.examples, detections, strict=True):
         if not len(found):
             continue
@@ -127,7 +127,7 @@ def _check(table: Table, detections: Sequence[Detections]) -> None:
             raise ValueError(f"{example.name}: the table is not in the model's class order (Table.with_names)")
         # pycocotools counts a box of NaN as a perfect match: a diverged model would look like a good one.
         if not (np.isfinite(found.boxes).all() and np.isfinite(found.scores).all()):
-            raise ModelError(f"{example.name}: the model gives boxes or scores that are not finite; train it again")
+            raise ModelError(f"{example.name}: the model returns boxes or scores that are not finite; re-train it")
 
 
 def _numbers(table: Table) -> list[int]:

@@ -110,12 +110,12 @@ def in_model_order(table: Table, names: Sequence[str]) -> Table:
         raise DataError(
             f"no class in common: {table.root} has {', '.join(table.names[:8]) or 'none'}; "
             f"the model has {', '.join(names[:8])}; "
-            "evaluate on a set with the model's classes"
+            "evaluate on a dataset with the model's classes"
         )
     unknown = [name for name in table.names if name not in names]
     if unknown:
         log.warning(
-            "%d classes of the set are unknown to the model and left out: %s", len(unknown), ", ".join(unknown[:8])
+            "%d classes of the dataset are unknown to the model and ignored: %s", len(unknown), ", ".join(unknown[:8])
         )
     return table.with_names(names)
 

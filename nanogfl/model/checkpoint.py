@@ -76,7 +76,7 @@ def read_card(weights: Weights, config: Path | None = None) -> Card:
         raise ModelError(f"{weights.source} is a backbone only; use it with: nanogfl train --init {weights.source}")
     if weights.kind == "nanogfl":
         if config is not None:
-            log.warning("--config %s is not used: %s says itself what it is", config, weights.source.name)
+            log.warning("--config %s is ignored: %s describes itself", config, weights.source.name)
         return _own_card(weights)
     architecture = recognise(weights.state, weights.source)
     zoo.check_cached(weights.source, architecture.size, architecture.classes)
@@ -86,16 +86,16 @@ def read_card(weights: Weights, config: Path | None = None) -> Card:
     if size is None:
         told = [int(n) for n in re.findall(r"_(\d{2,4})(?!\d)", weights.source.stem) if is_side(int(n))]
         side = told[0] if told else 320
-        size, size_from = (side, side), "the file's name" if told else "the default"
+        size, size_from = (side, side), "the file name" if told else "the default"
     names, names_from = said.names, "its .yml"
     if not all(map(is_side, size)):
         raise ModelError(
-            f"{said.path} asks for input {size[0]}x{size[1]}; sides must be multiples of 32, 64 to {MAX_SIDE}"
+            f"{said.path} has input {size[0]}x{size[1]}; sides must be multiples of 32 from 64 to {MAX_SIDE}"
         )
     if names is not None and len(names) != architecture.classes:
         raise ModelError(
-            f"{said.path} names {len(names)} classes, {weights.source} has "
-            f"{architecture.classes}; give the right --config"
+            f"{said.path} lists {len(names)} classes, {weights.source} has "
+            f"{architecture.classes}; use the matching --config"
         )
     if names is None:
         coco = architecture.classes == len(COCO_NAMES)
@@ -131,21 +131,22 @@ def _own_card(weights: Weights) -> Card:
         )
         _check_values(result)
     except (KeyError, TypeError, ValueError, IndexError, OverflowError, RuntimeError) as error:
-        raise ModelError(f"{weights.source} does not say what it is ({error}); it is not a whole checkpoint") from error
+        raise ModelError(f"{weights.source} has invalid metadata ({error}); it is not a complete checkpoint") from error
     if result.architecture.size not in WIDTHS or not all(map(is_side, result.input_size)):
         raise ModelError(
-            f"{weights.source} has size {result.architecture.size}, input {result.input_size}; upgrade nanogfl"
+            f"{weights.source} has an unknown size {result.architecture.size} or input {result.input_size}; "
+            "upgrade nanogfl"
         )
     if result.resize not in RULES or len(result.names) != result.architecture.classes:
         raise ModelError(
-            f"{weights.source} contradicts itself (resize {result.resize}, {len(result.names)} names); "
-            "give the checkpoint as it was written"
+            f"{weights.source} is inconsistent (resize {result.resize}, {len(result.names)} names); "
+            "use the original checkpoint"
         )
     rows, bias = result.architecture.outputs, weights.state.get("head.predict.0.bias")
     if bias is not None and tuple(bias.shape) != (rows,):
         raise ModelError(
-            f"{weights.source} contradicts itself (a head of {list(bias.shape)} rows, not {rows}); "
-            "give the checkpoint as it was written"
+            f"{weights.source} is inconsistent (a head with {list(bias.shape)} rows, not {rows}); "
+            "use the original checkpoint"
         )
     return result
 

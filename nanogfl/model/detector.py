@@ -113,7 +113,7 @@ def make_guidance(kind: Guidance, architecture: Architecture) -> FullGuidance | 
     if kind == "none":
         return None
     if architecture.family != "plus":
-        raise RecipeError(f"model.guidance={kind} is for family plus, not {architecture.family}; leave it at none")
+        raise RecipeError(f"model.guidance={kind} requires family plus, not {architecture.family}; set it to none")
     stages, width = WIDTHS[architecture.size]
     if kind == "full":
         return FullGuidance(stages[1:], width, architecture.classes, architecture.reg_max)

@@ -63,7 +63,7 @@ def from_nanodet(state: State, path: Path) -> State:
             break
     else:
         raise ModelError(
-            f"{path} is no detector that nanogfl knows (no ShuffleNetV2 backbone); give its own or NanoDet's"
+            f"{path} is not a supported detector (no ShuffleNetV2 backbone); use a nanogfl or NanoDet checkpoint"
         )
     renamed: State = {}
     scales = sorted((k, v) for k, v in chosen.items() if re.match(r"aux_head\.scales\.\d\.scale", k))

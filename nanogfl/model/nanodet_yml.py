@@ -53,7 +53,7 @@ def read_config(checkpoint: Path, config: Path | None) -> NanoDetConfig:
     except OSError as error:
         raise RecipeError(f"--config {path}: {error.strerror}; check the path") from error
     except KeyError as error:
-        raise RecipeError(f"{path} is no NanoDet configuration: it has no {error}; see --config") from error
+        raise RecipeError(f"{path} is not a NanoDet configuration: it has no {error}; see --config") from error
     except (
         yaml.YAMLError,
         LookupError,
@@ -64,7 +64,7 @@ def read_config(checkpoint: Path, config: Path | None) -> NanoDetConfig:
         RecursionError,
     ) as error:
         raise RecipeError(
-            f"{path} is no NanoDet configuration ({type(error).__name__}: {error}); see --config"
+            f"{path} is not a NanoDet configuration ({type(error).__name__}: {error}); see --config"
         ) from error
 
 
@@ -73,7 +73,7 @@ def _config(path: Path, content: Any) -> NanoDetConfig:
     width, height = (int(v) for v in val["input_size"])  # NanoDet stores [w, h]
     names, keep = content.get("class_names"), val.get("keep_ratio")
     if keep is not None and not isinstance(keep, bool):
-        raise TypeError(f"keep_ratio is {keep!r}, neither true nor false")
+        raise TypeError(f"keep_ratio must be true or false, not {keep!r}")
     own = listed(names) if names else None
     if own and tuple(name.replace("_", " ") for name in own) == COCO_NAMES:
         own = COCO_NAMES  # NanoDet spells some with underscores, as in traffic_light
@@ -99,12 +99,10 @@ def check_supported(said: NanoDetConfig, architecture: Architecture) -> None:
         here = built[name]
         numbers = name == "normalize" and np.shape(value) == np.shape(here)
         if not (np.allclose(value, here) if numbers else value == here):
-            raise ModelError(f"{said.path} has {name} {value}, which nanogfl does not read; it has {here}")
+            raise ModelError(f"{said.path} has {name} {value}, which is unsupported; expected {here}")
     for name, times in Counter(said.names).items():
         if times > 1:
-            raise ModelError(
-                f"{said.path} names class {name!r} twice, and boxes go by name; call one of them otherwise"
-            )
+            raise ModelError(f"{said.path} lists class {name!r} twice, but boxes refer to names; rename one of them")
 
 
 def listed(names: Any) -> tuple[str, ...]:

@@ -57,7 +57,7 @@ def weights_of(content: dict[str, Any], path: Path) -> Weights:
         return Weights(path, "nanogfl", _ours(content, path), content["nanogfl"])
     tensors = content.get("state_dict", content)
     if not isinstance(tensors, dict):
-        raise ModelError(f"{path} holds no weights under state_dict; give a detector checkpoint")
+        raise ModelError(f"{path} contains no weights under state_dict; use a detector checkpoint")
     state = _plain(tensors, path)
     if any(k.startswith("conv5.") for k in state) and "stage2.0.branch1.0.weight" in state:
         return Weights(path, "imagenet", from_shufflenet(state))
@@ -69,27 +69,28 @@ def weights_of(content: dict[str, Any], path: Path) -> Weights:
 def read_tensors_only(path: Path) -> dict[str, Any]:
     """Load a file with ``torch.load(..., weights_only=True)``; raise ModelError with one clear line on any failure."""
     if not path.is_file():
-        raise ModelError(f"there is no checkpoint {path}; check the path")
+        raise ModelError(f"checkpoint {path} does not exist; check the path")
     lightning_names.register_placeholders()
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror}; check its rights") from error
+        raise ModelError(f"cannot read {path}: {error.strerror}; check its permissions") from error
     except pickle.UnpicklingError as error:
         if zipfile.is_zipfile(path) or path.read_bytes()[:1] == b"\x80":
             raise ModelError(
-                f"{path} holds Python objects beside tensors, which could run code; it was not loaded: "
-                "save its state_dict alone (torch.save(model.state_dict(), ...)) and give that"
+                f"{path} contains Python objects besides tensors, which could run code; it was not loaded: "
+                "save only its state_dict (torch.save(model.state_dict(), ...)) and use that"
             ) from error
         give = "the best.ckpt of its run" if path.suffix == ".onnx" else "a file written by nanogfl or NanoDet"
-        raise ModelError(f"{path} is no checkpoint; give {give}") from error
+        raise ModelError(f"{path} is not a checkpoint; use {give}") from error
     except Exception as error:  # torch raises many error types for a damaged archive
         raise ModelError(
-            f"{path} is damaged or no checkpoint; fetch it again, or give a file written by nanogfl or NanoDet"
+            f"{path} is damaged or not a checkpoint; download it again, or use a file written by nanogfl or NanoDet"
         ) from error
     if not isinstance(content, dict):
         raise ModelError(
-            f"{path} is no checkpoint (it holds a {type(content).__name__}); give a file written by nanogfl or NanoDet"
+            f"{path} is not a checkpoint (it contains a {type(content).__name__}); "
+            "use a file written by nanogfl or NanoDet"
         )
     return content
 
@@ -97,7 +98,7 @@ def read_tensors_only(path: Path) -> dict[str, Any]:
 def _ours(content: dict[str, Any], path: Path) -> State:
     state = content.get("state_dict")
     if not isinstance(state, dict):
-        raise ModelError(f"{path} holds no state_dict; it is not complete: train again or use last.ckpt")
+        raise ModelError(f"{path} contains no state_dict; it is incomplete: train again or use last.ckpt")
     prefix, plain = "detector.", _plain(state, path)
     kept = {k[len(prefix) :]: v for k, v in plain.items() if k.startswith(prefix)}
     return kept | {k: v for k, v in plain.items() if k.startswith("guidance.")}
@@ -110,7 +111,7 @@ def _plain(tensors: Mapping[Any, Any], path: Path) -> State:
         odd = value.layout != torch.strided or value.is_quantized or value.is_complex() or value.is_meta
         if odd or value.numel() > MAX_VALUES:
             raise ModelError(
-                f"{path} holds {key}, which is no plain tensor (sparse, quantized, huge, ...); give dense float weights"
+                f"{path} contains {key}, not a plain tensor (sparse, quantized, huge, ...); use dense float weights"
             )
     return state
 
@@ -123,14 +124,16 @@ def recognise(state: State, path: Path) -> Architecture:
     family: Family = "first" if "neck.lateral.0.weight" in state else "plus"
     if size is None or not predict or (family == "plus" and "neck.extra_in.0.weight" not in state):
         raise ModelError(
-            f"{path} is no NanoDet-Plus detector, nor the first (widths {list(widths)}, {len(predict)} head levels); "
-            "only ShuffleNetV2 with these necks and heads can be read"
+            f"{path} is not NanoDet-Plus or the first NanoDet (widths {list(widths)}, {len(predict)} head levels); "
+            "only ShuffleNetV2 with these necks and heads is supported"
         )
     separate = "head.side_towers.0.0.0.weight" in state
     outputs, reg_max = _rows(state[predict[0]]), _reg_max(state)
     classes = outputs if separate else outputs - 4 * (reg_max + 1)
     if classes < 1 or reg_max < 1:
-        raise ModelError(f"{path} has {outputs} outputs a prior, too few for a class and {4 * (reg_max + 1)} side bins")
+        raise ModelError(
+            f"{path} has {outputs} outputs per prior, too few for a class and {4 * (reg_max + 1)} side bins"
+        )
     return Architecture(size, classes, reg_max, len(predict) == 1, family=family, separate_sides=separate)  # type: ignore[arg-type]
 
 
@@ -173,8 +176,8 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], source: Path) -> 
     wrong = [k for k in own if k in state and state[k].shape != own[k].shape]
     if missing or wrong:
         first = (missing or wrong)[0]
-        what = "lacks" if missing else "has another shape of"
-        raise ModelError(f"{source} {what} {first} (and {len(missing) + len(wrong) - 1} more); is it this size?")
+        what = "lacks" if missing else "has the wrong shape for"
+        raise ModelError(f"{source} {what} {first} (and {len(missing) + len(wrong) - 1} more); check its size")
     loaded = {k: state[k] for k in own if k in state}
     _check_finite(loaded, source)
     module.load_state_dict(loaded, strict=False)
@@ -183,7 +186,7 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], source: Path) -> 
 def _check_finite(state: Mapping[str, Tensor], source: Path) -> None:
     spoilt = next((key for key, value in state.items() if not torch.isfinite(value).all()), None)
     if spoilt is not None:
-        raise ModelError(f"{source} holds values in {spoilt} that are no numbers; use an earlier checkpoint")
+        raise ModelError(f"{source} contains NaN or infinite values in {spoilt}; use an earlier checkpoint")
 
 
 def transplant(
@@ -211,7 +214,7 @@ def transplant(
     _check_finite(loaded, weights.source)
     module.load_state_dict(loaded, strict=False)
     fresh = [k for k in own if k not in loaded and not k.endswith("num_batches_tracked")]
-    made = f", {len(fresh)} made anew ({fresh[0]} ...)" if fresh else ""
+    made = f", {len(fresh)} re-initialised ({fresh[0]} ...)" if fresh else ""
     log.info("%s: %d tensors loaded%s", weights.source.name, len(loaded), made)
     return [new_names[i] for i, _ in rows] if any(is_class_layer(k) for k in loaded) else []
 
@@ -225,9 +228,9 @@ def _for_levels(weights: Weights, own: Mapping[str, Tensor]) -> Mapping[str, Ten
     if branches[0] == branches[1] or not all(branches):
         return weights.state
     if branches[0] > 1:
-        log.info("%s: of %d branches of the head the first is taken", weights.source.name, branches[0])
+        log.info("%s: only the first of %d head branches is used", weights.source.name, branches[0])
         return weights.state
-    log.info("%s: its one branch of the head is taken for each of %d levels", weights.source.name, branches[1])
+    log.info("%s: its only head branch is used for each of %d levels", weights.source.name, branches[1])
     first = {key: re.sub(r"^(head\.(?:side_)?(?:towers|predict|measure))\.\d\.", r"\1.0.", key) for key in own}
     return {key: weights.state[source] for key, source in first.items() if source in weights.state}
 

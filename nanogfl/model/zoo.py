@@ -39,7 +39,7 @@ def resolve(name_or_path: str, size: str = "m") -> Path:
     path = Path(name_or_path)
     best = next((path / name for name in ("best.ckpt", "last.ckpt") if (path / name).is_file()), None)
     if best is not None:
-        raise UsageError(f"{name_or_path} is the folder of a run; give {best}")
+        raise UsageError(f"{name_or_path} is a run folder; use {best}")
     return path if path.is_file() else fetch(lookup(name_or_path, size))
 
 
@@ -52,7 +52,7 @@ def lookup(name: str, size: str = "m") -> PublishedFile:
         raise UsageError(f"size {size!r} has no ImageNet backbone: choose s, m or l")
     names = ["imagenet", *PUBLISHED]
     hint = nearest(name.removeprefix(PREFIX), [known.removeprefix(PREFIX) for known in names])
-    raise UsageError(f"{name!r} is neither a file nor published weights{hint}; published are: {', '.join(names)}")
+    raise UsageError(f"{name!r} is neither a file nor published weights{hint}; available: {', '.join(names)}")
 
 
 def cache_folder() -> Path:
@@ -89,7 +89,7 @@ def check_cached(path: Path, size: str, classes: int) -> None:
     for name, entry in PUBLISHED.items():
         if entry.file_name == path.name and (entry.size, len(COCO_NAMES)) != (size, classes):
             raise DownloadError(
-                f"{path} holds size {size} and {classes} classes, {name} is size {entry.size} and {len(COCO_NAMES)}; "
+                f"{path} has size {size} and {classes} classes, {name} has size {entry.size} and {len(COCO_NAMES)}; "
                 "delete this file and run the same command again"
             )
 
@@ -107,25 +107,25 @@ def _address(entry: PublishedFile) -> str:
     url = f"{mirror.rstrip('/')}/{entry.file_name}" if mirror else entry.url
     if not WEB_ADDRESS.fullmatch(url):
         source = "NANOGFL_MIRROR" if mirror else "the address"
-        raise UsageError(f"{source} {mirror or url!r}: only http:// and https:// addresses can be fetched")
+        raise UsageError(f"{source} {mirror or url!r}: only http:// and https:// addresses are supported")
     return url
 
 
 def _download(url: str, target: Path, entry: PublishedFile) -> None:
-    log.info("fetching %s to %s", url, target)
+    log.info("downloading %s to %s", url, target)
     target.parent.mkdir(parents=True, exist_ok=True)
     # The process id and a random part keep concurrent downloads of one file from writing to the same partial file.
     partial = target.with_name(f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
     try:
         _receive_with_restarts(url, partial, target.name)
         if fault := _fault(partial, entry):
-            raise _PermanentError(f"{fault}, and was not kept")
+            raise _PermanentError(f"{fault} (file discarded)")
         partial.replace(target)
     except _PermanentError as error:
-        raise DownloadError(f"{url}: {error}; download it elsewhere and put it at {target}") from error
+        raise DownloadError(f"{url}: {error}; download it manually and save it as {target}") from error
     finally:
         partial.unlink(missing_ok=True)
-    log.info("fetched %s, %.1f MB", target, target.stat().st_size / 1e6)
+    log.info("downloaded %s, %.1f MB", target, target.stat().st_size / 1e6)
 
 
 def _receive_with_restarts(url: str, partial: Path, name: str) -> None:
@@ -133,7 +133,7 @@ def _receive_with_restarts(url: str, partial: Path, name: str) -> None:
         try:
             return _receive(url, partial, name)
         except _TransientError as error:  # noqa: PERF203 (a round is a download)
-            log.info("%s: %s, trying again", url, error)
+            log.info("%s: %s, retrying", url, error)
             time.sleep(pause)
     return _receive(url, partial, name)
 
@@ -147,7 +147,7 @@ def _receive(url: str, partial: Path, name: str) -> None:
             done += len(chunk)
             _show_progress(name, done, total)
     if total is not None and done != total:
-        raise _TransientError(f"the connection broke off after {done} of {total} bytes")
+        raise _TransientError(f"the connection was lost after {done} of {total} bytes")
 
 
 class _WebOnly(urllib.request.HTTPRedirectHandler):
@@ -168,11 +168,11 @@ def _open(url: str) -> HTTPResponse:
     except urllib.error.HTTPError as error:
         error.close()
         kind = _TransientError if error.code >= 500 or error.code == 429 else _PermanentError
-        raise kind(f"the server answered {error.code} {error.reason}") from error
+        raise kind(f"the server returned {error.code} {error.reason}") from error
     except urllib.error.URLError as error:
         raise _PermanentError(f"no connection ({error.reason})") from error
     except (OSError, HTTPException) as error:
-        raise _TransientError(f"the connection broke off ({error})") from error
+        raise _TransientError(f"the connection was lost ({error})") from error
 
 
 def _read(response: HTTPResponse) -> bytes:
@@ -180,7 +180,7 @@ def _read(response: HTTPResponse) -> bytes:
     try:
         return response.read(CHUNK)
     except (OSError, HTTPException) as error:
-        raise _TransientError(f"the connection broke off ({error})") from error
+        raise _TransientError(f"the connection was lost ({error})") from error
 
 
 def _fault(path: Path, entry: PublishedFile) -> str | None:
@@ -191,12 +191,12 @@ def _fault(path: Path, entry: PublishedFile) -> str | None:
         return "it is a web page, not weights (a login or proxy page?)"
     if entry.sha256 is not None:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        return None if digest.startswith(entry.sha256) else f"its sha256 is {digest}, published is {entry.sha256}"
-    # torch saves zips, whose index is at the end, so a truncated file is not a valid zip. Before 1.6 it saved pickles.
+        return None if digest.startswith(entry.sha256) else f"its sha256 is {digest}, expected {entry.sha256}"
+    # torch's files are zips, whose index is at the end: a cut one is no zip. Before torch 1.6 they were pickles.
     is_pickle = head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
     if is_pickle or (head.startswith(b"PK") and zipfile.is_zipfile(path)):
         return None
-    return "it is neither a whole zip nor a pickle, so not a file of torch's"
+    return "it is neither a complete zip nor a pickle, so not a torch file"
 
 
 def _show_progress(name: str, done: int, total: int | None) -> None:

@@ -87,7 +87,7 @@ def compare(work: Work, rounds: int) -> list[dict[str, Any]]:
 def grow(what: str, values: list[int], work: Work) -> list[dict[str, Any]]:
     """Print and return how the time and memory of a step grow with one parameter, on pictures of noise."""
     made, recipe = [], work.recipe
-    print(f"{what:>8}{'ms a step':>12}{'ms a picture':>14}{'MB':>8}")
+    print(f"{what:>8}{'ms/step':>12}{'ms/picture':>14}{'MB':>8}")
     for value in values:
         changed = {
             "batch": replace(work, recipe=replace(recipe, train=replace(recipe.train, batch=value))),
@@ -153,7 +153,7 @@ def main() -> None:
     elif given.data:
         rows = compare(work, given.rounds)
     else:
-        parser.error("give a set, --grow or --profile")
+        parser.error("specify a dataset, --grow or --profile")
     threads = torch.get_num_threads()
     processor = platform.processor() or platform.machine()  # the first is empty on Debian
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{processor} {threads} threads"

@@ -14,21 +14,21 @@ def as_training_error(error: BaseException, folder: Path) -> TrainingError:
     lacking = any(words in text.lower() for words in ("out of memory", "can't allocate memory"))
     if lacking or isinstance(error, MemoryError):
         room = "train.cache=none or train.cuda_graphs=false" if "cuda" in text.lower() else "train.cache=none"
-        advice = f"lower --batch (and raise train.accumulate) or --input, or set {room}; go on with --resume"
+        advice = f"lower --batch (and raise train.accumulate) or --input, or set {room}; continue with --resume"
         return TrainingError(f"out of memory; {advice}")
     if "more than 1 value per channel" in text:
         return TrainingError(
-            "one picture a step is too little for batch norm at this input; raise --batch or --input, or add "
-            "pictures, and --overwrite what was begun"
+            "batch norm requires more than one picture per step at this input; increase --batch or --input, or add "
+            "pictures, and restart with --overwrite"
         )
     if "DataLoader worker" in text:
         return TrainingError(
-            f"a loader process died ({text.splitlines()[0]}); go on with --resume, or set train.workers=0"
+            f"a loader process died ({text.splitlines()[0]}); continue with --resume, or set train.workers=0"
         )
     if isinstance(error, PermissionError) and error.filename:  # on Windows: the file is open in a spreadsheet
         file = error.filename2 or error.filename
-        advice = "close the program that has it open, or change its rights; go on with --resume"
+        advice = "close the program that uses it, or change its permissions; continue with --resume"
         return TrainingError(f"cannot write {file}: {error.strerror}; {advice}")
     if getattr(error, "errno", None) == errno.ENOSPC:
-        return TrainingError(f"no space left for {folder}; free some and go on with --resume")
+        return TrainingError(f"no space left for {folder}; free some space and continue with --resume")
     return TrainingError(f"training failed: {text.splitlines()[0] if text else type(error).__name__}; see --debug")

@@ -88,7 +88,7 @@ def _stop(number: _Number) -> None:
     files = ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
     raise TrainingError(
         f"the {number.what} became {float(number.mean)} at epoch {number.epoch + 1} in the batch of {files}; "
-        "the last good checkpoint is untouched: check these pictures, or lower train.lr and --resume"
+        "the last good checkpoint is unchanged: check these pictures, or lower train.lr and use --resume"
     )
 
 

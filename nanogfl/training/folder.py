@@ -36,7 +36,7 @@ class Folder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UsageError(f"--out {self.path}: {error.strerror}; name a folder that can be written") from error
+            raise UsageError(f"--out {self.path}: {error.strerror}; choose a writable folder") from error
         self._hold()
         for name in (*LEFT, WITHIN) if self.overwrite else ("summary.json",):
             (self.path / name).unlink(missing_ok=True)
@@ -54,7 +54,7 @@ class Folder:
         while not lock(self.held[-1]):
             if time.monotonic() > end:
                 self.leave()
-                raise UsageError(f"--out {self.path}: another run writes there; wait, or name another folder")
+                raise UsageError(f"--out {self.path}: in use by another run; wait, or choose another folder")
             time.sleep(0.1)
 
     def leave(self) -> None:
@@ -82,18 +82,19 @@ def lock(descriptor: int) -> bool:
 def open_folder(path: Path, resume: bool, overwrite: bool) -> Folder:
     """Return the folder; refuse one that holds a run, unless ``resume`` or ``overwrite`` is given."""
     if resume and overwrite:
-        raise UsageError("--resume and --overwrite contradict each other; give one")
+        raise UsageError("--resume and --overwrite cannot be combined; use one")
     if not is_main():
         return Folder(path, resume)
     there = [name for name in LEFT if (path / name).exists()]
     if there and not (resume or overwrite):
         raise UsageError(
-            f"--out {path} holds a run ({', '.join(there)}); add --resume or --overwrite, or name another folder"
+            f"--out {path} already contains a run ({', '.join(there)}); "
+            "add --resume or --overwrite, or choose another folder"
         )
     nearest = next(p for p in (path, *path.absolute().parents) if p.exists())
     if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
-        why = "cannot be written" if nearest.is_dir() else "is no folder"
-        raise UsageError(f"--out {path}: {nearest} {why}; name a folder that can be written")
+        why = "is not writable" if nearest.is_dir() else "is not a folder"
+        raise UsageError(f"--out {path}: {nearest} {why}; choose a writable folder")
     return Folder(path, resume, overwrite)
 
 

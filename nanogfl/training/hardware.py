@@ -35,18 +35,16 @@ def devices(train: TrainRecipe) -> tuple[dict[str, Any], int]:
     together = dist.is_available() and dist.is_nccl_available()  # not on Windows
     count = train.devices or (torch.cuda.device_count() if cuda and together else 1)
     if cuda and count > torch.cuda.device_count():
-        raise UsageError(f"train.devices={count}: this machine has {torch.cuda.device_count()} GPUs; give 0 for all")
+        raise UsageError(f"train.devices={count}: this machine has {torch.cuda.device_count()} GPUs; use 0 for all")
     if cuda and count * train.nodes > 1 and not together:
-        raise UsageError("GPUs train together by NCCL, which torch lacks here; give train.devices=1, train.nodes=1")
+        raise UsageError("multi-GPU training requires NCCL, which torch lacks here; set train.devices=1, train.nodes=1")
     for option, wanted in (("sync_batch_norm", train.sync_batch_norm), ("compile", train.compile)):
         if wanted and not cuda:
-            raise UsageError(f"train.{option}=true needs GPUs; leave it out on a CPU")
+            raise UsageError(f"train.{option}=true requires GPUs; omit it on a CPU")
     if train.compile and torch.__version__ < COMPILES:  # a TorchVersion, which compares numerically
-        raise UsageError(
-            f"train.compile=true needs torch {COMPILES} or newer, here is {torch.__version__}; leave it out"
-        )
+        raise UsageError(f"train.compile=true requires torch {COMPILES} or newer, found {torch.__version__}; omit it")
     if train.fp16 and not cuda:
-        raise UsageError("train.precision=16 needs a GPU; use bf16 or 32 on a CPU")
+        raise UsageError("train.precision=16 requires a GPU; use bf16 or 32 on a CPU")
     options = {
         "accelerator": "gpu" if cuda else "cpu",
         "devices": count,

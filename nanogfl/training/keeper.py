@@ -89,7 +89,7 @@ class Keeper(Callback):
             self.out.begin(pl_module.recipe)
             if trainer.global_step:
                 self._began -= seconds_before(self.out / "metrics.csv", trainer.current_epoch)
-                log.info("going on after step %d, in epoch %d", trainer.global_step, trainer.current_epoch + 1)
+                log.info("resuming after step %d, in epoch %d", trainer.global_step, trainer.current_epoch + 1)
         self.on_train_epoch_start(trainer, pl_module)  # Lightning does not call it when a run resumes within an epoch
         patience = pl_module.recipe.train.patience
         if patience and self.since_best >= patience:  # the run had stopped early and is to go on

@@ -22,7 +22,7 @@ from nanogfl.training.schedule import Plan
 from nanogfl.training.start import complete_model
 
 log = logging.getLogger(__name__)
-ANEW = "--overwrite starts anew; --init with its best.ckpt, into another folder, keeps what it has learnt"
+ANEW = "--overwrite starts from scratch; --init with its best.ckpt, in another folder, keeps its weights"
 
 
 class KeepSigterm(Callback):
@@ -99,7 +99,7 @@ def saved_state(folder: Folder, layout: Mapping[str, int]) -> SavedState | None:
     if not changed:
         return within
     log.warning(
-        "epoch %d was left at step %d with other %s; going back to %s",
+        "epoch %d was interrupted at step %d with different %s; restarting from %s",
         state["epoch"] + 1,
         state["global_step"],
         " and ".join(changed),
@@ -113,8 +113,8 @@ def _refuse_lost(folder: Folder) -> None:
     rows = folder / "metrics.csv"
     epochs = len(rows.read_text(encoding="utf-8", errors="replace").splitlines()) - 1 if rows.is_file() else 0
     if epochs > 1 or (folder / "summary.json").is_file():
-        raise UsageError(f"--resume: there is no last.ckpt in {folder.path} to go on from; {ANEW}")
-    log.warning("nothing to go on from in %s: starting from the beginning", folder.path)
+        raise UsageError(f"--resume: no last.ckpt found in {folder.path}; {ANEW}")
+    log.warning("nothing to resume in %s: starting from the beginning", folder.path)
 
 
 def _loaded(path: Path) -> SavedState | None:
@@ -123,12 +123,12 @@ def _loaded(path: Path) -> SavedState | None:
     try:
         state = read_tensors_only(path)
         if "loops" not in state:
-            raise ModelError(f"{path} holds weights alone")
+            raise ModelError(f"{path} contains only weights")
         return SavedState(path, state)
     except ModelError as error:
         raise TrainingError(
-            f"cannot go on from {path}: it is damaged, or holds no state of a run; "
-            + ("remove it, and --resume again" if path.name == WITHIN else f"{ANEW}, or put a sound last.ckpt there")
+            f"cannot resume from {path}: it is damaged, or contains no training state; "
+            + ("delete it and use --resume again" if path.name == WITHIN else f"{ANEW}, or restore a valid last.ckpt")
         ) from error
 
 
@@ -146,7 +146,7 @@ def resumed_recipe(recipe: Recipe, last: SavedState, names: tuple[str, ...]) -> 
         ("train.freeze", recipe.train.freeze, was.train.freeze),
     ]:
         _refuse_change(last.path, key, asked, former)
-    _refuse_change(last.path, "the data's classes", ", ".join(names), ", ".join(card.names))
+    _refuse_change(last.path, "the dataset's classes", ", ".join(names), ", ".join(card.names))
     seen = replace(
         recipe.input,
         size="x".join(map(str, card.input_size)) if recipe.input.size is None else recipe.input.size,
@@ -169,7 +169,7 @@ def resumed_plan(made: Plan, last: SavedState) -> Plan:
         epochs += 1
     if made.epochs < epochs:
         raise UsageError(
-            f"--resume: {epochs} epochs are done, asked for are {made.epochs}; give --epochs {epochs} or more"
+            f"--resume: {epochs} epochs are done, only {made.epochs} requested; use --epochs {epochs} or more"
         )
     return replace(made, shift=epochs * made.steps_per_epoch - steps)
 
@@ -177,8 +177,8 @@ def resumed_plan(made: Plan, last: SavedState) -> Plan:
 def _refuse_change(last: Path, what: str, asked: Any, former: Any) -> None:
     if asked != former:
         raise UsageError(
-            f"--resume: {what} cannot change within a run: {last} has {former}, asked for is {asked}; "
-            "give what it was, or train into another folder"
+            f"--resume: {what} cannot change within a run: {last} has {former}, requested is {asked}; "
+            "use the former value, or train in another folder"
         )
 
 
@@ -193,5 +193,5 @@ def interrupted(folder: Folder, epoch: int) -> str:
     """Return the message after Ctrl-C, which says how to resume."""
     config = folder / "config.yaml"
     if not (config.is_file() and (folder.resume or config.stat().st_mtime >= folder.opened)):
-        return "interrupted; nothing was trained or written yet: give the command again"
-    return f"interrupted; epoch {epoch + 1} was not finished: go on with --resume --out {folder.path}"
+        return "interrupted; nothing was trained or written yet: run the command again"
+    return f"interrupted; epoch {epoch + 1} is incomplete: continue with --resume --out {folder.path}"

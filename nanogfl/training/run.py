@@ -84,9 +84,9 @@ def train(
     made = resolve(folder, recipe, set, options)
     training, validation = for_training(read_table(data))
     if not training.names:
-        raise DataError(f"{training.root} has no class, for none of its pictures has a box; annotate some")
+        raise DataError(f"{training.root} has no classes: none of its pictures has a box; annotate some")
     for table, part, follows in (
-        (training, "training", "all that can be learnt is background"),
+        (training, "training", "only background can be learnt"),
         (validation, "validation", "no AP can be measured, and the last weights are kept"),
     ):
         if len(table) and not any((~example.crowd).any() for example in table.examples):
@@ -96,7 +96,7 @@ def train(
         if last is not None:
             resumed_recipe(made, last, training.names)
         summary = json.loads((folder / "summary.json").read_text())
-        log.info("%s is finished (%d epochs); give more --epochs to go on", folder.path, summary["epochs"])
+        log.info("%s is finished (%d epochs); increase --epochs to continue", folder.path, summary["epochs"])
         return summary
     return fit(made, training, validation, folder)
 

@@ -42,11 +42,9 @@ def start(recipe: Recipe, names: tuple[str, ...], resumed: bool = False) -> Star
         resumed: whether the weights are loaded later, from the run's own checkpoint.
     """
     if recipe.init == "none" and not resumed:
-        log.info(
-            "starting from random weights; --init nanodet-plus-m_320, or a checkpoint, learns more from few pictures"
-        )
+        log.info("starting from random weights; with few pictures, use --init nanodet-plus-m_320 or a checkpoint")
         if recipe.train.freeze == "backbone":
-            log.warning("--freeze backbone keeps random weights, from which little can be learnt; give --init too")
+            log.warning("--freeze backbone freezes random weights, so little can be learnt; use --init as well")
     weights = None if resumed or recipe.init == "none" else read_weights(_init_file(recipe))
     former = None if weights is None or weights.kind == "imagenet" else read_card(weights)
     architecture = _architecture(recipe, weights, former, len(names))
@@ -104,7 +102,7 @@ def complete_model(model: ModelRecipe, was: Architecture) -> ModelRecipe:
             quality=model.quality or ("none" if dirac else was.quality),
         )
     except ValueError as error:
-        raise RecipeError(f"what is asked for does not go with the checkpoint: {error}") from error
+        raise RecipeError(f"the requested model does not match the checkpoint: {error}") from error
 
 
 def _family(recipe: Recipe, weights: Weights | None, former: Card | None) -> Family:
@@ -113,7 +111,7 @@ def _family(recipe: Recipe, weights: Weights | None, former: Card | None) -> Fam
     if former is not None:
         own = former.architecture.family
         if asked not in (None, own):
-            raise ModelError(f"--init {recipe.init} is a detector of family {own}, not {asked}; leave it out")
+            raise ModelError(f"--init {recipe.init} is a detector of family {own}, not {asked}; omit model.family")
         return own
     if weights is None:
         return asked or "plus"
@@ -130,7 +128,7 @@ def _size(recipe: Recipe, weights: Weights | None, former: Card | None) -> str:
     if former is not None:
         own = former.architecture.size
         if asked not in (None, own):
-            raise ModelError(f"--init {recipe.init} is a detector of size {own}, not {asked}; leave --size out")
+            raise ModelError(f"--init {recipe.init} is a detector of size {own}, not {asked}; omit --size")
         return own
     if weights is not None:
         _, own = backbone_size(weights.state)
@@ -155,7 +153,7 @@ def _load(
     if former is not None:
         made = [name for name in names if name not in kept]
         log.info(
-            "%s: class rows kept by name: %s; made anew: %s",
+            "%s: class rows kept by name: %s; re-initialised: %s",
             weights.source.name,
             _listed(kept),
             _listed(made),
@@ -163,7 +161,9 @@ def _load(
         was, now = former.architecture, detector.architecture
         if (was.reg_max, was.separate_sides) != (now.reg_max, now.separate_sides):
             values = now.reg_max + 1, was.reg_max + 1
-            log.info("%s: what predicts the sides made anew: %d values a side, there %d", weights.source.name, *values)
+            log.info(
+                "%s: side predictor re-initialised: %d values per side, checkpoint has %d", weights.source.name, *values
+            )
 
 
 def _listed(names: list[str]) -> str:

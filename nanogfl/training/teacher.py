@@ -73,7 +73,7 @@ def read_teacher(recipe: Recipe, student: Card) -> Teacher | None:
     fault = _fault(card.architecture, student.architecture, recipe.loss)
     missing = [name for name in student.names if name not in card.names]
     if missing:
-        fault = f"it does not know {', '.join(missing[:8])}; train one on these classes"
+        fault = f"it lacks the classes {', '.join(missing[:8])}; train one on them"
     if fault:
         raise TrainingError(f"train.teacher={source} cannot teach this detector: {fault}")
     network = Detector(card.architecture)
@@ -84,7 +84,9 @@ def read_teacher(recipe: Recipe, student: Card) -> Teacher | None:
 
 def _fault(teacher: Architecture, student: Architecture, loss: LossRecipe) -> str | None:
     if (teacher.centred, teacher.strides[: len(student.strides)]) != (student.centred, student.strides):
-        return f"its family is {teacher.family}, whose priors are not those of {student.family}; take another teacher"
+        return (
+            f"its family is {teacher.family}, whose priors differ from those of {student.family}; use another teacher"
+        )
     if not loss.teach_sides:
         return None
     if 0 in (teacher.reg_max, student.reg_max):
