@@ -71,7 +71,7 @@ def test_rows_and_their_order(card: BenchCard) -> None:
     named = [(row["runtime"], row["threads"]) for row in card.measured]
     assert named == [("onnxruntime", 1), ("onnxruntime", 2), ("opencv", 1), ("opencv", 2)]
     skipped = {"model": "model.onnx", "runtime": "torch"}
-    assert card.rows[-1] == skipped | {"skipped": "starts from a checkpoint; give that, not its ONNX"}
+    assert card.rows[-1] == skipped | {"skipped": "requires a checkpoint; use that, not its ONNX"}
     assert all(set(row) >= KEYS for row in card.measured)
 
 
@@ -103,7 +103,7 @@ def test_json_table_and_picture(card: BenchCard, tmp_path: Path) -> None:
     assert len({len(line) for line in table}) == 1, "columns are aligned"
     assert len(table) == 2 + len(card.measured)
     assert [cell.strip() for cell in table[0].strip("|").split("|")] == list(COLUMNS.values())
-    assert "torch: starts from a checkpoint" in card.to_markdown()
+    assert "torch: requires a checkpoint" in card.to_markdown()
     assert (tmp_path / "new/b.png").read_bytes()[:4] == b"\x89PNG"
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["b.json", "b.md", "b.png"]
 
@@ -223,7 +223,7 @@ def choose_otherwise(model: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [
-        *((spoil, "it does not name its maps") for spoil in (hide, join_otherwise, join_an_input)),
+        *((spoil, "its maps are not named") for spoil in (hide, join_otherwise, join_an_input)),
         (choose_otherwise, "it has the quality predictor"),
     ],
 )
@@ -233,7 +233,7 @@ def test_a_file_whose_network_cannot_be_found_is_said(
     model = onnx.load(folder / "model.onnx")
     spoil(model)
     onnx.save(model, tmp_path / "hidden.onnx")
-    with pytest.raises(ModelError, match=f"the network cannot be taken out, {why}"):
+    with pytest.raises(ModelError, match=f"the network cannot be extracted, {why}"):
         cut_core(tmp_path / "hidden.onnx", OnnxDetector(folder / "model.onnx").card)
 
 
@@ -241,7 +241,7 @@ def test_a_network_with_a_quality_predictor_is_not_taken_out(tmp_path: Path) -> 
     """Its class maps alone are not the score."""
     write_checkpoint(tmp_path / "q.ckpt", Architecture("s", 3, quality="top4"), input_size=SIZE)
     file = write_onnx(tmp_path / "q.ckpt", tmp_path / "q.onnx")
-    with pytest.raises(ModelError, match="the network cannot be taken out, it has the quality predictor"):
+    with pytest.raises(ModelError, match="the network cannot be extracted, it has the quality predictor"):
         cut_core(file, OnnxDetector(file).card)
 
 
@@ -314,7 +314,7 @@ def test_which_tensor_files_are_benched(options: dict[str, Any], benched: bool, 
     file = write_onnx(folder / "best.ckpt", tmp_path / "t.onnx", Form("tensor", **options))
     made = prepare(str(file), "t.onnx", tmp_path / "m", [scene()])
     assert (made.core is not None) == benched
-    assert benched or "bytes that are resized already, or several pictures at once" in made.why_not
+    assert benched or "takes resized uint8 input, or several pictures at once" in made.why_not
 
 
 # --- other runtimes, where they are installed ---
@@ -354,11 +354,11 @@ def test_what_is_not_installed_is_said_with_its_package() -> None:
         ("model.onnx --runtime onnxrutime", 2, "did you mean onnxruntime?"),
         ("model.onnx --runtime tensorrt-llm", 2, "known: onnxruntime, openvino, ncnn"),
         ("model.onnx --threads 0", 2, "--threads 0"),
-        ("model.onnx --runtime ,", 2, "--runtime ',' names no runtime"),
-        ("model.onnx --split val", 2, "--split says which part of --data"),
+        ("model.onnx --runtime ,", 2, "--runtime ',' contains no runtime"),
+        ("model.onnx --split val", 2, "--split selects a part of --data"),
         ("model.onnx --plot plot.txt", 2, "--plot plot.txt: the plot is a PNG"),
         ("model.onnx --threads 1,x", 2, "--threads 1,x"),
-        ("other.onnx", 1, "not one of ours"),
+        ("other.onnx", 1, "not an ONNX file of nanogfl"),
         ("no.onnx", 1, "no.onnx"),
         ("model.onnx --data empty", 1, "empty"),
         ("model.onnx --data set --split tset", 2, "tset"),

@@ -118,7 +118,7 @@ def test_a_broken_picture_is_left_out_with_a_word(tmp_path: Path, caplog: pytest
     write_picture(tmp_path / "3.png", grey(30))
     with caplog.at_level(logging.WARNING, "nanogfl"), Capture(Files(str(tmp_path))) as capture:
         assert [level(shot) for shot in everything(capture)] == [10, 30]
-    assert "left out: cannot decode the picture" in caplog.text
+    assert "skipped: cannot decode the picture" in caplog.text
 
 
 def test_broken_pictures_alone_are_an_error(tmp_path: Path) -> None:
@@ -275,9 +275,9 @@ def test_a_stream_that_drops_comes_back_and_then_is_given_up(stream: str, caplog
         assert capture.source.live
     assert {value // 100 for value in levels} == {1, 2}, "pictures of both calls"
     name = stream.replace("//", "//***@") + "/video"
-    assert str(lost.value).startswith(f"{name} dropped and did not come back within 1 s")
-    assert caplog.records[0].getMessage() == f"{name} dropped; trying again for 1 s"
-    assert caplog.records[1].getMessage().startswith(f"{name} is back after ")
+    assert str(lost.value).startswith(f"{name} was lost and did not reconnect within 1 s")
+    assert caplog.records[0].getMessage() == f"{name} was lost; retrying for 1 s"
+    assert caplog.records[1].getMessage().startswith(f"{name} reconnected after ")
     assert "secret" not in caplog.text + str(lost.value)
 
 
@@ -291,7 +291,7 @@ def test_a_short_patience_is_one_attempt_at_its_end(
     dropped = Live("rtsp://x/y", patience_s)
     monkeypatch.setattr(dropped, "_open", lambda: opened.append(time.perf_counter()))
     began = time.perf_counter()
-    with pytest.raises(DataError, match=f"did not come back within {patience_s:g} s"):
+    with pytest.raises(DataError, match=f"did not reconnect within {patience_s:g} s"):
         dropped._reopen(threading.Event())
     assert len(opened) == attempts and (not opened or opened[-1] - began >= patience_s)
 
@@ -387,7 +387,7 @@ def test_a_missing_camera_is_an_error_that_lists_those_here() -> None:
     here = ", ".join(map(str, cameras())) or "none"
     with Capture(open_source("97")) as capture, pytest.raises(DataError) as error:
         list(everything(capture))
-    assert str(error.value) == f"there is no camera 97; cameras here: {here}; give one of them, an address or a file"
+    assert str(error.value) == f"camera 97 not found; available cameras: {here}; use one of them, an address or a file"
 
 
 @pytest.mark.parametrize("source", ["123456789012345", "1000", "rtsp://", "http://"])

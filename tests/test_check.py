@@ -118,10 +118,10 @@ def test_refusals_are_one_line(
     [
         (["--fix", "full"], 2, "already exists"),
         (["--fix", "set/copy"], 2, "is inside the dataset"),
-        (["--fix", "full/mine.txt"], 2, "--fix full/mine.txt is a file; name a folder"),
-        (["--fix", "full/mine.txt/copy"], 2, "full/mine.txt is a file, not a folder; name another place"),
-        (["--report", "full"], 2, "full is a folder; name a file"),
-        (["--json", "full"], 2, "full is a folder; name a file"),
+        (["--fix", "full/mine.txt"], 2, "--fix full/mine.txt is a file; specify a folder"),
+        (["--fix", "full/mine.txt/copy"], 2, "full/mine.txt is a file, not a folder; choose another path"),
+        (["--report", "full"], 2, "full is a folder; specify a file"),
+        (["--json", "full"], 2, "full is a folder; specify a file"),
     ],
 )
 def test_what_cannot_be_written_is_refused_before_the_pictures_are_looked_at(

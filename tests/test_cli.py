@@ -246,8 +246,8 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     code = "import sys; from nanogfl.cli import main; main(sys.argv[1:])"
     plain, debug = (python(code, "info", tmp_path / "no.onnx", *extra) for extra in ([], ["--debug"]))
     assert plain.returncode == debug.returncode == 1
-    assert plain.stderr == f"error: there is no file {tmp_path / 'no.onnx'}; check the path\n" and not plain.stdout
-    assert "Traceback (most recent call last)" in debug.stderr and "ModelError: there is no file" in debug.stderr
+    assert plain.stderr == f"error: {tmp_path / 'no.onnx'}: no such file; check the path\n" and not plain.stdout
+    assert "Traceback (most recent call last)" in debug.stderr and "no.onnx: no such file" in debug.stderr
 
 
 def test_the_version_is_the_packages(command: Callable[..., Any]) -> None:
@@ -258,7 +258,7 @@ def test_the_version_is_the_packages(command: Callable[..., Any]) -> None:
 @pytest.mark.parametrize("option", [["--hold", "3"], ["--no-smooth"]])
 def test_what_only_tracking_uses_is_refused_without_it(option: list[str], command: Callable[..., Any]) -> None:
     said = command("webcam", "m.onnx", "--source", "0", *option)
-    assert said.code == 2 and "are of no use without --track" in said.err
+    assert said.code == 2 and "require --track; add it" in said.err
 
 
 @pytest.mark.parametrize("arguments", [["--debug", "info", "no.onnx"], ["info", "--debug", "no.onnx"]])
@@ -295,16 +295,16 @@ def test_main_may_be_called_again(loggers: None) -> None:
 @pytest.mark.parametrize(
     ("raised", "code", "line"),
     [
-        (KeyboardInterrupt(), 1, "error: interrupted; nothing half-written was left\n"),
+        (KeyboardInterrupt(), 1, "error: interrupted; no incomplete files were left\n"),
         (UsageError("a\nb   c"), 2, "error: a b c\n"),
         (PermissionError(13, "Permission denied", "x.png"), 1, "error: x.png: Permission denied; check the path"),
         (OSError(28, "No space left on device"), 1, "error: a file: No space left on device; check the path"),
         (
             ModuleNotFoundError("No module named 'yaml'", name="yaml"),
             1,
-            "error: this command needs more than the runtime (yaml is missing): pip install",
+            "error: this command requires more than the runtime (yaml is missing): pip install",
         ),
-        (RuntimeError("one\n  two"), 1, "error: unexpected RuntimeError: one two; run it again with --debug"),
+        (RuntimeError("one\n  two"), 1, "error: unexpected RuntimeError: one two; re-run it with --debug"),
         (BrokenPipeError(), 1, ""),
     ],
 )

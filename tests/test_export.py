@@ -434,8 +434,8 @@ def test_the_command(checkpoint: Path, pictures: Path, tmp_path: Path, command: 
         (["--out", "folder.onnx"], 2, "--out folder.onnx is a folder", "said before the proof"),
         (["--out", "m.onnx", "--input", "7x7"], 2, "64x64", "no multiple of 32"),
         (["--out", "m.onnx", "--form", "frames"], 2, "frame, tensor, core", "an unknown form"),
-        (["--out", "m.onnx", "--opset", "17"], 2, "give 18 to", "Resize has no antialias before 18"),
-        (["--out", "m.onnx", "--opset", "999"], 2, "give 18 to", "not yet known"),
+        (["--out", "m.onnx", "--opset", "17"], 2, "use 18 to", "Resize has no antialias before 18"),
+        (["--out", "m.onnx", "--opset", "999"], 2, "use 18 to", "not yet known"),
         (["--out", "m.onnx", "--data", "nowhere"], 1, "nowhere", "no such set"),
         ([], 2, "--out", "nowhere to write"),
     ],
@@ -462,7 +462,7 @@ def test_refusals(
 
 
 def test_an_onnx_is_no_checkpoint(exported: deploy_run.Exported, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"is an ONNX already; export takes a checkpoint"):
+    with pytest.raises(ModelError, match=r"is already an ONNX; export requires a checkpoint"):
         nanogfl.export(exported.path, out=tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
 
@@ -498,7 +498,7 @@ def test_each_limit_that_a_fixed_file_cannot_give_is_said(
 ) -> None:
     _, file = pair(tmp_path, SMALL, Form("frame", fixed=True))
     file.predict(scene(), **asked)
-    assert ["cannot be had from it" in record.getMessage() for record in caplog.records] == [True]
+    assert ["are not available" in record.getMessage() for record in caplog.records] == [True]
 
 
 def test_fewer_boxes_and_higher_scores_can_be_had_from_a_fixed_file(tmp_path: Path) -> None:
@@ -531,8 +531,8 @@ def test_the_deviation_of_maps_has_its_temperature(tmp_path: Path) -> None:
         ({"form": "frame", "batch": 2}, "takes one frame"),
         ({"form": "tensor", "batch": 0}, "--batch 0"),
         ({"form": "frame", "uint8": True}, "takes bytes anyway"),
-        ({"form": "core", "sigma": True}, "leave out --fixed and --sigma"),
-        ({"form": "core", "fixed": True}, "leave out --fixed and --sigma"),
+        ({"form": "core", "sigma": True}, "omit --fixed and --sigma"),
+        ({"form": "core", "fixed": True}, "omit --fixed and --sigma"),
     ],
 )
 def test_forms_that_make_no_sense(form: dict[str, Any], words: str) -> None:
@@ -544,5 +544,5 @@ def test_operators_from_the_first_antialiased_resize_to_onnxs_newest() -> None:
     newest = onnx.defs.onnx_opset_version()
     assert [Form(opset=opset).opset for opset in (18, newest)] == [18, newest]
     for opset in (17, newest + 1):
-        with pytest.raises(UsageError, match=f"^--opset {opset}: give 18 to {newest}$"):
+        with pytest.raises(UsageError, match=f"^--opset {opset}: use 18 to {newest}$"):
             Form(opset=opset)

@@ -88,7 +88,7 @@ def test_every_form_finds_the_same_boxes(tmp_path: Path, name: str, form: Form) 
 
 def test_a_dirac_box_has_no_sigma(tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / "best.ckpt", SHAPES["plus, Dirac"])
-    with pytest.raises(UsageError, match="one value a side"):
+    with pytest.raises(UsageError, match="one value per side"):
         nanogfl.export(checkpoint, out=tmp_path / "model.onnx", sigma=True)
 
 

@@ -134,7 +134,7 @@ def test_what_is_asked_for_is_in_the_file(
 def test_an_onnx_is_no_checkpoint(checkpoint: Path, tmp_path: Path, stand_in: Callable[[Any], None]) -> None:
     stand_in(open_network)
     file = write_onnx(checkpoint, tmp_path / "m.onnx")
-    with pytest.raises(ModelError, match=r"is an ONNX already; export takes a checkpoint"):
+    with pytest.raises(ModelError, match=r"is already an ONNX; export requires a checkpoint"):
         export_format(file, out=tmp_path / "a.mine", format="mine")
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
 
@@ -146,7 +146,7 @@ def test_the_checkpoint_is_not_written_over(
     for name in ("a.mine", "a.json"):
         given = tmp_path / name
         given.write_bytes(checkpoint.read_bytes())
-        with pytest.raises(UsageError, match=f"{name} would be written over"):
+        with pytest.raises(UsageError, match=f"{name} would overwrite the input"):
             export_format(given, out=tmp_path / "a.mine", format="mine")
         assert given.read_bytes() == checkpoint.read_bytes()
         given.unlink()
@@ -155,7 +155,7 @@ def test_the_checkpoint_is_not_written_over(
 @pytest.mark.parametrize(
     ("opener", "said"),
     [
-        (wrong, "does not give what the checkpoint gives, nothing was kept"),
+        (wrong, "results differ from the checkpoint's, nothing was kept"),
         (taller, r"mine gives raw outputs of \(\d+, 35\) instead of \(85, 35\)"),
     ],
 )
@@ -197,7 +197,7 @@ def test_an_interrupt_leaves_what_was_there(
 def test_nobodys_json_is_replaced(text: str, checkpoint: Path, tmp_path: Path, stand_in: Callable[[Any], None]) -> None:
     stand_in(open_network)
     (tmp_path / "train.json").write_text(text)
-    with pytest.raises(UsageError, match=r"train.json lies there, would be replaced, and is of no export"):
+    with pytest.raises(UsageError, match=r"train.json already exists and is not from an export"):
         export_format(checkpoint, out=tmp_path / "train.mine", format="mine")
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("train.json", text)]
 
@@ -209,7 +209,7 @@ def test_nobodys_weights_are_replaced(
     mine = Runtime(name, ("numpy",), open_network, suffix=suffix, convert=copied)
     monkeypatch.setattr(formats, "runtime", lambda _name, _option: mine)
     (tmp_path / "a.bin").write_text("mine")
-    with pytest.raises(UsageError, match=r"a.bin lies there"):
+    with pytest.raises(UsageError, match=r"a.bin already exists"):
         export_format(checkpoint, out=tmp_path / f"a{suffix}", format=name)
 
 
@@ -240,7 +240,7 @@ def test_a_folder_may_have_a_dot_in_its_name(
         (tmp_path / out).mkdir()
         assert formats._asked("ncnn", tmp_path / out)[1] == tmp_path / out / "model.param", "it is a folder"
         return
-    with pytest.raises(UsageError, match=r"a file for ncnn ends in .param"):
+    with pytest.raises(UsageError, match=r"a file for ncnn must end in .param"):
         formats._asked("ncnn", tmp_path / out)
 
 
@@ -249,9 +249,9 @@ def test_a_folder_may_have_a_dot_in_its_name(
     [
         ("--format tflite", "--format tflite: no such runtime"),
         ("--format opncv", "did you mean opencv?"),
-        ("--format mnn --int8 --calib set --opset 20", "network alone, in float32; leave out --int8, --calib, --opset"),
-        ("--format mnn --form tensor --max-drop 0.1", "leave out --form, --max-drop"),
-        ("--format torch", "has no file of its own; give one of onnx, openvino, ncnn, mnn"),
+        ("--format mnn --int8 --calib set --opset 20", "only the network, in float32; omit --int8, --calib, --opset"),
+        ("--format mnn --form tensor --max-drop 0.1", "omit --form, --max-drop"),
+        ("--format torch", "torch has no file format; use one of onnx, openvino, ncnn, mnn"),
     ],
 )
 def test_mistakes(options: str, said: str, checkpoint: Path, tmp_path: Path, command: Callable[..., Any]) -> None:

@@ -97,10 +97,10 @@ def test_expand_takes_absolute_paths_and_globs(folder: Path) -> None:
         ("empty", ["no picture or video in the folder empty", "another folder"]),
         ("*.tif", ["matches *.tif"]),
         ("empty/**", ["matches empty/**"]),
-        ("", ["empty path"]),
-        ("http://camera/stream", ["only files are", "nanogfl webcam --source"]),
-        ("0", ["only files are", "nanogfl webcam --source"]),
-        ("x" * 5000, ["cannot look at"]),  # longer than any file name
+        ("", ["path is empty"]),
+        ("http://camera/stream", ["not a file; for cameras", "nanogfl webcam --source"]),
+        ("0", ["not a file; for cameras", "nanogfl webcam --source"]),
+        ("x" * 5000, ["cannot read"]),  # longer than any file name
     ],
 )
 def test_expand_says_what_is_missing(folder: Path, source: str, said: list[str]) -> None:
@@ -252,7 +252,7 @@ def test_a_videos_name_must_be_utf8(tmp_path: Path, crashing: None) -> None:
     """As names in Latin-1 are not."""
     file = tmp_path / "\udce4.mp4"
     file.write_bytes(b"any")
-    said = r"cannot open the video .*\.mp4: its name is not UTF-8, as OpenCV needs; rename it"
+    said = r"cannot open the video .*\.mp4: its name is not UTF-8, as OpenCV requires; rename it"
     with pytest.raises(DataError, match=said):
         list(frames(file))
     with pytest.raises(DataError, match=said), write_video(file, 25, (8, 8)):
@@ -300,9 +300,9 @@ def test_a_failure_leaves_the_old_video(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), write_video(path, 10, (48, 64)) as video:
         video.write(grey(10))
         raise RuntimeError
-    with pytest.raises(DataError, match="no frame came"), write_video(path, 10, (48, 64)):
+    with pytest.raises(DataError, match="received no frames"), write_video(path, 10, (48, 64)):
         pass
-    with pytest.raises(ValueError, match="does not fit"), write_video(path, 10, (48, 64)) as video:
+    with pytest.raises(ValueError, match="does not match"), write_video(path, 10, (48, 64)) as video:
         video.write(grey(10, 64, 48))
     assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
     assert path.read_bytes() == b"old"
@@ -336,7 +336,7 @@ def test_devices_and_pipes_are_not_read(folder: Path) -> None:
     """A read of a pipe that nobody writes to never ends."""
     os.mkfifo("pipe.jpg")
     for source in ("pipe.jpg", "/dev/zero"):
-        with pytest.raises(DataError, match=f"cannot look at {source}: it is a device or a pipe"):
+        with pytest.raises(DataError, match=f"cannot read {source}: it is a device or a pipe"):
             expand([source])
     with pytest.raises(DataError, match=r"no picture or video matches p\*pe.jpg"):
         expand(["p*pe.jpg"])
@@ -345,10 +345,10 @@ def test_devices_and_pipes_are_not_read(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "fps", "size", "said"),
     [
-        ("a.avi", 10, (48, 64), "name it a.mp4"),  # one form is written
-        ("a.mp4", 0, (48, 64), "is no video"),  # a rate that some broken files report
-        ("a.mp4", float("nan"), (48, 64), "is no video"),
-        ("a.mp4", 10, (1, 64), "is no video"),  # the codec needs two rows
+        ("a.avi", 10, (48, 64), "use a.mp4"),  # one form is written
+        ("a.mp4", 0, (48, 64), "is not a valid video"),  # a rate that some broken files report
+        ("a.mp4", float("nan"), (48, 64), "is not a valid video"),
+        ("a.mp4", 10, (1, 64), "is not a valid video"),  # the codec needs two rows
     ],
 )
 def test_write_video_refuses(tmp_path: Path, name: str, fps: float, size: tuple[int, int], said: str) -> None:

@@ -37,7 +37,7 @@ def test_no_weight_comes_from_outside_the_folder(where: str, tmp_path: Path) -> 
     path = tmp_path / "models" / "a.onnx"
     path.parent.mkdir()
     path.write_bytes(external(where.format(tmp_path)))
-    with pytest.raises(ModelError, match="keeps weights in a file of its own"):
+    with pytest.raises(ModelError, match="stores weights in a separate file"):
         nanogfl.load(path)
 
 

@@ -93,7 +93,7 @@ def test_a_verb_that_is_interrupted_says_one_line(tmp_path: Path, number: signal
     )
     command = Command(tmp_path, "info", "model.onnx", before=slow)
     command.wait_for(here)
-    assert command.end(number) == (1, "error: interrupted; nothing half-written was left\n")
+    assert command.end(number) == (1, "error: interrupted; no incomplete files were left\n")
 
 
 def test_a_training_that_is_terminated_goes_on(tiny_set: Path, tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_training_that_is_interrupted_before_it_starts_leaves_nothing(tiny_set
     command = Command(tmp_path, "train", tiny_set, "--out", tmp_path / "run", *SMALL, "--epochs", 1, before=slow)
     command.wait_for(here)
     code, said = command.end(signal.SIGINT)
-    assert code == 1 and only_error(said) == "error: interrupted; nothing half-written was left"
+    assert code == 1 and only_error(said) == "error: interrupted; no incomplete files were left"
     assert not (tmp_path / "run").exists()
 
 

@@ -103,7 +103,7 @@ def test_the_first_ones_are_drawn_and_sort_by_their_rank(tmp_path: Path) -> None
 def test_drawn_pictures_never_lie_among_those_that_are_read(tmp_path: Path) -> None:
     write_picture(tmp_path / "in" / "1_a.jpg", np.full((20, 20, 3), 128, np.uint8))
     before = (tmp_path / "in" / "1_a.jpg").read_bytes()
-    with pytest.raises(UsageError, match=r"--draw .* holds pictures that are read"):
+    with pytest.raises(UsageError, match=r"--draw .* contains input pictures"):
         mine(Reads(), str(tmp_path / "in"), draw=tmp_path / "other" / ".." / "in")
     assert [p.read_bytes() for p in (tmp_path / "in").iterdir()] == [before]
 
@@ -113,7 +113,7 @@ def test_nothing_to_rank_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"broken\.jpg"):
         mine(Reads(), str(tmp_path))
     (tmp_path / "broken.jpg").rename(tmp_path / "clip.mp4")
-    with pytest.raises(DataError, match="holds no pictures"):
+    with pytest.raises(DataError, match="contains no pictures"):
         mine(Reads(), str(tmp_path))
 
 
@@ -130,7 +130,7 @@ def test_the_command_ranks_writes_and_draws(model: Path, tmp_path: Path, command
     assert doubts == sorted(doubts, reverse=True)
     drawn = sorted(p.name for p in (tmp_path / "b").iterdir())
     assert drawn == [f"{rank}_{Path(record['file']).stem}.jpg" for rank, record in enumerate(records, 1)]
-    assert "the 3 least sure of 5 pictures" in said.out
+    assert "the 3 least certain of 5 pictures" in said.out
 
 
 @pytest.mark.parametrize(

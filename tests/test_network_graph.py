@@ -164,7 +164,7 @@ def test_weights_follow_the_channels(layers: nn.Module) -> None:
 
 def test_a_layer_that_nobody_wrote_is_an_error() -> None:
     graph, value, _ = shuffled_input()
-    with pytest.raises(TypeError, match="no ONNX form is written for Hardswish"):
+    with pytest.raises(TypeError, match="ONNX export does not support Hardswish"):
         write_layers(graph, nn.Sequential(nn.Conv2d(5, 5, 1), nn.Hardswish()), value)
 
 

@@ -39,15 +39,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 READ = ["m.onnx", "in/cat.jpg"]
 REFUSED = [
-    ({"--json": "in/cat.jpg"}, "--json: in/cat.jpg would be written over in/cat.jpg, which is read", "a source"),
-    ({"--json": "in/../in/cat.jpg"}, "written over in/cat.jpg", "the same by another way"),
-    ({"--json": "link.jpg"}, "--json: link.jpg would be written over in/cat.jpg", "a link to it"),
-    ({"--json": "m.onnx"}, "written over m.onnx", "the model is read, too"),
-    ({"--record": "new", "--summary": "new"}, "--summary: new would be written over what --record writes", "both"),
-    ({"--json": "in"}, "--json in is a folder; name a file", "a folder"),
-    ({"--json": "."}, "--json . is a folder; name a file", "the working folder"),
-    ({"--a": "o/x", "--b": "o/x/y"}, "--b: o/x/y and what --a writes would lie in each other", "a file and its folder"),
-    ({"--a": "o/x/y/z", "--b": "o/x"}, "--b: o/x and what --a writes would lie in each other", "the other way round"),
+    ({"--json": "in/cat.jpg"}, "--json: in/cat.jpg would overwrite the input in/cat.jpg", "a source"),
+    ({"--json": "in/../in/cat.jpg"}, "would overwrite the input in/cat.jpg", "the same by another way"),
+    ({"--json": "link.jpg"}, "--json: link.jpg would overwrite the input in/cat.jpg", "a link to it"),
+    ({"--json": "m.onnx"}, "would overwrite the input m.onnx", "the model is read, too"),
+    ({"--record": "new", "--summary": "new"}, "--summary: new would overwrite the output of --record", "both"),
+    ({"--json": "in"}, "--json in is a folder; specify a file", "a folder"),
+    ({"--json": "."}, "--json . is a folder; specify a file", "the working folder"),
+    ({"--a": "o/x", "--b": "o/x/y"}, "--b: o/x/y and the output of --a would be nested", "a file and its folder"),
+    ({"--a": "o/x/y/z", "--b": "o/x"}, "--b: o/x and the output of --a would be nested", "the other way round"),
     ({"--json": "file/a/b.json"}, r"--json file/a/b.json: .*/file is a file, not a folder", "a file above it"),
 ]
 
@@ -60,16 +60,16 @@ def test_what_cannot_be_written_is_refused(folder: Path, files: dict[str, str], 
 
 
 def test_what_is_read_through_a_link_is_spared(folder: Path) -> None:
-    with pytest.raises(UsageError, match=r"--json: in/cat.jpg would be written over link.jpg, which is read"):
+    with pytest.raises(UsageError, match=r"--json: in/cat.jpg would overwrite the input link.jpg"):
         check_outputs(["link.jpg"], {"--json": Path("in/cat.jpg")})
 
 
 def test_the_folder_of_drawn_pictures_is_no_file(folder: Path) -> None:
-    with pytest.raises(UsageError, match=r"--draw file is a file; name a folder"):
+    with pytest.raises(UsageError, match=r"--draw file is a file; specify a folder"):
         check_outputs(READ, {}, {"--draw": Path("file")})
     with pytest.raises(UsageError, match=r"--draw file/x: .*/file is a file, not a folder"):
         check_outputs(READ, {}, {"--draw": Path("file/x")})
-    with pytest.raises(UsageError, match=r"--draw: in/cat.jpg would be written over in/cat.jpg"):
+    with pytest.raises(UsageError, match=r"--draw: in/cat.jpg would overwrite the input in/cat.jpg"):
         refuse_overwriting(READ, [("--draw", Path("in/1.jpg")), ("--draw", Path("in/cat.jpg"))])
 
 
@@ -96,7 +96,7 @@ def test_a_folder_without_rights_is_named(folder: Path, denied: str, monkeypatch
     monkeypatch.setattr(
         os, "access", lambda path, mode: not (mode & os.W_OK and Path(path).name == "shut") and real(path, mode)
     )
-    with pytest.raises(UsageError, match=rf"--json {denied}/a.json: .*/shut cannot be written; name another place"):
+    with pytest.raises(UsageError, match=rf"--json {denied}/a.json: .*/shut is not writable; choose another path"):
         check_outputs(READ, {"--json": Path(denied) / "a.json"})
 
 
@@ -111,38 +111,38 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 COMMANDS = [
-    ("predict {m} in/cat.jpg --json in/cat.jpg", "--json: in/cat.jpg would be written over"),
-    ("predict {m} in --json in/1_cat.jpg", "--json: in/1_cat.jpg would be written over"),
+    ("predict {m} in/cat.jpg --json in/cat.jpg", "--json: in/cat.jpg would overwrite the input"),
+    ("predict {m} in --json in/1_cat.jpg", "--json: in/1_cat.jpg would overwrite the input"),
     ("predict {m} in --json in", "--json in is a folder"),
-    ("predict {m} in --json {m}", "would be written over"),
+    ("predict {m} in --json {m}", "would overwrite the input"),
     ("predict {m} in --draw file", "--draw file is a file"),
-    ("mine {m} in --json in/cat.jpg", "--json: in/cat.jpg would be written over"),
-    ("mine {m} in --top 1 --draw in", "--draw in holds pictures that are read"),
-    ("webcam {m} --headless --source c.mp4 --summary c.mp4", "--summary: c.mp4 would be written over"),
-    ("webcam {m} --headless --source c.mp4 --record c.mp4", "--record: c.mp4 would be written over"),
-    ("webcam {m} --headless --source c.mp4 --record o.mp4 --summary o.mp4", "over what --record writes"),
-    ("bench {m} --json {m}", "would be written over"),
-    ("eval {m} set --json {m}", "would be written over"),
+    ("mine {m} in --json in/cat.jpg", "--json: in/cat.jpg would overwrite the input"),
+    ("mine {m} in --top 1 --draw in", "--draw in contains input pictures, which"),
+    ("webcam {m} --headless --source c.mp4 --summary c.mp4", "--summary: c.mp4 would overwrite the input"),
+    ("webcam {m} --headless --source c.mp4 --record c.mp4", "--record: c.mp4 would overwrite the input"),
+    ("webcam {m} --headless --source c.mp4 --record o.mp4 --summary o.mp4", "overwrite the output of --record"),
+    ("bench {m} --json {m}", "would overwrite the input"),
+    ("eval {m} set --json {m}", "would overwrite the input"),
     (
         "eval {m} set --json new --report new",
-        "--report: new/report.json and what --json writes would lie in each other",
+        "--report: new/report.json and the output of --json would be nested",
     ),
-    ("eval {m} set --json new/x --report new/x/y", "and what --json writes would lie in each other"),
-    ("eval {m} set --json new/report.json --report new", "would be written over what --json writes"),
+    ("eval {m} set --json new/x --report new/x/y", "and the output of --json would be nested"),
+    ("eval {m} set --json new/report.json --report new", "would overwrite the output of --json"),
     ("eval {m} set --report file", "file is a file, not a folder"),
     ("eval {m} set --report set", "set is a folder of the dataset"),
-    ("eval {m} set/report.json --report set", "would be written over set/report.json, which is read"),
+    ("eval {m} set/report.json --report set", "would overwrite the input set/report.json"),
     ("eval {m} set --report set/images", "set/images is a folder of the dataset"),
     ("eval {m} set --report set/images/deep", "set/images/deep is a folder of the dataset"),
     ("eval {m} set --report set/annotations", "set/annotations is a folder of the dataset"),
-    ("check set --json new --report new", "--report: new would be written over what --json writes"),
-    ("check set --json new --report new/x", "and what --json writes would lie in each other"),
-    ("check set --json new/x --fix new", "--fix: new and what --json writes would lie in each other"),
-    ("check set/report.json --report set/report.json", "would be written over set/report.json, which is read"),
+    ("check set --json new --report new", "--report: new would overwrite the output of --json"),
+    ("check set --json new --report new/x", "and the output of --json would be nested"),
+    ("check set --json new/x --fix new", "--fix: new and the output of --json would be nested"),
+    ("check set/report.json --report set/report.json", "would overwrite the input set/report.json"),
     ("bench {m} --plot in", "--plot in: the plot is a PNG"),
-    ("bench {m} --data set/train.json --json set/train.json", "--json: set/train.json would be written over"),
+    ("bench {m} --data set/train.json --json set/train.json", "--json: set/train.json would overwrite the input"),
     ("bench {m} --data set --json set/train.json", "set/train.json would be read as annotations of the dataset"),
-    ("bench {m} --config n.yml --markdown n.yml", "--markdown: n.yml would be written over"),
+    ("bench {m} --config n.yml --markdown n.yml", "--markdown: n.yml would overwrite the input"),
 ]
 
 

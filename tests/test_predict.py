@@ -110,7 +110,7 @@ def test_a_file_without_sigma_says_so(models: Path, folder: Path, command: Calla
 def test_a_checkpoint_without_distributions_has_no_sigma(folder: Path, command: Callable[..., Any]) -> None:
     dirac = write_checkpoint(folder / "dirac.ckpt", Architecture("s", len(NAMES), reg_max=0))
     said = command("predict", dirac, "in", "--sigma", "--score", "0")
-    assert (said.code, said.out) == (2, "") and "(a detector of model.sides=dirac has none)" in said.err
+    assert (said.code, said.out) == (2, "") and "(a detector with model.sides=dirac has none)" in said.err
     assert command("predict", dirac, "in", "--score", "0").code == 0
 
 
@@ -208,7 +208,7 @@ def test_classes_on_the_command_line(models: Path, folder: Path, command: Callab
     records = run(command, models / "model.onnx", "in", "--classes", " red, blue ,")
     assert {d["class"] for r in records for d in r["detections"]} == {"red", "blue"}
     none = command("predict", models / "model.onnx", "in", "--classes", ",")
-    assert none.code == 2 and none.err.startswith("error: --classes ',' names no class; give some")
+    assert none.code == 2 and none.err.startswith("error: --classes ',' contains no class; specify some")
     said = command("predict", models / "model.onnx", "in", "--classes", "bleu")
     assert said.code == 2 and said.out == ""
     assert said.err == "error: --classes: the model has no class 'bleu' (did you mean blue?)\n"
@@ -236,7 +236,7 @@ def test_sources_are_never_drawn_over(models: Path, folder: Path, command: Calla
     before = {p: p.read_bytes() for p in (folder / "in").iterdir()}
     for source in ("in", "in/b.jpg", "in/clip.mp4"):
         said = command("predict", models / "model.onnx", source, "--draw", "other/../in")
-        assert (said.code, len(said.err.splitlines())) == (2, 1) and "would be written over in/" in said.err
+        assert (said.code, len(said.err.splitlines())) == (2, 1) and "would overwrite the input in/" in said.err
     assert {p: p.read_bytes() for p in (folder / "in").iterdir()} == before
 
 
@@ -272,7 +272,7 @@ def test_a_broken_picture_among_good_ones_is_left_out(models: Path, folder: Path
     said = command("predict", models / "model.onnx", "in", "--json", "found.json")
     assert said.code == 0
     (line,) = said.err.splitlines()
-    assert line.startswith("warning: left out: cannot decode the picture in/b0.jpg: ")
+    assert line.startswith("warning: skipped: cannot decode the picture in/b0.jpg: ")
     assert [r["file"] for r in json.loads(Path("found.json").read_text())] == ["in/a.png", "in/b.jpg"]
 
 
@@ -304,7 +304,7 @@ def test_a_video_that_is_none_is_left_out_with_a_word(
     with caplog.at_level(logging.WARNING, logger="nanogfl"):
         records = predict_sources(detector, ["clip.mp4", "in/a.png"], draw=Path("drawn"))
     assert [r["file"] for r in records] == ["in/a.png"]
-    assert "left out: cannot open the video clip.mp4" in caplog.text
+    assert "skipped: cannot open the video clip.mp4" in caplog.text
     assert [p.name for p in Path("drawn").iterdir()] == ["a.png"]
 
 

@@ -312,8 +312,8 @@ def test_what_was_measured_is_a_table() -> None:
         "          AP       ms     MB",
         "fp32  0.5123    12.35   3.21",
         "int8  0.4988     6.50   1.05",
-        "AP on 16 calibration pictures; CPU ms a frame, one thread; mse; 1 of 3 convolutions float",
-        "int8 was chosen by this AP, which flatters it: measure it with nanogfl eval on val",
+        "AP on 16 calibration pictures; CPU ms per frame, one thread; mse; 1 of 3 convolutions float",
+        "int8 was selected by this AP, which is optimistic: measure it with nanogfl eval on val",
     ]
     said = measured.to_json()
     assert (said["pictures"], said["fp32_ap"], said["fp32_ms"], said["method"]) == (16, 0.5123, 12.3456, "mse")
@@ -353,7 +353,7 @@ def test_what_the_float_model_does_not_find_judges_nothing(learnt: Path, tmp_pat
     empty = write_coco(tmp_path / "set", {"": [block_picture(np.random.default_rng(0))._replace(boxes=[], labels=[])]})
     detector = nanogfl.load(learnt / "best.ckpt")
     assert isinstance(detector, TorchDetector)
-    with pytest.raises(DataError, match=r"finds nothing that is labelled there \(AP 0\)"):
+    with pytest.raises(DataError, match=r"detects none of the labelled objects \(AP 0\)"):
         to_int8(build(detector, Form()), empty, 1.0)
 
 
@@ -391,20 +391,20 @@ def test_a_bias_that_no_byte_of_its_channel_can_hold_stays(model: onnx.ModelProt
 def test_too_large_a_drop_is_refused(learnt: Path, blocks: Path, caplog: pytest.LogCaptureFixture) -> None:
     detector = nanogfl.load(learnt / "best.ckpt")
     assert isinstance(detector, TorchDetector)
-    with pytest.raises(ExportError, match=r"int8 has AP .* where float32 has .* more than --max-drop -1 below"):
+    with pytest.raises(ExportError, match=r"int8 has AP .*, float32 .* it drops by more than --max-drop -1"):
         to_int8(build(detector, Form()), blocks, -1)
-    assert f"--calib {blocks}: 16 pictures say little about AP; give 20 or more" in caplog.text
+    assert f"--calib {blocks}: 16 pictures are too few to measure AP; use at least 20" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"int8": True}, "--int8 needs pictures to calibrate on: add --calib DATA"),
-        ({"calib": "set"}, "--calib is for int8 only"),
-        ({"max_drop": 0.1}, "--max-drop is for int8 only"),
-        ({"int8": True, "calib": "set", "form": Form(half=True)}, "give one of the two"),
-        ({"int8": True, "calib": "set", "max_drop": -0.1}, "--max-drop -0.1: give an AP"),
-        ({"int8": True, "calib": "set", "max_drop": float("nan")}, "--max-drop nan: give an AP"),
+        ({"int8": True}, "--int8 requires calibration pictures: add --calib DATA"),
+        ({"calib": "set"}, "--calib requires --int8"),
+        ({"max_drop": 0.1}, "--max-drop requires --int8"),
+        ({"int8": True, "calib": "set", "form": Form(half=True)}, "use only one of them"),
+        ({"int8": True, "calib": "set", "max_drop": -0.1}, "--max-drop -0.1: must be an AP"),
+        ({"int8": True, "calib": "set", "max_drop": float("nan")}, "--max-drop nan: must be an AP"),
     ],
 )
 def test_options_that_make_no_sense(tmp_path: Path, options: dict[str, Any], words: str) -> None:

@@ -55,15 +55,15 @@ def with_metadata(path: Path, key: str, value: str) -> bytes:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        pytest.param(lambda p: None, "there is no file", id="missing"),
-        pytest.param(lambda p: b"", "is no ONNX model that onnxruntime", id="empty"),
-        pytest.param(lambda p: b"no model", "is no ONNX model that onnxruntime", id="garbage"),
-        pytest.param(lambda p: p.read_bytes()[:5000], "is no ONNX model that onnxruntime", id="cut early"),
-        pytest.param(lambda p: p.read_bytes()[:-20000], "is no ONNX model that onnxruntime", id="cut late"),
-        pytest.param(lambda p: foreign("Teleport"), "is no ONNX model that onnxruntime", id="unknown operator"),
-        pytest.param(lambda p: foreign(), "is an ONNX, but not one of ours", id="not ours"),
+        pytest.param(lambda p: None, "no such file; check the path", id="missing"),
+        pytest.param(lambda p: b"", "is not an ONNX model that onnxruntime", id="empty"),
+        pytest.param(lambda p: b"no model", "is not an ONNX model that onnxruntime", id="garbage"),
+        pytest.param(lambda p: p.read_bytes()[:5000], "is not an ONNX model that onnxruntime", id="cut early"),
+        pytest.param(lambda p: p.read_bytes()[:-20000], "is not an ONNX model that onnxruntime", id="cut late"),
+        pytest.param(lambda p: foreign("Teleport"), "is not an ONNX model that onnxruntime", id="unknown operator"),
+        pytest.param(lambda p: foreign(), "is not an ONNX file of nanogfl", id="not ours"),
         pytest.param(lambda p: with_metadata(p, "schema", "2"), "has schema 2", id="newer schema"),
-        pytest.param(lambda p: with_metadata(p, "classes", "{"), "does not say what it is", id="broken metadata"),
+        pytest.param(lambda p: with_metadata(p, "classes", "{"), "has invalid metadata", id="broken metadata"),
     ],
 )
 def test_what_is_no_file_of_ours_is_one_line(
@@ -96,21 +96,21 @@ def test_a_file_that_is_not_what_it_says(tmp_path: Path, form: str, key: str, va
     assert isinstance(detector, TorchDetector)
     (tmp_path / "m.onnx").write_bytes(build(detector, Form(form)).SerializeToString())
     (tmp_path / "m.onnx").write_bytes(with_metadata(tmp_path / "m.onnx", key, value))
-    with pytest.raises(ModelError, match=r"m\.onnx is not what its metadata says \(form .*export it again") as error:
+    with pytest.raises(ModelError, match=r"m\.onnx does not match its metadata \(form .*re-export it") as error:
         nanogfl.load(tmp_path / "m.onnx")
     assert "\n" not in str(error.value)
 
 
 def test_a_class_without_a_name_is_no_index_error(model: Path, tmp_path: Path) -> None:
     (tmp_path / "two.onnx").write_bytes(with_metadata(model, "classes", '["red", "green"]'))
-    with pytest.raises(ModelError, match=r"two\.onnx finds more classes than the 2 it names; export it again"):
+    with pytest.raises(ModelError, match=r"two\.onnx returns labels beyond its 2 classes; re-export it"):
         nanogfl.load(tmp_path / "two.onnx").predict(scene(), 0.05)
 
 
 def test_weights_that_lie_elsewhere_are_refused(model: Path, tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     onnx.save_model(onnx.load(str(model)), str(path), save_as_external_data=True, location="m.onnx.data")
-    with pytest.raises(ModelError, match=r"m\.onnx keeps weights in a file of its own"):
+    with pytest.raises(ModelError, match=r"m\.onnx stores weights in a separate file"):
         nanogfl.load(path)
 
 
@@ -129,13 +129,13 @@ def test_optional_inputs_are_described(model: Path, tmp_path: Path) -> None:
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "a.onnx").mkdir()
-    with pytest.raises(ModelError, match="there is no file"):
+    with pytest.raises(ModelError, match="no such file; check the path"):
         nanogfl.load(tmp_path / "a.onnx")
 
 
 def test_the_input_size_is_fixed(model: Path) -> None:
     assert nanogfl.load(model, input="64x96").input_size == (64, 96)
-    with pytest.raises(UsageError, match=r"--input 96x96: .*model\.onnx is made for 64x96; export the checkpoint at"):
+    with pytest.raises(UsageError, match=r"--input 96x96: .*model\.onnx requires 64x96; export the checkpoint with"):
         nanogfl.load(model, input=96)
 
 
@@ -200,7 +200,7 @@ def test_a_detector_opens_itself_in_another_process(model: Path) -> None:
 
 @pytest.mark.parametrize("threads", [0, -1, 1025, 2.5, "2", True])
 def test_threads_are_a_whole_number(model: Path, threads: Any) -> None:
-    with pytest.raises(UsageError, match="give a whole number from 1 to 1024"):
+    with pytest.raises(UsageError, match="must be an integer from 1 to 1024"):
         nanogfl.load(model, threads=threads)
 
 
@@ -221,13 +221,13 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(model: Path, monkeypa
         raise PermissionError(13, "Permission denied", str(self))
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
-    with pytest.raises(ModelError, match=r"^cannot read .*: Permission denied; check its rights$"):
+    with pytest.raises(ModelError, match=r"^cannot read .*: Permission denied; check its permissions$"):
         nanogfl.load(model)
 
 
 def test_a_session_of_bytes_names_the_model() -> None:
     assert open_session(foreign()).get_inputs()[0].name == "a"
-    with pytest.raises(ModelError, match="the model is no ONNX model"):
+    with pytest.raises(ModelError, match="the model is not an ONNX model"):
         open_session(b"no model")
 
 

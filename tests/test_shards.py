@@ -174,7 +174,7 @@ def test_a_damaged_tar_does_not_end_a_check(sharded: Path, tmp_path: Path) -> No
 
 def test_shards_without_fix_are_refused(tiny_set: Path, capfd: pytest.CaptureFixture) -> None:
     assert main("check", tiny_set, "--shards", 5) == 2
-    assert "give --fix FOLDER too" in capfd.readouterr().err
+    assert "specify --fix FOLDER too" in capfd.readouterr().err
 
 
 def test_a_member_is_read_in_pieces_as_a_file_is(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_no_device(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_adb_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UsageError, match="needs adb"):
+    with pytest.raises(UsageError, match="requires adb"):
         parse_target("adb")
 
 

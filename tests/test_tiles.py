@@ -285,7 +285,7 @@ def test_an_option_of_tiles_without_tiles_is_refused(models: Path, command: Call
     """Nothing would be looked at in tiles, and nobody would know; also where it says what holds anyway."""
     value = {"--tile-scale": 1, "--tile-overlap": 0.25}[option]
     said = command("predict", models / "model.onnx", "no.png", option, value)
-    assert said.code == 2 and said.err == f"error: {option} is of no use without --tiles; add it, or leave both away\n"
+    assert said.code == 2 and said.err == f"error: {option} requires --tiles; add it, or omit both\n"
 
 
 def test_tiles_that_nobody_waits_for_are_refused() -> None:

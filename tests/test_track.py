@@ -44,14 +44,14 @@ A, B = (100, 100, 160, 220), (400, 100, 460, 220)
 @pytest.mark.parametrize("iou", [0.0, -0.1, 1.1, float("nan")])
 def test_an_overlap_that_all_boxes_have_is_refused(iou: float) -> None:
     """With 0, boxes that touch nowhere were matched without end."""
-    with pytest.raises(UsageError, match=r"give an overlap above 0, up to 1"):
+    with pytest.raises(UsageError, match=r"must be above 0 and at most 1"):
         Tracker(iou=iou)
     assert len(walk(Tracker(iou=1.0), [found([A])] * 4)[-1].ids) == 1
 
 
 @pytest.mark.parametrize("hold_s", [-0.1, float("inf"), float("nan")])
 def test_a_time_to_hold_that_never_ends_is_refused(hold_s: float) -> None:
-    with pytest.raises(UsageError, match=r"^--hold .*: give seconds, 0 or more$"):
+    with pytest.raises(UsageError, match=r"^--hold .*: must be at least 0 seconds$"):
         Tracker(hold_s=hold_s)
 
 

@@ -71,7 +71,7 @@ def test_equal_pairs(folder: Path, command: Callable[..., Any], a: str, b: str) 
     assert said.code == 0 and said.err == "", said
     words = said.out.split()
     assert words[:3] == ["equal:", "7", "pictures,"] and said.out.endswith(", 0 on one side only\n")
-    assert ("fewer than 200: give --data with more objects" in said.out) == (int(words[3]) < 200)
+    assert ("fewer than 200: use --data with more objects" in said.out) == (int(words[3]) < 200)
 
 
 @pytest.mark.parametrize(("a", "b"), [("a.ckpt", "b.onnx"), ("a.ckpt", "almost.ckpt"), ("a.onnx", "b.ckpt")])
@@ -89,7 +89,7 @@ def test_where_nothing_was_compared_nothing_is_equal(tmp_path: Path) -> None:
     files = [write_checkpoint(tmp_path / f"{w}.ckpt", input_size=(h, w), background=-30.0) for h, w in sizes]
     for file in files:
         write_onnx(file, file.with_suffix(".onnx"))
-    with pytest.raises(ExportError, match="nothing was compared; give --data"):
+    with pytest.raises(ExportError, match="nothing was compared; use --data"):
         verify(tmp_path / "64.onnx", tmp_path / "96.onnx")
 
 
@@ -109,7 +109,7 @@ def test_deviations_of_the_sides_are_compared_where_both_have_them(folder: Path,
     content = torch.load(path, weights_only=True)
     content["nanogfl"]["temperature"] = 1.5
     torch.save(content, tmp_path / "warm.ckpt")
-    with pytest.raises(ExportError, match="deviations of the sides differ by"):
+    with pytest.raises(ExportError, match="standard deviations differ by"):
         verify(tmp_path / "warm.ckpt", tmp_path / "c.onnx", folder / "set")
     assert verify(tmp_path / "warm.ckpt", folder / "a.onnx", folder / "set").sigma_px is None
 
@@ -157,7 +157,7 @@ def test_compare_runs_over_all_pictures(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("boxes", "words"),
-    [(0, "fewer than 200"), (199, "fewer than 200: give --data with more objects"), (200, ""), (5000, "")],
+    [(0, "fewer than 200"), (199, "fewer than 200: use --data with more objects"), (200, ""), (5000, "")],
 )
 def test_few_boxes_are_said(boxes: int, words: str) -> None:
     text = Parity(pictures=3, boxes=boxes, box_px=0.25, score=1e-4, one_sided=1, raw=None).to_text()

@@ -207,7 +207,7 @@ def test_head_has_no_body_and_the_connection_goes_on(server: Server) -> None:
 )
 def test_nothing_else_is_reachable(path: str, server: Server) -> None:
     answer = ask(server, "GET", path)
-    assert answer.status == 404 and "there is nothing at" in answer.json["error"]
+    assert answer.status == 404 and "does not exist" in answer.json["error"]
 
 
 def test_health(server: Server) -> None:
@@ -310,7 +310,7 @@ def test_no_more_pictures_are_taken_in_than_memory_holds(folder: Path) -> None:
             while server.uploads._value and time.monotonic() < deadline:
                 time.sleep(0.01)
             last = ask(server, "POST", "/predict", png(scene()), Content_Type=PNG)
-            assert last.status == 503 and f"{MAX_UPLOADS} pictures are being sent" in last.json["error"]
+            assert last.status == 503 and f"{MAX_UPLOADS} uploads are in progress" in last.json["error"]
         while server.uploads._value < MAX_UPLOADS and time.monotonic() < deadline:
             time.sleep(0.01)
         assert ask(server, "POST", "/predict", png(scene()), Content_Type=PNG).status == 200
@@ -333,14 +333,14 @@ REFUSED = [
         b"no picture at all",
         {"Content_Type": PNG},
         415,
-        "no PNG, JPEG, WebP or BMP",
+        "not a valid PNG, JPEG, WebP or BMP",
         "not a picture",
     ),
     ("POST", "/predict", b"GIF89a" + b"\0" * 99, {"Content_Type": "image/gif"}, 415, "convert", "a kind left out"),
     ("POST", "/predict", png(scene())[:60], {"Content_Type": PNG}, 400, "cannot decode", "cut short"),
     ("POST", "/predict", png_header(60000, 60000), {"Content_Type": PNG}, 413, "60000x60000", "a bomb"),
     ("POST", "/predict", png(scene()), {"Content_Type": "application/x-www-form-urlencoded"}, 415, "curl", "a form"),
-    ("POST", "/predict", png(scene()), {"Content_Type": "multipart/form-data; boundary=x"}, 415, "own bytes", "a form"),
+    ("POST", "/predict", png(scene()), {"Content_Type": "multipart/form-data; boundary=x"}, 415, "raw bytes", "a form"),
     ("POST", "/predict", None, {"Content_Length": str(MAX_BYTES + 1)}, 413, str(MAX_BYTES), "too long, not read"),
     ("POST", "/predict", None, {"Content_Length": "-5"}, 411, "Content-Length", "no length"),
     ("POST", "/predict", None, {"Content_Length": "\u00b2"}, 411, "Content-Length", "a digit that is no number"),
@@ -352,7 +352,7 @@ REFUSED = [
         png(scene()),
         {"Content_Type": PNG, "Transfer_Encoding": "chunked", "Content_Length": str(len(png(scene())))},
         411,
-        "in one piece",
+        "in chunks",
         "two lengths",
     ),
     ("POST", "/predict", png(scene()), {"Sec_Fetch_Site": "cross-site"}, 403, "another site", "a foreign page"),
@@ -361,7 +361,15 @@ REFUSED = [
     ("POST", "/predict?score=2", png(scene()), {"Content_Type": PNG}, 400, "between 0 and 1", "score above 1"),
     ("POST", "/predict?score=nan", png(scene()), {"Content_Type": PNG}, 400, "'nan'", "no number"),
     ("POST", "/predict?score=x", png(scene()), {"Content_Type": PNG}, 400, "'x'", "no number"),
-    ("POST", "/predict?conf=.5", png(scene()), {"Content_Type": PNG}, 400, "no 'conf' to ask for", "another's name"),
+    (
+        "POST",
+        "/predict?conf=.5",
+        png(scene()),
+        {"Content_Type": PNG},
+        400,
+        "unknown parameter 'conf'",
+        "another's name",
+    ),
     ("POST", "/app.js", png(scene()), {"Content_Type": PNG}, 405, "/predict", "not a place to post"),
     ("POST", "/other", png(scene()), {"Content_Type": PNG}, 404, "/predict", "no such place"),
     ("GET", "/predict", None, {}, 405, "POST a picture", "the other method"),
@@ -477,7 +485,7 @@ def test_a_body_that_does_not_come_frees_its_place(
             b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 99\r\n\r\n" + sent
         )
         answer = visitor.makefile("rb").read()
-    assert b" 408 " in answer.splitlines()[0] and f"only {len(sent)} of 99 bytes came".encode() in answer
+    assert b" 408 " in answer.splitlines()[0] and f"only {len(sent)} of 99 bytes arrived".encode() in answer
     assert server.uploads._value == MAX_UPLOADS and server.places._value == MAX_WAITING + 1
 
 
@@ -636,7 +644,7 @@ def test_the_addresses_that_are_said_can_be_typed(
     if ":" in host and not ipv6():
         pytest.skip("this machine has no IPv6")
     said, ports = served(Place(host, 0), folder, here, monkeypatch)
-    first = f"http://{shown}:{ports[0]}/  (model.onnx; Ctrl-C ends it)"
+    first = f"http://{shown}:{ports[0]}/  (model.onnx; Ctrl-C stops it)"
     assert said == [first, *(line.format(here, ports[0]) for line in more), "ended"]
 
 
@@ -704,7 +712,7 @@ def test_a_suffix_in_capitals_is_the_same(folder: Path, tmp_path: Path) -> None:
     with running(open_server(tmp_path / "M.ONNX", Place(port=0), folder)) as server:
         answer = ask(server, "GET", "/model.onnx")
     assert answer.status == 200 and answer.headers["Content-Disposition"] == "inline; filename*=UTF-8''M.ONNX"
-    with pytest.raises(UsageError, match=r"first: nanogfl export"):
+    with pytest.raises(UsageError, match=r"run: nanogfl export"):
         open_server(tmp_path / "best.CKPT", Place(port=0), folder)
 
 
@@ -712,18 +720,18 @@ def test_models_that_a_browser_cannot_run(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"nanogfl export .*best\.ckpt --out model\.onnx"):
         open_server(folder / "best.ckpt", Place(port=0), folder)
     for suffix in (".pth", ".pt"):
-        with pytest.raises(UsageError, match=rf"first: nanogfl export .*best\{suffix} --out model\.onnx"):
+        with pytest.raises(UsageError, match=rf"run: nanogfl export .*best\{suffix} --out model\.onnx"):
             open_server(tmp_path / f"best{suffix}", Place(port=0), folder)
-    with pytest.raises(ModelError, match="there is no file"):
+    with pytest.raises(ModelError, match="no such file; check the path"):
         open_server(tmp_path / "none.onnx", Place(port=0), folder)
     detector = nanogfl.load(folder / "best.ckpt")
     assert isinstance(detector, TorchDetector)
-    with pytest.raises(UsageError, match=r"photo\.jpg: .* give an \.onnx file"):
+    with pytest.raises(UsageError, match=r"photo\.jpg: .* use an \.onnx file"):
         open_server(tmp_path / "photo.jpg", Place(port=0), folder)
-    with pytest.raises(UsageError, match="without a certificate"):
+    with pytest.raises(UsageError, match="requires a certificate"):
         open_server(folder / "model.onnx", Place(port=0, key=tmp_path / "key.pem"), folder)
     (tmp_path / "core.onnx").write_bytes(build(detector, Form("core")).SerializeToString())
-    with pytest.raises(ModelError, match="form core; the page needs: nanogfl export --form frame"):
+    with pytest.raises(ModelError, match="form core; the page requires: nanogfl export --form frame"):
         open_server(tmp_path / "core.onnx", Place(port=0), folder)
 
 
@@ -774,7 +782,7 @@ def test_https(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(UsageError, match=r"--cert .*PEM"):
         open_server(folder / "model.onnx", Place(port=0, cert=folder / "model.onnx"), folder)
     said, ports = served(place, folder, "", monkeypatch)
-    assert said == [f"https://127.0.0.1:{ports[0]}/  (model.onnx; Ctrl-C ends it)", "ended"]
+    assert said == [f"https://127.0.0.1:{ports[0]}/  (model.onnx; Ctrl-C stops it)", "ended"]
 
 
 # --- the runtime's files ---

@@ -221,7 +221,7 @@ def test_the_figures_of_a_source_that_is_lost_are_kept(folder: Path) -> None:
         def pictures(self, stop: threading.Event) -> Iterator[tuple[str, float | None, Picture]]:
             yield "lost", 0.0, picture_of(0)
             time.sleep(0.3)
-            raise DataError("lost dropped and did not come back")
+            raise DataError("lost was lost and did not reconnect")
 
     webcam = Webcam(Finder(), Lost())
     with pytest.raises(DataError):
@@ -466,7 +466,7 @@ def test_a_recording_that_cannot_be_is_refused(folder: Path) -> None:
 
 def test_a_recording_never_takes_the_place_of_its_source(folder: Path) -> None:
     before = video(folder / "a.mp4").read_bytes()
-    with pytest.raises(UsageError, match=r"--record: x/../a.mp4 would be written over a.mp4, which is read"):
+    with pytest.raises(UsageError, match=r"--record: x/../a.mp4 would overwrite the input a.mp4"):
         Webcam(Finder(), open_source("a.mp4"), record=Path("x/../a.mp4")).run()
     assert (folder / "a.mp4").read_bytes() == before
 
@@ -513,7 +513,7 @@ def test_without_a_display_it_goes_on_headless_with_a_word(
 ) -> None:
     said = command("webcam", model, "--source", "in")
     assert said.code == 0 and len(said.out.splitlines()) == 12
-    assert said.err == "warning: no display here: no window, but a JSON line for each frame\n"
+    assert said.err == "warning: no display found; printing one JSON line per frame\n"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="displays are told by the environment on Linux only")
@@ -526,11 +526,11 @@ def test_a_display_that_does_not_answer_is_none(monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [
-        (["--source", "97"], 1, r"error: there is no camera 97; cameras here: (none|[\d, ]+); give one of them, "),
+        (["--source", "97"], 1, r"error: camera 97 not found; available cameras: (none|[\d, ]+); use one of them, "),
         (["--source", "nowhere.mp4"], 1, r"error: cannot find nowhere.mp4: "),
         (["--source", "rtsp://127.0.0.1:9/x"], 1, r"error: cannot open the stream rtsp://127.0.0.1:9/x: "),
         (["--source", "in", "--classes", "rde"], 2, r"error: --classes: the model has no class 'rde'"),
-        (["--source", "in", "--sigma"], 2, r"error: --sigma: this file does not give it"),
+        (["--source", "in", "--sigma"], 2, r"error: --sigma: this file has no sigma"),
         (["--source", "in", "--record", "x.avi"], 2, r"error: cannot write a video as x.avi"),
     ],
 )

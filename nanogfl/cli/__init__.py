@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _forget_loaders()
         code = int(is_main())  # only the main process of a run prints the message
         if code:
-            sys.stderr.write("error: interrupted; nothing half-written was left\n")
+            sys.stderr.write("error: interrupted; no incomplete files were left\n")
     _end_output()
     sys.exit(code)
 
@@ -116,7 +116,7 @@ def _refuse_empty(arguments: list[str]) -> None:
     for before, argument in zip(["nanogfl", *arguments], arguments, strict=False):
         option, sign, value = argument.partition("=")
         if argument == "" or (sign and not value and option.startswith("--")):
-            raise UsageError(f"nothing is given after {option or before}; is a variable in the command empty?")
+            raise UsageError(f"empty value after {option or before}; is a variable in the command empty?")
 
 
 def _interrupt(*_: object) -> NoReturn:
@@ -134,12 +134,12 @@ def _explain(error: Exception) -> tuple[int, str]:
         where = context.command_path if context else "nanogfl"
         return 2, f"{usage().rstrip('. ')}. See: {where} --help"
     if isinstance(error, ModuleNotFoundError):
-        return 1, f"this command needs more than the runtime ({error.name} is missing): pip install 'nanogfl[train]'"
+        return 1, f"this command requires more than the runtime ({error.name} is missing): pip install 'nanogfl[train]'"
     if isinstance(error, BrokenPipeError):
         return 1, ""
     if isinstance(error, OSError):
         return 1, f"{error.filename or 'a file'}: {error.strerror or error}; check the path and the free space"
     text = " ".join(str(error).split())[:300]
     if isinstance(error, MemoryError):
-        return 1, f"out of memory ({text}); take smaller pictures, or end other programs"
-    return 1, f"unexpected {type(error).__name__}: {text}; run it again with --debug and report what it shows"
+        return 1, f"out of memory ({text}); use smaller pictures, or close other programs"
+    return 1, f"unexpected {type(error).__name__}: {text}; re-run it with --debug and report the output"

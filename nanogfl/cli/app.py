@@ -84,7 +84,7 @@ def bar(pictures: int) -> Iterator[Callable[..., None]]:
     if not sys.stderr.isatty():
         yield lambda _=1: None
         return
-    with typer.progressbar(length=pictures, label="looking at pictures", file=sys.stderr) as shown:
+    with typer.progressbar(length=pictures, label="processing pictures", file=sys.stderr) as shown:
         yield lambda count=1: shown.update(count)
 
 
@@ -97,7 +97,7 @@ def named(option: str, text: str | None, one: str) -> list[str] | None:
     """Return the names in an option, or None if it is not given; ``one`` is the error message's word for a name."""
     names = None if text is None else listed(text)
     if names == []:
-        raise UsageError(f"{option} {text!r} names no {one}; give some, separated by commas, or leave it out")
+        raise UsageError(f"{option} {text!r} contains no {one}; specify some, separated by commas, or omit it")
     return names
 
 

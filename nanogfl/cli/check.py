@@ -41,7 +41,7 @@ def check(
     from nanogfl.runtime.outputs import check_outputs, refuse_overwriting
 
     if shards and not fix:
-        raise UsageError("--shards is how --fix writes; give --fix FOLDER too")
+        raise UsageError("--shards requires --fix; specify --fix FOLDER too")
     written = {"--json": json_file, "--report": report}
     check_outputs([data], written, {"--fix": fix})
     refuse_overwriting([], [(option, path) for option, path in {**written, "--fix": fix}.items() if path])
@@ -86,7 +86,7 @@ def _summary(found: Checkup) -> Iterator[str]:
     boxes = sum(len(e.boxes) for e in table.examples)
     splits = ", ".join(f"{n} {s}" for s, n in found.statistics["pictures"]["splits"].items() if s != "none")
     parts = f" ({splits})" if splits else ""
-    yield f"{table.form} set, {len(table)} pictures{parts}, {boxes} boxes, {len(table.names)} classes"
+    yield f"{table.form} dataset, {len(table)} pictures{parts}, {boxes} boxes, {len(table.names)} classes"
     for kind, count in found.counts.items():
         first = next(p for p in found.problems if p.kind == kind)
         yield f"{KINDS[kind].severity:8}{count:6}  {kind}: {KINDS[kind].phrase}"
@@ -94,7 +94,7 @@ def _summary(found: Checkup) -> Iterator[str]:
         yield _line(f"{'':16}{where}")
         yield f"{'':16}-> {KINDS[kind].fix}"
     if not found.problems:
-        yield "nothing is wrong with it"
+        yield "no problems found"
     yield f"train with: {found.recommended['command']}"
     yield f"{'':12}{found.recommended['reasons']['input']}"
 

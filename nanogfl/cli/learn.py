@@ -70,9 +70,9 @@ def train(
         say(f"validation, epoch {best['epoch'] + 1}:\n{scores.to_table()}\n")
     say(f"epochs {summary['epochs']}, {summary['seconds']:.0f} s, {summary['images_per_second']:.1f} pictures/s")
     if scores is None:
-        found = "no validation pictures, the last weights"
+        found = "no validation pictures; last weights"
     elif best["AP"] is None:
-        found = "no box in the validation pictures, and so no AP; the last weights"
+        found = "no boxes in the validation pictures, so no AP; last weights"
     else:
         found = f"best validation AP {best['AP']:.3f}, AP50 {best['AP50']:.3f} (epoch {best['epoch'] + 1})"
     say(f"{found}: {out / 'best.ckpt'}")

@@ -79,7 +79,7 @@ def _refuse_beside(format_: str, **given: object) -> None:
     """Refuse options that only ONNX files support."""
     asked = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
     if asked:
-        raise UsageError(f"--format {format_} holds the network alone, in float32; leave out {', '.join(asked)}")
+        raise UsageError(f"--format {format_} contains only the network, in float32; omit {', '.join(asked)}")
 
 
 @app.command(epilog="Example: nanogfl verify best.ckpt model.onnx --data pictures/")
@@ -144,9 +144,9 @@ def bench(
     from nanogfl.runtime.outputs import check_outputs
 
     if split and not data:
-        raise UsageError("--split says which part of --data; give --data too, or leave it out")
+        raise UsageError("--split selects a part of --data; specify --data too, or omit it")
     if plot and plot.suffix.lower() != ".png":
-        raise UsageError(f"--plot {plot}: the plot is a PNG; name a file that ends in .png")
+        raise UsageError(f"--plot {plot}: the plot is a PNG; use a name that ends in .png")
     sources = [*models, *(given for given in (data, config) if given)]
     check_outputs(sources, {"--json": json_file, "--markdown": markdown, "--plot": plot})
     table = read_table(data) if data else None
@@ -165,5 +165,5 @@ def bench(
 def _counts(text: str) -> list[int]:
     words = listed(text)
     if not words or not all(word.isdecimal() and 0 < int(word) < 1000 for word in words):
-        raise UsageError(f"--threads {text}: give numbers from 1, separated by commas, such as 1,2")
+        raise UsageError(f"--threads {text}: use integers from 1, separated by commas, such as 1,2")
     return list(dict.fromkeys(map(int, words)))

@@ -89,7 +89,7 @@ def _tiled(tiles: bool, scale: float | None, overlap: float | None) -> Callable[
     given = {"scale": scale, "overlap": overlap}
     given = {name: value for name, value in given.items() if value is not None}
     if given and not tiles:
-        raise UsageError(f"--tile-{next(iter(given))} is of no use without --tiles; add it, or leave both away")
+        raise UsageError(f"--tile-{next(iter(given))} requires --tiles; add it, or omit both")
     return (lambda detector: Tiled(detector, **given)) if tiles else lambda detector: detector
 
 
@@ -163,7 +163,7 @@ def _tracker(track: bool, smooth: bool, hold: float | None) -> Tracker | None:
     from nanogfl.runtime.track import Tracker
 
     if not track and (hold is not None or not smooth):
-        raise UsageError("--hold and --no-smooth are of no use without --track; add it, or leave them out")
+        raise UsageError("--hold and --no-smooth require --track; add it, or omit them")
     return Tracker(smooth=smooth, hold_s=1.0 if hold is None else hold) if track else None
 
 
@@ -215,7 +215,10 @@ def mine(
         write_json(json_file, [mined.to_json() for mined in first])
     for mined in first:
         say(f"{mined.doubt:7.2f} bits  {mined.file}")
-    say(f"the {len(first)} least sure of {len(ranked)} pictures" + "".join(f" -> {p}" for p in (draw, json_file) if p))
+    say(
+        f"the {len(first)} least certain of {len(ranked)} pictures"
+        + "".join(f" -> {p}" for p in (draw, json_file) if p)
+    )
 
 
 @app.command(epilog="Example: nanogfl web model.onnx --port 8000")

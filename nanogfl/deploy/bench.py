@@ -64,7 +64,7 @@ def bench(
     chosen = [runtime(name) for name in runtimes]
     device = parse_target(target, python) if target else None
     if device and any(r.name != "onnxruntime" for r in chosen):
-        raise UsageError("--target measures onnxruntime only; leave --runtime out")
+        raise UsageError("--target measures onnxruntime only; omit --runtime")
     chosen = chosen or list(RUNTIMES[:1] if device else RUNTIMES)
     table = None if data is None else _table(data, split)
     frames = camera_frames(table)
@@ -79,7 +79,7 @@ def bench(
         lines = [rows.open(m, r, t) for m in ready for r in chosen for t in threads]
         measured = [line for line in lines if isinstance(line, Row)]
         if not measured:
-            raise ExportError(f"nothing could be measured: {lines[0].reason}" if lines else "no model was given")  # type: ignore[union-attr]
+            raise ExportError(f"nothing could be measured: {lines[0].reason}" if lines else "no model specified")  # type: ignore[union-attr]
         machine = measured[0].worker.ask("machine") | ({} if device else {"load": load})
         used = {row.runtime.name for row in measured}
         machine["versions"] = {name: number for name, number in machine["versions"].items() if name in used}

@@ -72,7 +72,7 @@ class BenchCard:
         )
         table = [lines[0], rule, *lines[1:]]
         skipped = [f"- {r['model']} in {r['runtime']}: {r['skipped']}" for r in self.rows if "skipped" in r]
-        left_out = ["", "Left out:", "", *skipped] if skipped else []
+        left_out = ["", "Skipped:", "", *skipped] if skipped else []
         return "\n".join([self.machine_text(), "", *table, *left_out, "", NOTE])
 
     def machine_text(self) -> str:

@@ -88,14 +88,14 @@ def prepare(
     core, why_not, outputs = folder / f"{folder.name}_core.onnx", "", []
     try:
         if whole.rounds or whole.batch > 1:
-            raise ModelError(f"{name} takes bytes that are resized already, or several pictures at once")
+            raise ModelError(f"{name} takes resized uint8 input, or several pictures at once")
         network = _core_of(detector) if isinstance(detector, TorchDetector) else cut_core(file, card)
         core.write_bytes(network.SerializeToString())
         outputs = [output.name for output in network.graph.output]
         _check_cut(whole, core, outputs, frames)
     except NanogflError as error:
         core, why_not = None, str(error)
-        log.warning("%s: only onnxruntime runs it as it is: %s", name, error)
+        log.warning("%s: only onnxruntime can run it unchanged: %s", name, error)
     pictures = folder / f"{folder.name}.npz"
     views = [View(f.shape[:2], card.input_size, card.resize) for f in frames]
     images = [network_image(f, view)[0] for f, view in zip(frames, views, strict=True)]
@@ -116,4 +116,4 @@ def _check_cut(whole: OnnxDetector, core: Path, outputs: list[str], frames: Sequ
         frames = [np.asarray(cv2.resize(frame, (width, height)), np.uint8) for frame in frames]
     parity = compare_boxes(open_detector("onnxruntime", core, 1, whole.card, outputs), whole, frames)
     if not parity.holds:
-        raise ModelError(f"{whole.path}: its network alone finds other boxes ({parity.why})")
+        raise ModelError(f"{whole.path}: its network alone returns other boxes ({parity.why})")

@@ -131,7 +131,7 @@ class Rows:
         except WorkerError as error:
             return self._skip(model, runtime, str(error))
         if not row.parity.holds and model.card.precision == "fp32":
-            return self._skip(model, runtime, f"does not give what onnxruntime gives: {row.parity.why}")
+            return self._skip(model, runtime, f"results differ from onnxruntime's: {row.parity.why}")
         return row
 
     def _skip(self, model: BenchModel, runtime: Runtime, reason: str) -> Skipped:
@@ -158,11 +158,11 @@ class Rows:
 
     def _why_not(self, model: BenchModel, runtime: Runtime) -> str | None:
         if self.place.folder is not None:
-            alone = "a device runs the frame form, which needs nothing besides; export it so"
+            alone = "a device runs only the frame form; re-export it with --form frame"
             return None if model.whole_in(runtime) else alone
         if runtime.missing is not None or model.given_to(runtime) is not None:
             return runtime.missing
-        return model.why_not if runtime.takes == "core" else "starts from a checkpoint; give that, not its ONNX"
+        return model.why_not if runtime.takes == "core" else "requires a checkpoint; use that, not its ONNX"
 
     def _compare(self, row: Row) -> None:
         model = row.model

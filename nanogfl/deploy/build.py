@@ -49,26 +49,24 @@ class Form:
 
     def __post_init__(self) -> None:
         if self.form not in FORMS:
-            raise UsageError(f"--form {self.form}: give one of {', '.join(FORMS)}")
+            raise UsageError(f"--form {self.form}: use one of {', '.join(FORMS)}")
         if not OPSET <= self.opset <= onnx.defs.onnx_opset_version():
-            raise UsageError(f"--opset {self.opset}: give {OPSET} to {onnx.defs.onnx_opset_version()}")
+            raise UsageError(f"--opset {self.opset}: use {OPSET} to {onnx.defs.onnx_opset_version()}")
         if self.batch < 1:
-            raise UsageError(f"--batch {self.batch}: give 1 or more")
+            raise UsageError(f"--batch {self.batch}: use 1 or more")
         if self.form == "frame" and self.batch > 1:
             raise UsageError("--batch: a file of the frame form takes one frame of any size; add --form tensor or core")
         if self.form == "frame" and self.uint8:
-            raise UsageError("--uint8: a file of the frame form takes bytes anyway; leave it out")
+            raise UsageError("--uint8: a file of the frame form takes bytes anyway; omit it")
         if self.form == "core" and (self.fixed or self.sigma):
-            raise UsageError("--form core gives maps, without thresholds or boxes; leave out --fixed and --sigma")
+            raise UsageError("--form core outputs maps, without thresholds or boxes; omit --fixed and --sigma")
 
 
 def build(detector: TorchDetector, form: Form) -> onnx.ModelProto:
     """Return the whole model, not verified yet."""
     card, architecture = detector.card, detector.card.architecture
     if form.sigma and architecture.reg_max == 0:
-        raise UsageError(
-            "--sigma: this detector gives one value a side (model.sides=dirac), no distribution; leave it out"
-        )
+        raise UsageError("--sigma: this detector has one value per side (model.sides=dirac), no distribution; omit it")
     network = _for_bytes(fuse(detector.network))
     graph, size = Graph(form.half), detector.input_size
     geometry = None

@@ -34,7 +34,7 @@ def calibration_table(calib: str | Path) -> Table:
     train = [e for e in table.examples if e.split == "train"] or list(table.examples)
     there = [e for e in train if is_file(e.path)]
     if not there:
-        raise DataError(f"--calib {calib} holds no pictures; give a set with pictures like those to come")
+        raise DataError(f"--calib {calib} contains no pictures; use a dataset with representative pictures")
     return replace(table, examples=tuple(spread(there, AP_PICTURES)))
 
 

@@ -140,7 +140,7 @@ def examine(plain: Candidate, judge: Judge) -> list[Block]:
     for block, left, taken in zip(blocks, errors[1:], times[1:], strict=True):
         found.append(Block(block, 1 - left / errors[0] if errors[0] else 0.0, taken / times[0] - 1))
         log.info(
-            "int8: %s to %s in float take %.0f %% of the error away and %+.1f %% of time",
+            "int8: %s to %s in float: %.0f %% of the error removed, %+.1f %% of time",
             *(block[0], block[-1], 100 * found[-1].error, 100 * found[-1].time),
         )
     return found
@@ -167,7 +167,7 @@ def best_method(plain: Candidate, judge: Judge, pictures: Sequence[Picture]) -> 
 def tried(candidate: Candidate, judge: Judge) -> float:
     """Measure a candidate's AP and log it."""
     reached = judge.average_precision(candidate.make())
-    log.info("int8, %s, convolutions in float %d: AP %.4f", candidate, len(candidate.floats), reached)
+    log.info("int8, %s, %d float convolutions: AP %.4f", candidate, len(candidate.floats), reached)
     return reached
 
 

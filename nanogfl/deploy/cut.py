@@ -27,8 +27,8 @@ def cut_core(path: Path, card: FileCard) -> onnx.ModelProto:
     names = [f"{kind}_{stride}" for kind in ("classes", "sides") for stride in card.strides]
     maps = [*graph.maps("class_logits"), *graph.maps("side_logits")]
     if graph.has_quality() or len(maps) != len(names):
-        why = "it has the quality predictor" if graph.has_quality() else "it does not name its maps"
-        raise ModelError(f"{path}: the network cannot be taken out, {why}")
+        why = "it has the quality predictor" if graph.has_quality() else "its maps are not named"
+        raise ModelError(f"{path}: the network cannot be extracted, {why}")
     nodes, start = graph.between(maps)
     new_names = dict(zip(maps, names, strict=True)) | {start: "image"}
     return _model(model, card, nodes, new_names)

@@ -60,7 +60,7 @@ def export_format(
     _check_place(checkpoint, path)
     detector = load(checkpoint, input=input, config=config)
     if not isinstance(detector, TorchDetector):
-        raise ModelError(f"{checkpoint} is an ONNX already; export takes a checkpoint")
+        raise ModelError(f"{checkpoint} is already an ONNX; export requires a checkpoint")
     core = build(detector, Form("core"))
     card = read_card({p.key: p.value for p in core.metadata_props}, Path(checkpoint))
     with TemporaryDirectory(prefix="nanogfl-export-") as folder:
@@ -87,13 +87,13 @@ def _asked(name: str, out: Path) -> tuple[Runtime, Path]:
     """Return the runtime and the path of its file; raise UsageError if the format or the path is not possible."""
     chosen = runtime(name, "--format")
     if chosen.suffix is None:
-        raise UsageError(f"--format {name}: {chosen.name} has no file of its own; give one of {', '.join(FORMATS)}")
+        raise UsageError(f"--format {name}: {chosen.name} has no file format; use one of {', '.join(FORMATS)}")
     if chosen.missing:
         raise UsageError(f"--format {name}: {chosen.missing}")
     named = out.suffix in (".onnx", chosen.suffix, *(r.suffix for r in RUNTIMES)) and not out.is_dir()
     path = out if named else out / f"model{chosen.suffix}"
     if path.suffix != chosen.suffix:
-        raise UsageError(f"--out {path}: a file for {chosen.name} ends in {chosen.suffix}")
+        raise UsageError(f"--out {path}: a file for {chosen.name} must end in {chosen.suffix}")
     return chosen, path
 
 
@@ -105,9 +105,7 @@ def _check_place(checkpoint: str | Path, path: Path) -> None:
         check_outputs([checkpoint], {"--out": target})
     there = [file for file in (*beside, about) if file.exists()]
     if there and not _is_card(about):
-        raise UsageError(
-            f"--out {path}: {there[0]} lies there, would be replaced, and is of no export; name another place"
-        )
+        raise UsageError(f"--out {path}: {there[0]} already exists and is not from an export; choose another path")
 
 
 def _is_card(path: Path) -> bool:
@@ -131,5 +129,5 @@ def _check_equal(
         ours, its = (decode_outputs(raw, layout, view, detector.names, LIMITS) for raw in raws)
         take(parity, title, ours, its, layout, LIMITS)
     if not parity.holds:
-        raise ExportError(f"{name} does not give what the checkpoint gives, nothing was kept: {parity.why}")
+        raise ExportError(f"{name}: results differ from the checkpoint's, nothing was kept: {parity.why}")
     return parity

@@ -58,8 +58,10 @@ class Measured:
                 ("int8", self.int8_ap, self.int8_ms, self.int8_mb),
             )
         ]
-        notes = f"AP on {self.pictures} calibration pictures; CPU ms a frame, one thread; {self.method}; {self.floats}"
-        notes += "\nint8 was chosen by this AP, which flatters it: measure it with nanogfl eval on val"
+        notes = (
+            f"AP on {self.pictures} calibration pictures; CPU ms per frame, one thread; {self.method}; {self.floats}"
+        )
+        notes += "\nint8 was selected by this AP, which is optimistic: measure it with nanogfl eval on val"
         return "\n".join(["          AP       ms     MB", *rows, notes])
 
 
@@ -73,18 +75,19 @@ def to_int8(model: onnx.ModelProto, calib: str | Path, max_drop: float) -> tuple
     """
     network, detector = network_of(model), opened(model)
     if len(network.last) < 2 * len(detector.card.strides):
-        raise UsageError("--int8 quantizes mobile networks only, not model.family=resnet; leave it out, or use --fp16")
+        raise UsageError("--int8 supports mobile networks only, not model.family=resnet; omit it, or use --fp16")
     table = calibration_table(calib)
     pictures = [e.picture() for e in spread(table.examples, OBSERVED)]
     judge = Judge(model, detector, table, pictures)
     float_ap = judge.average_precision(model)
     if not float_ap:
         raise DataError(
-            f"--calib {calib}: the float model finds nothing that is labelled there (AP 0), so that int8 "
-            "cannot be judged; give labelled pictures of its classes"
+            f"--calib {calib}: the float model detects none of the labelled objects (AP 0), so int8 "
+            "cannot be judged; use labelled pictures of its classes"
         )
     if len(table) < MIN_AP_PICTURES:
-        log.warning("--calib %s: %d pictures say little about AP; give %d or more", calib, len(table), MIN_AP_PICTURES)
+        few = "--calib %s: %d pictures are too few to measure AP; use at least %d"
+        log.warning(few, calib, len(table), MIN_AP_PICTURES)
     # the stem stays float: in int8 it causes half of the error and is no faster
     stem = next(node.name for node in network.nodes if node.op_type == "Conv")
     plain = Candidate(model, observe(model, detector, pictures), "mse", floats=(stem,))
@@ -96,8 +99,8 @@ def to_int8(model: onnx.ModelProto, calib: str | Path, max_drop: float) -> tuple
     measured = Measured(len(table), float_ap, ap, fp32_ms, int8_ms, fp32_mb, int8_mb, str(best), floats)
     if float_ap - ap > max_drop:
         raise ExportError(
-            f"int8 has AP {ap:.4f} where float32 has {float_ap:.4f} on {len(table)} calibration pictures, more than "
-            f"--max-drop {max_drop:g} below; nothing was kept: allow more, or calibrate on more and likelier pictures"
+            f"int8 has AP {ap:.4f}, float32 {float_ap:.4f} on {len(table)} calibration pictures: it drops by "
+            f"more than --max-drop {max_drop:g}; nothing was kept: raise it, or use more, representative pictures"
         )
     return made, measured
 

@@ -37,7 +37,7 @@ def write_layers(graph: Graph, layers: nn.Module, value: Value, fill: bool = Fal
             attributes = {"alpha": layer.negative_slope}
             value = Value(graph.node("LeakyRelu", [value.name], attributes=attributes), value.order)
         elif not isinstance(layer, nn.Sequential | nn.Identity):
-            raise TypeError(f"no ONNX form is written for {type(layer).__name__}")
+            raise TypeError(f"ONNX export does not support {type(layer).__name__}")
     return value
 
 

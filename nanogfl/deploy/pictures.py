@@ -31,7 +31,7 @@ def spread(examples: Sequence[T], most: int) -> list[T]:
 def given_pictures(paths: Sequence[Path]) -> Iterator[tuple[str, Picture]]:
     """Yield pictures from disk, at most MOST_PICTURES evenly spread over the paths, then the edge cases."""
     if not paths:
-        raise DataError("--data holds no picture to compare on; give a set with pictures")
+        raise DataError("--data contains no pictures; use a dataset with pictures")
     for path in spread(paths, MOST_PICTURES):
         yield path.name, read_picture(path)
     yield from edge_case_pictures()

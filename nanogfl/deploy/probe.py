@@ -128,7 +128,7 @@ class Probe:
         proto = onnx.load(str(model.path), load_external_data=False)
         there = {name for node in proto.graph.node for name in node.output}
         if not {*RAW, LOGITS} <= there:
-            raise UsageError(f"{model.path} does not name its raw outputs; export it again")
+            raise UsageError(f"{model.path} has unnamed raw outputs; re-export it")
         proto.graph.output.extend(onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in RAW)
         stored = {t.name: t for t in proto.graph.initializer if t.name in model.card.defaults}
         for name, said in model.card.defaults.items():

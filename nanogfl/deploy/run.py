@@ -75,12 +75,12 @@ def export(
         raise UsageError(f"--out {path}: the file must end in .onnx")
     check_outputs([checkpoint], {"--out": path})
     if isinstance(form, Form) and sigma and not form.sigma:
-        raise UsageError("sigma: say it in the Form that is given")
+        raise UsageError("sigma: set it in the specified Form")
     asked = form if isinstance(form, Form) else Form(form, sigma=sigma)
     _check(asked, int8, calib, max_drop)
     detector = load(checkpoint, input=input, config=config)
     if not isinstance(detector, TorchDetector):
-        raise ModelError(f"{checkpoint} is an ONNX already; export takes a checkpoint")
+        raise ModelError(f"{checkpoint} is already an ONNX; export requires a checkpoint")
     model, measured = build(detector, asked), None
     with atomic_file(path) as partial:
         partial.write_bytes(model.SerializeToString())
@@ -96,15 +96,15 @@ def export(
 
 def _check(form: Form, int8: bool, calib: str | Path | None, max_drop: float) -> None:
     if int8 and calib is None:
-        raise UsageError("--int8 needs pictures to calibrate on: add --calib DATA, best the training set")
+        raise UsageError("--int8 requires calibration pictures: add --calib DATA, preferably the training set")
     if calib is not None and not int8:
-        raise UsageError("--calib is for int8 only: add --int8, or leave it out")
+        raise UsageError("--calib requires --int8: add it, or omit --calib")
     if int8 and form.half:
-        raise UsageError("--int8 and --fp16: give one of the two")
+        raise UsageError("--int8 and --fp16: use only one of them")
     if max_drop != MAX_DROP and not int8:
-        raise UsageError("--max-drop is for int8 only: add --int8, or leave it out")
+        raise UsageError("--max-drop requires --int8: add it, or omit --max-drop")
     if not 0 <= max_drop <= 1:
-        raise UsageError(f"--max-drop {max_drop:g}: give an AP from 0 to 1")
+        raise UsageError(f"--max-drop {max_drop:g}: must be an AP from 0 to 1")
 
 
 def check_equal(a: Predictor, b: Predictor, data: str | Path | None) -> Parity:
@@ -117,14 +117,14 @@ def check_equal(a: Predictor, b: Predictor, data: str | Path | None) -> Parity:
     decodes = any(isinstance(m, OnnxDetector) and m.card.form != "core" for m in (a, b))
     if parity.holds and not parity.boxes and (decodes or parity.raw is None):
         if parity.raw is None:
-            raise ExportError("no box was found and the inputs differ, so that nothing was compared; give --data")
-        # equal raw outputs do not check_equal that boxes, labels and the mapping back to the frame are right
+            raise ExportError("no box was found and the inputs differ, so nothing was compared; use --data")
+        # equal raw outputs do not prove that boxes, labels and the mapping back to the frame are right
         parity = compare(a, b, verification_pictures(data), raised=parity.lift)
         if parity.holds and not parity.boxes:
-            raise ExportError("no box is found, so that none was compared; give --data with objects of its classes")
+            raise ExportError("no box was found, so none was compared; use --data with objects of its classes")
     if not parity.holds:
         int8 = any(isinstance(m, OnnxDetector) and m.card.precision == "int8" for m in (a, b))
-        hint = "; an int8 file never gives the same boxes: compare AP with nanogfl eval" if int8 else ""
+        hint = "; an int8 file never returns the same boxes: compare AP with nanogfl eval" if int8 else ""
         raise ExportError(f"the two models differ: {parity.why} ({parity.to_text()}){hint}")
     return parity
 

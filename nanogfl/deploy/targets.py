@@ -50,7 +50,7 @@ class Target:
         place = "/data/local/tmp" if self.push else '"${TMPDIR:-/tmp}"'
         folder = self.run(f"mktemp -d {place}/{PREFIX}XXXXXX").splitlines()[-1].strip()
         if PREFIX not in folder:
-            raise ExportError(f"{self.name}: no folder could be made there ({folder[:100]}); check its free space")
+            raise ExportError(f"{self.name}: cannot create a folder there ({folder[:100]}); check its free space")
         try:
             everything = [*files, Path(device_runner.__file__)]
             if self.push:
@@ -73,7 +73,7 @@ class Target:
         except ExportError as error:
             raise ExportError(
                 f"{self.name}: {self.python} there cannot import numpy and onnxruntime; install them "
-                f"({self.python} -m pip install numpy onnxruntime), or name another with --python ({error})"
+                f"({self.python} -m pip install numpy onnxruntime), or specify another with --python ({error})"
             ) from error
 
 
@@ -90,7 +90,7 @@ def parse_target(text: str, python: str = "python3") -> Target:
         port = -1
     if url.scheme != "ssh" or not url.hostname or url.path.strip("/") or port == -1 or url.password:
         hint = nearest(text.partition(":")[0], ["ssh", "adb"])
-        raise UsageError(f"--target {text}: give ssh://user@host, ssh://user@host:port, adb or adb:SERIAL{hint}")
+        raise UsageError(f"--target {text}: use ssh://user@host, ssh://user@host:port, adb or adb:SERIAL{hint}")
     where = url.netloc if url.port is None else url.netloc.rpartition(":")[0]
     where = where.replace("[", "").replace("]", "")  # IPv6 brackets; ssh aliases are case-sensitive
     options = ["-o", "BatchMode=yes", "-o", "ConnectTimeout=10", *(["-p", str(port)] if port else [])]
@@ -100,7 +100,7 @@ def parse_target(text: str, python: str = "python3") -> Target:
 def _program(name: str) -> str:
     found = shutil.which(name)
     if not found:
-        raise UsageError(f"--target needs {name}, which is not installed here; install it, or run on this machine")
+        raise UsageError(f"--target requires {name}, which is not installed; install it, or run on this machine")
     return found
 
 
@@ -116,9 +116,9 @@ def _local(command: list[str], name: str, given: bytes = b"") -> subprocess.Comp
     try:
         done = subprocess.run(command, input=given, capture_output=True, timeout=600, check=False)
     except subprocess.TimeoutExpired as error:
-        raise ExportError(f"{name} does not answer within {error.timeout:.0f} s; check the connection") from error
+        raise ExportError(f"{name} did not respond within {error.timeout:.0f} s; check the connection") from error
     if done.returncode:
         said = (done.stderr or done.stdout).decode("utf-8", "replace").strip().splitlines()
-        why = said[-1] if said else f"code {done.returncode}"
-        raise ExportError(f"{name} does not do it: {why}; check that the device is on and lets you in")
+        why = said[-1] if said else f"exit code {done.returncode}"
+        raise ExportError(f"{name} failed: {why}; check that the device is on and accepts your login")
     return done

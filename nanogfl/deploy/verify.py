@@ -97,7 +97,7 @@ class Parity:
 
     def to_text(self) -> str:
         """Return a readable summary in one line."""
-        few = "" if self.boxes >= ENOUGH_BOXES else f" (fewer than {ENOUGH_BOXES}: give --data with more objects)"
+        few = "" if self.boxes >= ENOUGH_BOXES else f" (fewer than {ENOUGH_BOXES}: use --data with more objects)"
         raised = f", none unless class logits are raised by {self.raised:.1f}" if self.raised else ""
         raw = "not compared" if self.raw is None else f"{self.raw:.2g}"
         ties = f", {self.ties} by near ties of NMS" if self.ties else ""
@@ -228,6 +228,6 @@ def match(
         sigma = largest(off) / zoom
         parity.sigma_px = max(parity.sigma_px or 0.0, sigma)
         if not (np.abs(off) <= allowed[matched][one]).all():
-            parity.worst.append(f"{name}: deviations of the sides differ by {sigma:.3f} px")
+            parity.worst.append(f"{name}: standard deviations differ by {sigma:.3f} px")
     if beside or score > tolerances.score or beyond:
         parity.worst.append(f"{name}: boxes differ by {box:.3f} px, scores by {score:.2g}, {beyond} on one side only")

@@ -53,7 +53,7 @@ class Worker:
         self._said.seek(0)
         said = self._said.read().decode("utf-8", "replace").strip().splitlines()
         how = f"killed by signal {-code}" if code < 0 else f"ended with code {code}"
-        return f"its process was {how}" if code < 0 else f"its process {how}: {said[-1] if said else 'without a word'}"
+        return f"its process was {how}" if code < 0 else f"its process {how}: {said[-1] if said else 'no output'}"
 
     def close(self) -> None:
         """End the process."""

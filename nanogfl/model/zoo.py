@@ -192,7 +192,7 @@ def _fault(path: Path, entry: PublishedFile) -> str | None:
     if entry.sha256 is not None:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         return None if digest.startswith(entry.sha256) else f"its sha256 is {digest}, expected {entry.sha256}"
-    # torch's files are zips, whose index is at the end: a cut one is no zip. Before torch 1.6 they were pickles.
+    # torch saves zips, whose index is at the end, so a truncated file is not a valid zip. Before 1.6 it saved pickles.
     is_pickle = head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
     if is_pickle or (head.startswith(b"PK") and zipfile.is_zipfile(path)):
         return None

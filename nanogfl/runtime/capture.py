@@ -99,7 +99,7 @@ class Files:
                 yield str(file), frame.time_s, frame.picture
         except DataError as error:
             if len(self.files) > 1:
-                log.warning("left out: %s", error)
+                log.warning("skipped: %s", error)
             return error
         return None
 
@@ -119,12 +119,12 @@ def open_source(source: str, patience_s: float = 30.0) -> Source:
     if device or (source.isdecimal() and not Path(source).exists()):
         number = device[1] if device else source
         if int(number) > 999:
-            raise UsageError(f"--source {source}: no camera has that number; give 0, 1, ..., an address or a file")
+            raise UsageError(f"--source {source}: not a valid camera number; use 0, 1, ..., an address or a file")
         return Live(int(number), patience_s)
     scheme, mark, rest = source.partition("://")
     if mark and scheme.isalnum() and len(scheme) > 1:  # a single letter is a drive on Windows
         if not rest:
-            raise UsageError(f"--source {source}: an address without a host; give for example rtsp://host/stream")
+            raise UsageError(f"--source {source}: the address has no host; use for example rtsp://host/stream")
         return Live(source, patience_s)
     return Files(source)
 

@@ -89,10 +89,10 @@ def read_card(metadata: Mapping[str, str], path: Path) -> FileCard:
     schema = metadata.get("nanogfl.schema")
     if schema is None:
         raise ModelError(
-            f"{path} is an ONNX, but not one of ours (no nanogfl.schema in it); make one with: nanogfl export"
+            f"{path} is not an ONNX file of nanogfl (it has no nanogfl.schema); create one with: nanogfl export"
         )
     if schema != SCHEMA:
-        raise ModelError(f"{path} has schema {schema}, this nanogfl reads {SCHEMA}; upgrade nanogfl, or export again")
+        raise ModelError(f"{path} has schema {schema}, expected {SCHEMA}; upgrade nanogfl, or re-export the file")
     try:
         names = json.loads(metadata["nanogfl.classes"])
         height, width = (int(v) for v in metadata["nanogfl.input_size"].split(","))
@@ -119,14 +119,12 @@ def read_card(metadata: Mapping[str, str], path: Path) -> FileCard:
             shape = f"input {height}x{width}, strides {card.strides}, reg_max {card.reg_max}"
             raise ValueError(f"{shape}, temperature {card.temperature}, {card.parity}, classes {str(names)[:80]}")
     except (KeyError, ValueError, TypeError, RecursionError, UsageError) as error:
-        raise ModelError(
-            f"{path} does not say what it is ({type(error).__name__}: {error}); export it again"
-        ) from error
+        raise ModelError(f"{path} has invalid metadata ({type(error).__name__}: {error}); re-export it") from error
     known = card.resize in RULES and card.form in FORMS and card.precision in PRECISIONS and isinstance(names, list)
     if not known:
         raise ModelError(
-            f"{path} says what this nanogfl does not know (resize {card.resize}, form {card.form}, "
-            f"precision {card.precision}); export it again"
+            f"{path} has metadata unknown to this nanogfl (resize {card.resize}, form {card.form}, "
+            f"precision {card.precision}); re-export it"
         )
     return card
 

@@ -84,11 +84,11 @@ def frame_rate(path: str | Path) -> float:
 
 def _expand_one(source: str) -> list[Path]:
     if not source:
-        raise DataError("cannot look at an empty path; give a file, a folder or a glob")
+        raise DataError("the path is empty; specify a file, a folder or a glob")
     try:
         return _look(source, Path(source))
     except OSError as error:
-        raise DataError(f"cannot look at {source}: {error.strerror}; check the path and its rights") from error
+        raise DataError(f"cannot read {source}: {error.strerror}; check the path and its permissions") from error
 
 
 def _look(source: str, path: Path) -> list[Path]:
@@ -97,11 +97,11 @@ def _look(source: str, path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if path.exists():  # reading a device or a pipe may never end
-        raise DataError(f"cannot look at {source}: it is a device or a pipe; save what it gives to a file")
+        raise DataError(f"cannot read {source}: it is a device or a pipe; save its output to a file")
     if glob.has_magic(source):
         return _glob(source)
     if "://" in source or source.isdecimal():
-        raise DataError(f"cannot look at {source}: only files are; for cameras and streams: nanogfl webcam --source")
+        raise DataError(f"cannot read {source}: not a file; for cameras and streams use nanogfl webcam --source")
     raise DataError(f"cannot find {source}: {_missing(path)}; check the path")
 
 
@@ -109,7 +109,7 @@ def _folder(folder: Path) -> list[Path]:
     files = _usable(folder.iterdir())
     if not files:
         inside = any(p.is_dir() and not p.name.startswith(".") for p in folder.iterdir())
-        hint = f"for its subfolders give '{folder}/**'" if inside else "give another folder"
+        hint = f"for its subfolders use '{folder}/**'" if inside else "use another folder"
         raise DataError(f"no picture or video in the folder {folder}; {hint}")
     return files
 
@@ -156,7 +156,9 @@ def utf8(name: str | Path) -> str:
     try:
         str(name).encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"cannot open the video {name}: its name is not UTF-8, as OpenCV needs; rename it") from error
+        raise DataError(
+            f"cannot open the video {name}: its name is not UTF-8, as OpenCV requires; rename it"
+        ) from error
     return str(name)
 
 
@@ -165,7 +167,7 @@ def _open_video(path: Path) -> cv2.VideoCapture:
         raise DataError(f"cannot read the video {path}: no such file; check the path")
     capture = cv2.VideoCapture(utf8(path))
     if not capture.isOpened():
-        raise DataError(f"cannot open the video {path}: it is damaged or of an unknown codec; convert it to mp4")
+        raise DataError(f"cannot open the video {path}: it is damaged or its codec is unknown; convert it to mp4")
     capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
     return capture
 
@@ -182,7 +184,7 @@ def _video_frames(path: Path) -> Iterator[Frame]:
     finally:
         capture.release()
     if not index:
-        raise DataError(f"no frame could be read from the video {path}; convert it to mp4 or leave it out")
+        raise DataError(f"no frame could be read from the video {path}; convert it to mp4 or omit it")
     warn_if_short(path, index, announced)
 
 

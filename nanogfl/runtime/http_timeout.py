@@ -1,4 +1,4 @@
-"""HTTP connections with timeouts: the head of a request has a total deadline, even if its bytes keep stream."""
+"""HTTP connections with timeouts: the head of a request has a total deadline, even if its bytes keep arriving."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ class Live:
 
     def _reopen(self, stop: threading.Event) -> tuple[cv2.VideoCapture | None, Picture | None]:
         """Reopen the source and read a picture; return (None, None) if ``stop`` is set first."""
-        log.warning("%s dropped; trying again for %g s", self.name, self.patience_s)
+        log.warning("%s was lost; retrying for %g s", self.name, self.patience_s)
         began, wait = time.perf_counter(), FIRST_WAIT
         while (left := began + self.patience_s - time.perf_counter()) > 0:
             if stop.wait(min(wait, left)):
@@ -96,20 +96,20 @@ class Live:
             if capture is not None:
                 ok, picture = capture.read()
                 if ok:
-                    log.warning("%s is back after %.1f s", self.name, time.perf_counter() - began)
+                    log.warning("%s reconnected after %.1f s", self.name, time.perf_counter() - began)
                     return capture, np.asarray(picture, np.uint8)
                 capture.release()
             wait = min(2 * wait, LONGEST_WAIT)
         raise DataError(
-            f"{self.name} dropped and did not come back within {self.patience_s:g} s; check it, or wait longer "
+            f"{self.name} was lost and did not reconnect within {self.patience_s:g} s; check it, or wait longer "
             "with --patience"
         )
 
     def _missing(self) -> str:
         if isinstance(self.target, str):
-            return f"cannot open the stream {self.name}: nobody answers there, or with no video; check the address"
+            return f"cannot open the stream {self.name}: no response, or no video in it; check the address"
         found = ", ".join(map(str, cameras())) or "none"
-        return f"there is no camera {self.target}; cameras here: {found}; give one of them, an address or a file"
+        return f"camera {self.target} not found; available cameras: {found}; use one of them, an address or a file"
 
 
 def cameras() -> list[int]:

@@ -95,9 +95,7 @@ def mine(
     """
     files = pictures(folder)
     if draw is not None and draw.resolve() in {file.parent.resolve() for file in files}:
-        raise UsageError(
-            f"--draw {draw} holds pictures that are read, which drawn ones may replace; name another folder"
-        )
+        raise UsageError(f"--draw {draw} contains input pictures, which drawn ones may replace; use another folder")
     ranked: list[Mined] = []
     broken: list[DataError] = []
     for file in files:
@@ -109,9 +107,9 @@ def mine(
             ranked.append(Mined(file, doubt(found), int((found.scores > 0.3).sum()), side_spread(found)))
         progress()
     if not ranked:
-        raise broken[0] if broken else DataError(f"{folder} holds no pictures; name a folder that does")
+        raise broken[0] if broken else DataError(f"{folder} contains no pictures; use another folder")
     for error in broken:
-        log.warning("left out: %s", error)
+        log.warning("skipped: %s", error)
     ranked.sort(key=lambda mined: -mined.doubt)
     if draw is not None:
         _draw(predictor, ranked[:top], draw)

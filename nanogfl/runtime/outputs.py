@@ -26,13 +26,13 @@ def check_outputs(
     refuse_overwriting(sources, given)
     for option, path in given:
         if path.is_dir():
-            raise UsageError(f"{option} {path} is a folder; name a file")
+            raise UsageError(f"{option} {path} is a folder; specify a file")
         _check_place(option, path)
     for option, folder in (folders or {}).items():
         if folder is None:
             continue
         if folder.exists() and not folder.is_dir():
-            raise UsageError(f"{option} {folder} is a file; name a folder")
+            raise UsageError(f"{option} {folder} is a file; specify a folder")
         _check_place(option, folder, folder / "any")
 
 
@@ -46,17 +46,17 @@ def refuse_overwriting(sources: Iterable[str | Path], targets: Iterable[tuple[st
     Raises:
         UsageError: a target is a source or another target, or lies inside another target.
     """
-    taken = {Path(source).resolve(): f"{source}, which is read" for source in sources}
+    taken = {Path(source).resolve(): f"the input {source}" for source in sources}
     written: dict[Path, str] = {}
     above: dict[Path, str] = {}
     for option, target in targets:
         place = target.resolve()
         if place in taken:
-            raise UsageError(f"{option}: {target} would be written over {taken[place]}; name another place")
+            raise UsageError(f"{option}: {target} would overwrite {taken[place]}; choose another path")
         if rival := above.get(place) or next((written[p] for p in place.parents if p in written), ""):
-            raise UsageError(f"{option}: {target} and what {rival} writes would lie in each other; name another place")
+            raise UsageError(f"{option}: {target} and the output of {rival} would be nested; choose another path")
         if not target.exists() or target.is_file() or target.is_dir():  # several outputs may go to one device
-            taken[place] = f"what {option} writes"
+            taken[place] = f"the output of {option}"
             written[place] = option
             above.update(dict.fromkeys(place.parents, option))
 
@@ -67,6 +67,6 @@ def _check_place(option: str, named: Path, file: Path | None = None) -> None:
     special = path.exists() and not path.is_file()
     place = path if special else next(parent for parent in path.resolve().parents if parent.exists())
     if not (special or place.is_dir()):
-        raise UsageError(f"{option} {named}: {place} is a file, not a folder; name another place")
+        raise UsageError(f"{option} {named}: {place} is a file, not a folder; choose another path")
     if not os.access(place, os.W_OK if special else os.W_OK | os.X_OK):
-        raise UsageError(f"{option} {named}: {place} cannot be written; name another place, or change its rights")
+        raise UsageError(f"{option} {named}: {place} is not writable; choose another path, or change its permissions")

@@ -20,8 +20,8 @@ from nanogfl.runtime.video import VideoSink, write_video
 
 log = logging.getLogger(__name__)
 NO_SIGMA = (
-    "--sigma: this file does not give it; export it again with --sigma, or give the checkpoint "
-    "(a detector of model.sides=dirac has none)"
+    "--sigma: this file has no sigma; re-export it with --sigma, or use the checkpoint "
+    "(a detector with model.sides=dirac has none)"
 )
 
 
@@ -104,7 +104,7 @@ def predict_sources(
             broken[0] if len(files) == 1 else DataError(f"none of {len(files)} files could be read; first: {broken[0]}")
         )
     for error in broken:
-        log.warning("left out: %s", error)
+        log.warning("skipped: %s", error)
     return records
 
 

@@ -33,19 +33,19 @@ def check_asker(headers: Message) -> None:
     site, origin = headers.get("Sec-Fetch-Site"), headers.get("Origin")
     own = site in ("same-origin", "none") or origin is None or urlsplit(origin).netloc == headers.get("Host")
     if site == "cross-site" or not own:
-        raise RefusedError(403, f"a page of {origin or 'another site'} asks; only this server's own may")
+        raise RefusedError(403, f"pages of {origin or 'another site'} are refused; use this server's page")
 
 
 def score_of(query: Mapping[str, list[str]]) -> float:
     """Return the score threshold of a query; 0.3 by default."""
     unknown = [name for name in query if name != "score"]
     if unknown:
-        raise RefusedError(400, f"there is no {unknown[0]!r} to ask for; score=0.3 is the threshold")
+        raise RefusedError(400, f"unknown parameter {unknown[0]!r}; score=0.3 is the threshold")
     text = query.get("score", ["0.3"])[-1]
     try:
         score = float(text)
     except ValueError:
         score = -1.0
     if not 0 <= score <= 1:
-        raise RefusedError(400, f"score={text!r} is not between 0 and 1")
+        raise RefusedError(400, f"score={text!r} must be between 0 and 1")
     return score

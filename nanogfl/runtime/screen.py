@@ -52,7 +52,7 @@ def open_window(title: str) -> Window | None:
     if has_display():
         os.environ.setdefault("QT_LOGGING_RULES", "default.warning=false")  # no warnings about fonts
         return Window(title)
-    log.warning("no display here: no window, but a JSON line for each frame")
+    log.warning("no display found; printing one JSON line per frame")
     return None
 
 

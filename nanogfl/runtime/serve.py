@@ -151,7 +151,7 @@ class Handler(TimeoutHandler, BaseHTTPRequestHandler):  # the second base class 
         if path == "/predict":
             raise RefusedError(405, "POST a picture here", Allow="POST")
         if file is None:
-            raise RefusedError(404, f"there is nothing at {path}")
+            raise RefusedError(404, f"{path} does not exist")
         self._send_file(file)
 
     def _post(self) -> None:
@@ -161,9 +161,9 @@ class Handler(TimeoutHandler, BaseHTTPRequestHandler):  # the second base class 
             raise RefusedError(404 if address.path not in self.server.site.files else 405, "POST pictures to /predict")
         score = score_of(parse_qs(address.query))
         length = self._length()
-        with slot(self.server.uploads, f"{MAX_UPLOADS} pictures are being sent"):
+        with slot(self.server.uploads, f"{MAX_UPLOADS} uploads are in progress"):
             data = self._body(length)
-        with slot(self.server.places, f"{MAX_WAITING} pictures wait already"):
+        with slot(self.server.places, f"{MAX_WAITING} pictures are waiting"):
             found = self._predict(data, score)
         self._send_json(200, found)
 
@@ -178,10 +178,10 @@ class Handler(TimeoutHandler, BaseHTTPRequestHandler):  # the second base class 
         kind = self.headers.get_content_type() if self.headers.get("Content-Type") else "image/"
         if not kind.startswith(PICTURE_TYPES):
             hint = "curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' .../predict"
-            raise RefusedError(415, f"send the picture's own bytes, not {kind}: {hint}")
+            raise RefusedError(415, f"send the picture's raw bytes, not {kind}: {hint}")
         text = self.headers.get("Content-Length", "")
         if not (text.isascii() and text.isdigit()) or "Transfer-Encoding" in self.headers:
-            raise RefusedError(411, "say the picture's size in Content-Length, and send it in one piece")
+            raise RefusedError(411, "Content-Length must be the picture's size; do not send it in chunks")
         if len(text) > 12 or int(text) > MAX_BYTES:
             raise RefusedError(413, f"the picture has {text[:13]} bytes; send up to {MAX_BYTES}")
         if int(text) == 0:
@@ -199,14 +199,14 @@ class Handler(TimeoutHandler, BaseHTTPRequestHandler):  # the second base class 
             except TimeoutError:
                 piece = b""
             if not piece or time.monotonic() > deadline:
-                raise RefusedError(408, f"only {len(data)} of {length} bytes came; send the picture again")
+                raise RefusedError(408, f"only {len(data)} of {length} bytes arrived; send the picture again")
             data += piece
         return bytes(data)
 
     def _predict(self, data: bytes, score: float) -> dict[str, Any]:
         size = picture_size(data)
         if size is None:
-            raise RefusedError(415, "this is no PNG, JPEG, WebP or BMP picture; convert it")
+            raise RefusedError(415, "not a valid PNG, JPEG, WebP or BMP picture; convert it")
         if size[0] * size[1] > MAX_PIXELS:
             raise RefusedError(413, f"the picture has {size[1]}x{size[0]} px; send up to {MAX_PIXELS // 10**6} million")
         with self.server.turn:

@@ -35,9 +35,9 @@ def open_session(model: Path | bytes, threads: int | None = None) -> ort.Inferen
         UsageError: ``threads`` is invalid.
     """
     if isinstance(model, Path) and not model.is_file():
-        raise ModelError(f"there is no file {model}; check the path")
+        raise ModelError(f"{model}: no such file; check the path")
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024):
-        raise UsageError(f"threads {threads}: give a whole number from 1 to 1024")
+        raise UsageError(f"threads {threads}: must be an integer from 1 to 1024")
     name = model if isinstance(model, Path) else "the model"
     options = ort.SessionOptions()
     if threads or limited_by_quota():
@@ -47,13 +47,13 @@ def open_session(model: Path | bytes, threads: int | None = None) -> ort.Inferen
         if ELSEWHERE not in content:
             return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except PermissionError as error:
-        raise ModelError(f"cannot read {model}: {error.strerror}; check its rights") from error
+        raise ModelError(f"cannot read {model}: {error.strerror}; check its permissions") from error
     except Exception as error:  # onnxruntime's errors have no common base class
         raise ModelError(
-            f"{name} is no ONNX model that onnxruntime {ort.__version__} can run ({type(error).__name__}); "
-            "export it again"
+            f"{name} is not an ONNX model that onnxruntime {ort.__version__} can run ({type(error).__name__}); "
+            "re-export it"
         ) from error
-    raise ModelError(f"{name} keeps weights in a file of its own; one of ours is whole: export it again")
+    raise ModelError(f"{name} stores weights in a separate file, which is unsupported; re-export it")
 
 
 class OnnxDetector:
@@ -78,7 +78,7 @@ class OnnxDetector:
         self.names, self.input_size = self.card.names, self.card.input_size
         if input_size is not None and input_size != self.input_size:
             asked, own = ("x".join(map(str, size)) for size in (input_size, self.input_size))
-            raise UsageError(f"--input {asked}: {path} is made for {own}; export the checkpoint at that size")
+            raise UsageError(f"--input {asked}: {path} requires {own}; export the checkpoint with this --input")
         self._optional = {i.name for i in self.session.get_overridable_initializers()}
         self._outputs = [o.name for o in self.session.get_outputs()]
         self.batch, self.rounds = self._check()
@@ -177,8 +177,8 @@ class OnnxDetector:
             needed = {"boxes", "scores", "labels"}
         if set(given) != {"image"} or not sound or not needed <= set(self._outputs):
             raise ModelError(
-                f"{self.path} is not what its metadata says (form {self.card.form}; inputs {given}; outputs "
-                f"{', '.join(self._outputs)}); export it again"
+                f"{self.path} does not match its metadata (form {self.card.form}; inputs {given}; outputs "
+                f"{', '.join(self._outputs)}); re-export it"
             )
         return (1 if self.card.form == "frame" else shape[0]), kind == "tensor(uint8)" and self.card.form != "frame"
 
@@ -193,7 +193,7 @@ class OnnxDetector:
         sigma = outputs["side_sigma"][rows] if "side_sigma" in outputs else None
         boxes, scores, labels = (outputs[name][rows] for name in ("boxes", "scores", "labels"))
         if labels.max(initial=0) >= len(self.names):
-            raise ModelError(f"{self.path} finds more classes than the {len(self.names)} it names; export it again")
+            raise ModelError(f"{self.path} returns labels beyond its {len(self.names)} classes; re-export it")
         found = Detections(boxes, scores, labels, list(self.names), sigma)
         if not self.fixed:
             return found
@@ -203,7 +203,7 @@ class OnnxDetector:
             self._warned = True
             log.warning(
                 "the thresholds of %s are fixed at score %g, IoU %g and %d boxes: lower scores, another IoU or more "
-                "boxes cannot be had from it",
+                "boxes are not available",
                 *(self.path, fixed.score, fixed.iou, fixed.max_boxes),
             )
         return found.select(np.flatnonzero(found.scores > limits.score)[: limits.max_boxes])

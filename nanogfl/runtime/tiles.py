@@ -51,9 +51,9 @@ class Tiled:
 
     def __init__(self, predictor: Predicts, scale: float = 1.0, overlap: float = 0.25) -> None:
         if not 0.05 <= scale <= 100:
-            raise UsageError(f"--tile-scale {scale:g}: give 0.05 to 100; 1 shows tiles as they are")
+            raise UsageError(f"--tile-scale {scale:g}: use 0.05 to 100; 1 does not resize tiles")
         if not 0 <= overlap <= 0.9:
-            raise UsageError(f"--tile-overlap {overlap:g}: give a part of the tile, 0 to 0.9")
+            raise UsageError(f"--tile-overlap {overlap:g}: must be a fraction from 0 to 0.9")
         self.predictor, self.scale, self.overlap = predictor, scale, overlap
         self.names, self.input_size = predictor.names, predictor.input_size
 

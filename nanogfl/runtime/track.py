@@ -51,9 +51,9 @@ class Tracker:
 
     def __init__(self, *, smooth: bool = True, hold_s: float = 1.0, iou: float = 0.3) -> None:
         if not 0 <= hold_s < np.inf:
-            raise UsageError(f"--hold {hold_s:g}: give seconds, 0 or more")
+            raise UsageError(f"--hold {hold_s:g}: must be at least 0 seconds")
         if not 0 < iou <= 1:
-            raise UsageError(f"a tracker with iou {iou:g}: give an overlap above 0, up to 1")
+            raise UsageError(f"iou {iou:g} of a tracker: must be above 0 and at most 1")
         self.smooth, self.hold_s, self.iou = smooth, hold_s, iou
         self.count = 0
         self._time: float | None = None

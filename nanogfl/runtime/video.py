@@ -24,14 +24,16 @@ class VideoSink:
         self._writer = cv2.VideoWriter(utf8(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
         if not self._writer.isOpened():
             raise DataError(
-                f"cannot write the video {path}: {width} x {height} at {fps:g} frames a second was refused; "
-                "check size, rate and the folder's rights"
+                f"cannot write the video {path}: {width} x {height} at {fps:g} fps was refused; "
+                "check the size, rate and folder permissions"
             )
 
     def write(self, picture: Picture) -> None:
         """Append one frame, uint8 BGR [H, W, 3] of the video's size."""
         if picture.shape != (*self.size, 3) or picture.dtype != np.uint8:  # OpenCV would drop it silently
-            raise ValueError(f"frame {picture.dtype} {picture.shape} does not fit the video's uint8 {(*self.size, 3)}")
+            raise ValueError(
+                f"frame {picture.dtype} {picture.shape} does not match the video's uint8 {(*self.size, 3)}"
+            )
         self._writer.write(np.ascontiguousarray(picture))
         self.count += 1
 
@@ -57,9 +59,9 @@ def write_video(path: str | Path, fps: float, size: tuple[int, int]) -> Iterator
     """
     path = Path(path)
     if path.suffix.lower() != ".mp4":
-        raise UsageError(f"cannot write a video as {path.name}: only mp4 is written; name it {path.stem}.mp4")
+        raise UsageError(f"cannot write a video as {path.name}: only mp4 is supported; use {path.stem}.mp4")
     if min(size) < 2 or not (0 < fps < math.inf):
-        raise UsageError(f"cannot write {path.name}: {size[1]} x {size[0]} at {fps} frames a second is no video")
+        raise UsageError(f"cannot write {path.name}: {size[1]} x {size[0]} at {fps} fps is not a valid video")
     path.parent.mkdir(parents=True, exist_ok=True)
     place = path.resolve()  # a symbolic link is kept; its target is replaced
     partial = place.with_name(f"{place.stem}.partial.mp4")  # OpenCV chooses the container by the suffix
@@ -70,7 +72,7 @@ def write_video(path: str | Path, fps: float, size: tuple[int, int]) -> Iterator
         finally:
             sink.release()
         if not sink.count:
-            raise DataError(f"no frame came for the video {path}; check its source")
+            raise DataError(f"the video {path} received no frames; check its source")
         if not _plays(partial):  # the writer does not report a full disk
             raise DataError(f"the video {path} could not be finished; is the disk full?")
         partial.replace(place)

@@ -50,7 +50,7 @@ def serve(model: Path, place: Place, cache: Path, say: Callable[[str], None]) ->
         shown = f"[{host!s}]" if ":" in str(host) else host
         if everywhere := str(host) in EVERYWHERE:
             shown = "127.0.0.1"
-        say(f"{scheme}://{shown}:{port}/  ({model.name}; Ctrl-C ends it)")
+        say(f"{scheme}://{shown}:{port}/  ({model.name}; Ctrl-C stops it)")
         if everywhere and (reached := address_here()):
             say(f"{scheme}://{reached}:{port}/  from other devices")
         try:
@@ -86,8 +86,8 @@ def open_server(model: Path, place: Place, cache: Path) -> Server:
     elif not _is_local(place.host):
         port = server.server_address[1]
         log.warning(
-            "%s is reachable from outside, and there browsers give a page the camera only over https: use --cert and "
-            "--key (mkcert makes them), or keep 127.0.0.1 and a tunnel (phone on USB: adb reverse tcp:%d tcp:%d)",
+            "%s is reachable from outside, but browsers there allow camera access only over https: use --cert and "
+            "--key (mkcert creates them), or keep 127.0.0.1 and use a tunnel (phone on USB: adb reverse tcp:%d tcp:%d)",
             place.host, port, port,
         )  # fmt: skip
     return server
@@ -96,10 +96,10 @@ def open_server(model: Path, place: Place, cache: Path) -> Server:
 def _check_files(place: Place) -> None:
     """Raise UsageError for a key without a certificate, or for a file that does not exist."""
     if place.key and not place.cert:
-        raise UsageError(f"--key {place.key} without a certificate: give --cert too, or leave both away for http")
+        raise UsageError(f"--key {place.key} requires a certificate: use --cert too, or omit both for http")
     for option, file in (("--cert", place.cert), ("--key", place.key)):
         if file and not file.is_file():
-            raise UsageError(f"{option} {file}: no such file; give a PEM file")
+            raise UsageError(f"{option} {file}: no such file; use a PEM file")
 
 
 def _cannot_listen(place: Place, error: Exception) -> NanogflError:
@@ -107,7 +107,7 @@ def _cannot_listen(place: Place, error: Exception) -> NanogflError:
     why = getattr(error, "strerror", None) or error
     if isinstance(error, gaierror | UnicodeError) or getattr(error, "errno", None) in NO_SUCH_ADDRESS:
         return UsageError(
-            f"--host {place.host}: this machine has no such address ({why}); use 127.0.0.1, or 0.0.0.0 to let others in"
+            f"--host {place.host}: this machine has no such address ({why}); use 127.0.0.1, or 0.0.0.0 to admit others"
         )
     return NanogflError(f"cannot listen on {place.host} port {place.port}: {why}; choose another --port")
 
@@ -115,12 +115,12 @@ def _cannot_listen(place: Place, error: Exception) -> NanogflError:
 def open_model(path: Path) -> OnnxDetector:
     """Load the detector; refuse files that the page cannot run, such as those of another form than ``frame``."""
     if path.suffix.lower() in CHECKPOINTS:
-        raise UsageError(f"{path}: a browser runs exported files; first: nanogfl export {path} --out model.onnx")
+        raise UsageError(f"{path}: the browser requires an exported file; run: nanogfl export {path} --out model.onnx")
     if path.suffix.lower() != ".onnx":
-        raise UsageError(f"{path}: a browser runs exported files; give an .onnx file that nanogfl export made")
+        raise UsageError(f"{path}: the browser requires an exported file; use an .onnx file of nanogfl export")
     detector = OnnxDetector(path)
     if detector.card.form != "frame":
-        raise ModelError(f"{path} has the form {detector.card.form}; the page needs: nanogfl export --form frame")
+        raise ModelError(f"{path} has the form {detector.card.form}; the page requires: nanogfl export --form frame")
     return detector
 
 
@@ -162,7 +162,5 @@ def _encrypt(server: Server, place: Place) -> None:
     except (OSError, ssl.SSLError) as error:
         server.server_close()
         named = f"--cert {place.cert}" + (f" --key {place.key}" if place.key else "")
-        raise UsageError(
-            f"{named}: {error.strerror or error}; give PEM files that belong together by --cert and --key"
-        ) from error
+        raise UsageError(f"{named}: {error.strerror or error}; use matching PEM files for --cert and --key") from error
     server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)

@@ -29,7 +29,7 @@ from nanogfl.runtime.track import FAINT, Tracker
 log = logging.getLogger(__name__)
 PATIENCE_S = 0.1  # between two checks for keys and Ctrl-C while no picture arrives
 NOTICE_S = 3.0  # how long a notice stays on the screen
-KEYS = "keys: q quit, space pause, s snapshot, r record, + - score; on and off: b boxes, l labels, u sigma, f figures"
+KEYS = "keys: q quit, space pause, s snapshot, r record, + - score; toggle: b boxes, l labels, u sigma, f figures"
 
 
 class Webcam:

@@ -38,7 +38,7 @@ def open_network(path: Path, threads: int, names: list[str]) -> Any:
         variable.write(image)
         maps = net.forward([variable])
         if len(maps) < len(names):
-            raise ExportError("MNN gives only a part of this network's maps; give it a float32 file")
+            raise ExportError("MNN returns only some maps of this network; use a float32 file")
         return {n: np.array(expr.convert(m, expr.NCHW).read()) for n, m in zip(names, maps, strict=True)}
 
     return run
