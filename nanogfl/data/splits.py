@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-import unicodedata
 from collections.abc import Collection
 
+from nanogfl.data.folders import nfc
 from nanogfl.data.table import SPLITS, Table
 from nanogfl.errors import DataError, UsageError
 
@@ -76,7 +76,7 @@ def for_training(table: Table) -> tuple[Table, Table]:
 def share(name: str) -> float:
     """Map a picture's name to [0, 1), uniformly and equally on all machines (by sha256, unlike Python's hash)."""
     # accents have two Unicode codings, and file systems differ in which one they return
-    code = unicodedata.normalize("NFC", name).encode("utf-8", "backslashreplace")
+    code = nfc(name).encode("utf-8", "backslashreplace")
     return int.from_bytes(hashlib.sha256(code).digest()[:6], "big") / 2**48
 
 

@@ -86,8 +86,9 @@ def to_int8(model: onnx.ModelProto, calib: str | Path, max_drop: float) -> tuple
             "cannot be judged; use labelled pictures of its classes"
         )
     if len(table) < MIN_AP_PICTURES:
-        few = "--calib %s: %d pictures are too few to measure AP; use at least %d"
-        log.warning(few, calib, len(table), MIN_AP_PICTURES)
+        log.warning(
+            "--calib %s: %d pictures are too few to measure AP; use at least %d", calib, len(table), MIN_AP_PICTURES
+        )
     # the stem stays float: in int8 it causes half of the error and is no faster
     stem = next(node.name for node in network.nodes if node.op_type == "Conv")
     plain = Candidate(model, observe(model, detector, pictures), "mse", floats=(stem,))
