@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from nanogfl.data.findings import Findings
+from nanogfl.data.folders import nfc
 from nanogfl.data.table import Table
 
 UNEQUAL = 10  # a class is rare if the most frequent class has at least this many times its boxes
@@ -57,7 +58,7 @@ def canonical_names(names: Sequence[str], counts: dict[str, int]) -> dict[str, s
 def _folded(name: str) -> str:
     """Return a key that is equal for variants; a dot or - next to a digit and separators between digits are kept."""
     if sum(map(str.isalpha, name)) < 2:
-        return unicodedata.normalize("NFC", name)
+        return nfc(name)
     return BETWEEN_WORDS.sub("", unicodedata.normalize("NFKC", name).casefold())
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from nanogfl.data.findings import Findings
-from nanogfl.data.folders import relative
+from nanogfl.data.folders import nfc, relative
 from nanogfl.data.table import Example, Table
 from nanogfl.data.yolo_labels import TEXT, Labels
 from nanogfl.pictures import SUFFIXES
@@ -113,7 +113,7 @@ def _files(folder: Path) -> Sequence[Path]:
 
 
 def _by_case(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
+    return nfc(name).casefold()
 
 
 def _by_stem(name: str) -> str:
