@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from nanogfl.decode import Layout, Thresholds, decode
 from nanogfl.model.dense import interleave
-from nanogfl.model.detector import Architecture, Detector, count_parameters, initialise, make_guidance
+from nanogfl.model.detector import Architecture, Detector, Family, count_parameters, initialise, make_guidance
 from nanogfl.model.distribution import distances_to_boxes, integral
-from nanogfl.model.ghost_pan import upsample2
 from nanogfl.model.guidance import FullGuidance, LightGuidance
+from nanogfl.model.layers import upsample2
 from nanogfl.model.weights import load_state, read_weights, recognise
 from nanogfl.view import View, normalise
 
@@ -384,6 +385,20 @@ def test_channel_shuffle_interleaves_the_halves() -> None:
 def test_double_puts_new_pixels_at_quarters() -> None:
     row = torch.tensor([0.0, 4.0]).view(1, 1, 1, 2)
     assert upsample2(row)[0, 0].tolist() == [[0.0, 1.0, 3.0, 4.0]] * 2
+
+
+@pytest.mark.parametrize("family", ["plus", "first", "resnet"])
+def test_maps_stay_narrow_where_a_gpu_interpolates_in_float32(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As CUDA's autocast does; a convolution's input would have been float32, and cast, and so its gradients."""
+    interpolate, widths = F.interpolate, list[torch.dtype]()
+    monkeypatch.setattr("nanogfl.model.layers.F.interpolate", lambda x, **how: interpolate(x.float(), **how))
+    detector = Detector(Architecture("s", 2, family=family)).train()
+    for name, module in detector.named_modules():
+        if isinstance(module, nn.Conv2d) and name != "backbone.conv1.0":
+            module.register_forward_pre_hook(lambda _, given: widths.append(given[0].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        detector(torch.rand(2, 3, 64, 64))
+    assert len(widths) > 50 and set(widths) == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("build", [lambda: Architecture("m", 5), lambda: Architecture("s", 1, 16, True, "moments")])

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from nanogfl.model.dense import join
-from nanogfl.model.layers import activation, conv_block, conv_bn, depthwise_bn, separable_block
+from nanogfl.model.layers import activation, conv_block, conv_bn, depthwise_bn, separable_block, upsample2
 
 KERNEL = 5  # side of the depthwise kernels
 
@@ -67,8 +66,3 @@ class GhostPAN(nn.Module):
         p32 = self.bottom_up[1](join(self.downsample[1](p16), x32))
         p64 = self.extra_in(x32) + self.extra_out(p32)
         return [t8, p16, p32, p64]
-
-
-def upsample2(x: Tensor) -> Tensor:
-    """Upsample by two, bilinearly with half-pixel centres."""
-    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from nanogfl.model.depthwise import DepthwiseConv2d
 
@@ -30,3 +31,11 @@ def conv_block(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Se
 def separable_block(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
     """Return a depthwise k x k and a pointwise 1 x 1 convolution, each with batch norm and activation."""
     return nn.Sequential(*depthwise_bn(inputs, kernel, stride), activation(), *conv_block(inputs, outputs, 1))
+
+
+def upsample2(x: Tensor, mode: str = "bilinear") -> Tensor:
+    """Upsample by two: bilinear with half-pixel centres, or nearest.
+
+    Under autocast a GPU interpolates in float32; the result is cast back, else the maps computed from it would be wide.
+    """
+    return F.interpolate(x, scale_factor=2.0, mode=mode).to(x.dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nanogfl.model.ghost_pan import upsample2
+from nanogfl.model.layers import upsample2
 
 
 class PlainPAN(nn.Module):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nanogfl.model.layers import conv_bn
+from nanogfl.model.layers import conv_bn, upsample2
 
 # size -> (blocks of the four stages; ratio of a block's output channels to its inner channels)
 RESNETS: dict[str, tuple[tuple[int, int, int, int], int]] = {
@@ -104,8 +104,8 @@ class FPN(nn.Module):
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """Convert three maps [B, C_i, H / s, W / s] to five, [B, width, H / s, W / s], s = 8 to 128 (rounded up)."""
         x8, x16, x32 = (lateral(f) for lateral, f in zip(self.lateral, features, strict=True))
-        x16 = x16 + F.interpolate(x32, scale_factor=2.0)
-        x8 = x8 + F.interpolate(x16, scale_factor=2.0)
+        x16 = x16 + upsample2(x32, "nearest")
+        x8 = x8 + upsample2(x16, "nearest")
         p8, p16, p32 = (smooth(x) for smooth, x in zip(self.smooth, (x8, x16, x32), strict=True))
         p64 = self.extra[0](p32)
         return [p8, p16, p32, p64, self.extra[1](p64)]
