@@ -5,15 +5,16 @@ import sys
 import cv2
 
 import nanogfl
+from nanogfl.pictures import read_picture
 
 if len(sys.argv) != 4:
     sys.exit(__doc__)
 model, photo, drawn = sys.argv[1:]
 try:
-    found = nanogfl.load(model).predict(photo, score=0.3)
+    picture = read_picture(photo)
+    found = nanogfl.load(model).predict(picture, score=0.3)
 except nanogfl.NanogflError as error:
     sys.exit(f"error: {error}")
-picture = cv2.imread(photo)
 for record in found.records():
     x1, y1, x2, y2 = map(round, record["box"])
     print(f"{record['class']} {record['score']:.2f}: {x1} {y1} {x2} {y2}")

@@ -47,6 +47,17 @@ def test_jpeg_segments_that_look_like_frames_are_stepped_over() -> None:
     assert picture_size(data[:2] + b"\xff\xff\xff" + data[3:]) == (30, 50), "fill bytes before a marker"
 
 
+def test_a_stuffed_zero_hides_no_frame() -> None:
+    """FF 00 is data to a decoder: read as a marker with a length, it would step over the true frame to a decoy."""
+    data = encoded(".jpg", (30, 50), [])
+    decoy = b"\xff\xc0\x00\x11\x08\x00\x08\x00\x08\x03"
+    frame = data.index(b"\xff\xc0")
+    length = struct.pack(">H", len(data) - frame + 2)
+    bomb = data[:frame] + b"\xff\x00" + length + data[frame:] + decoy
+    decoded = cv2.imdecode(np.frombuffer(bomb, np.uint8), cv2.IMREAD_COLOR)
+    assert decoded is not None and decoded.shape[:2] == picture_size(bomb) == (30, 50)
+
+
 def test_a_bmp_may_stand_on_its_head() -> None:
     data = bytearray(encoded(".bmp", (30, 50), []))
     data[22:26] = struct.pack("<i", -30)

@@ -24,6 +24,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec, module_from_spec
@@ -144,6 +145,33 @@ def test_the_model_comes_whole_and_with_its_name(folder: Path, tmp_path: Path) -
         answer = ask(server, "GET", "/model.onnx")
     assert answer.body == model.read_bytes()
     assert answer.headers["Content-Disposition"] == "inline; filename*=UTF-8''M%C3%B6bel%3B%202.onnx"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every file's name is Unicode")
+def test_a_model_whose_name_is_not_utf8(folder: Path, tmp_path: Path) -> None:
+    model = tmp_path / os.fsdecode(b"caf\xe9.onnx")
+    shutil.copy(folder / "model.onnx", model)
+    with running(open_server(model, Place(port=0), folder)) as server:
+        assert ask(server, "GET", "/health").json["model"] == "caf?.onnx"
+        answer = ask(server, "GET", "/model.onnx")
+    assert answer.body == model.read_bytes()
+    assert answer.headers["Content-Disposition"] == "inline; filename*=UTF-8''caf%3F.onnx"
+
+
+def test_a_slow_reader_gets_the_whole_file(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The timeout counts for a piece: the whole may take many times as long."""
+    monkeypatch.setattr(http_timeout.TimeoutHandler, "timeout", 0.5)
+    big = tmp_path / "big.js"
+    big.write_bytes(b"0123456789abcdef" * (1 << 20))
+    with running(open_server(folder / "model.onnx", Place(port=0), folder)) as server:
+        server.site = replace(server.site, files={"/big.js": big})
+        with socket.create_connection(server.server_address[:2], timeout=10) as client:
+            client.sendall(b"GET /big.js HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            arrived = bytearray()
+            while piece := client.recv(1 << 17):
+                arrived += piece
+                time.sleep(0.02)
+    assert arrived.endswith(big.read_bytes())
 
 
 def test_what_the_browser_has_is_not_sent_again(server: Server) -> None:
@@ -357,6 +385,7 @@ REFUSED = [
     ),
     ("POST", "/predict", png(scene()), {"Sec_Fetch_Site": "cross-site"}, 403, "another site", "a foreign page"),
     ("POST", "/predict", png(scene()), {"Origin": "http://evil.example"}, 403, "evil.example", "an older browser"),
+    ("POST", "/predict", png(scene()), {"Origin": "http://["}, 403, "http://[", "no address"),
     ("POST", "/predict", png(scene()), {"Origin": "null"}, 403, "null", "a page without a name"),
     ("POST", "/predict?score=2", png(scene()), {"Content_Type": PNG}, 400, "between 0 and 1", "score above 1"),
     ("POST", "/predict?score=nan", png(scene()), {"Content_Type": PNG}, 400, "'nan'", "no number"),

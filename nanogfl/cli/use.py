@@ -72,6 +72,7 @@ def predict(
 
     chosen, tiled = named("--classes", classes, "class"), _tiled(tiles, tile_scale, tile_overlap)
     detector = tiled(load(model, input=input, config=config))
+    chosen = [classes] if classes in detector.names else chosen  # one name that contains a comma
     check_outputs([model, *expand(source)], {"--json": json_file}, {"--draw": draw})
     records = predict_sources(detector, source, score=score, classes=chosen, sigma=sigma, draw=draw, progress=progress)
     if json_file:
@@ -139,6 +140,7 @@ def webcam(
     opened, chosen = open_source(source, patience), named("--classes", classes, "class")
     check_outputs([model, *files_of(opened)], {"--record": record, "--summary": summary})
     detector = load(model, input=input, config=config)
+    chosen = [classes] if classes in detector.names else chosen
     window = None if headless else open_window(f"nanogfl: {model}")
     watching = Webcam(
         detector,

@@ -188,7 +188,7 @@ def _scale(picture: Picture) -> float:
 
 def _written(name: str, label: int) -> str:
     """Return a name as OpenCV can draw it, on one line; without fonts, remove accents or use the label's number."""
-    name = " ".join(name.split())
+    name = " ".join(name.split()).encode(errors="replace").decode()  # OpenCV crashes on a lone surrogate
     if HAS_FONTS or name.isascii():
         return name
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().strip()

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler
 from socket import socket
 from typing import Any
 
+PIECE = 1 << 16  # bytes sent at a time
 HEAD_SECONDS = 30.0  # limit for the head of a request, from the start of waiting for it
 
 
@@ -47,7 +48,7 @@ class TimeoutStream(io.RawIOBase):
 class TimeoutHandler(BaseHTTPRequestHandler):
     """The handler of a connection, which is closed if the head of a request does not arrive in time."""
 
-    timeout: float = 15  # seconds without data
+    timeout: float = 15  # seconds without data; for a response, seconds per piece
 
     def setup(self) -> None:
         """Replace the input stream with one whose reads time out."""
@@ -66,6 +67,11 @@ class TimeoutHandler(BaseHTTPRequestHandler):
         parsed = super().parse_request()
         self.stream.deadline = math.inf
         return parsed
+
+    def send_body(self, content: bytes) -> None:
+        """Send the body of a response in pieces, since the timeout would count for the whole of it."""
+        for start in range(0, len(content), PIECE):
+            self.wfile.write(content[start : start + PIECE])
 
     def handle_expect_100(self) -> bool:
         """Send no "100 Continue" yet: it is sent when the body will be read, and never before a refusal."""

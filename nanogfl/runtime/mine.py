@@ -17,9 +17,10 @@ import numpy as np
 
 from nanogfl.detections import Detections
 from nanogfl.errors import DataError, UsageError
-from nanogfl.pictures import read_picture, write_picture
+from nanogfl.pictures import read_picture
 from nanogfl.runtime.draw import draw_detections
 from nanogfl.runtime.frames import expand, is_video
+from nanogfl.runtime.outputs import write_drawing
 from nanogfl.runtime.predict import Predicts
 
 log = logging.getLogger(__name__)
@@ -122,4 +123,4 @@ def _draw(predictor: Predicts, ranked: list[Mined], folder: Path) -> None:
     for rank, mined in enumerate(ranked, 1):
         picture = read_picture(mined.file)
         found = predictor.predict(picture, DRAWN_SCORE)
-        write_picture(folder / f"{rank:0{digits}}_{mined.file.stem}.jpg", draw_detections(picture, found))
+        write_drawing(folder / f"{rank:0{digits}}_{mined.file.stem}.jpg", draw_detections(picture, found))

@@ -6,7 +6,7 @@ import struct
 
 PNG = b"\x89PNG\r\n\x1a\n"
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG start-of-frame markers, of all codings
-ALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # JPEG markers without a length
+ALONE = frozenset({0x00, 0x01, *range(0xD0, 0xD9)})  # what has no length after 0xFF; 0x00 is no marker, but data
 MARKERS = 10_000  # limit; real files have one or two dozen before the frame
 
 

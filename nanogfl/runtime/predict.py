@@ -12,10 +12,10 @@ from typing import Any, Protocol
 from nanogfl.decode import Thresholds
 from nanogfl.detections import Detections, class_indices
 from nanogfl.errors import DataError, UsageError
-from nanogfl.pictures import Picture, write_picture
+from nanogfl.pictures import Picture
 from nanogfl.runtime.draw import draw_detections
 from nanogfl.runtime.frames import Frame, expand, frame_rate, frames, is_video
-from nanogfl.runtime.outputs import refuse_overwriting
+from nanogfl.runtime.outputs import refuse_overwriting, write_drawing
 from nanogfl.runtime.video import VideoSink, write_video
 
 log = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ def _draw_frames(frames_of_file: Iterator[Found], file: Path, target: Path | Non
             if target is not None:
                 drawn = draw_detections(frame.picture, found.detections)
                 if not is_video(file):
-                    write_picture(target, drawn)
+                    write_drawing(target, drawn)
                 else:
                     if sink is None:
                         sink = stack.enter_context(write_video(target, frame_rate(file), drawn.shape[:2]))

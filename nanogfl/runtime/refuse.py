@@ -31,7 +31,10 @@ def slot(places: threading.BoundedSemaphore, taken: str) -> Iterator[None]:
 def check_asker(headers: Message) -> None:
     """Refuse requests that a browser sends for a page of another site; other programs do not send these headers."""
     site, origin = headers.get("Sec-Fetch-Site"), headers.get("Origin")
-    own = site in ("same-origin", "none") or origin is None or urlsplit(origin).netloc == headers.get("Host")
+    try:
+        own = site in ("same-origin", "none") or origin is None or urlsplit(origin).netloc == headers.get("Host")
+    except ValueError:  # no address
+        own = False
     if site == "cross-site" or not own:
         raise RefusedError(403, f"pages of {origin or 'another site'} are refused; use this server's page")
 

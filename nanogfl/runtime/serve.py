@@ -218,11 +218,11 @@ class Handler(TimeoutHandler, BaseHTTPRequestHandler):  # the second base class 
         return {"width": width, "height": height, "ms": round(ms, 2), "detections": list(found.records())}
 
     def _send_json(self, status: int, content: dict[str, Any], headers: Mapping[str, str] | None = None) -> None:
-        body = json.dumps(content, ensure_ascii=False).encode()
+        body = json.dumps(content, ensure_ascii=False).encode(errors="replace")
         head = {"Content-Type": "application/json", "Content-Length": str(len(body))}
         self._send_head(status, head | dict(headers or {}))
         if self.command != "HEAD":
-            self.wfile.write(body)
+            self.send_body(body)
 
     def _send_file(self, file: Path) -> None:
         """Send the file, or 304 if the browser already has it."""
@@ -236,10 +236,10 @@ class Handler(TimeoutHandler, BaseHTTPRequestHandler):  # the second base class 
             return
         headers = {"Content-Type": TYPES[file.suffix.lower()], "Content-Length": str(len(content)), "ETag": tag}
         if file.suffix.lower() == ".onnx":
-            headers["Content-Disposition"] = f"inline; filename*=UTF-8''{quote(file.name)}"
+            headers["Content-Disposition"] = f"inline; filename*=UTF-8''{quote(file.name, errors='replace')}"
         self._send_head(200, headers)
         if self.command != "HEAD":
-            self.wfile.write(content)
+            self.send_body(content)
 
     def _send_head(self, status: int, headers: Mapping[str, str]) -> None:
         self.send_response(status)
