@@ -174,7 +174,7 @@ def _load_checkpoint(source: str, input_size: tuple[int, int] | None, config: Pa
         ) from error
     path = zoo.resolve(source)
     weights = read_weights(path)
-    card = read_card(weights, config)
+    card = read_card(weights, config, sized=input_size is not None)
     if input_size:
         card = replace(card, input_size=input_size)
     network = Detector(card.architecture)

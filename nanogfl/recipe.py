@@ -404,6 +404,14 @@ def _explain(error: dict[str, Any]) -> str:
         record: Any = Recipe()
         for part in path[:-1]:
             record = getattr(record, part, record)
-        return f"unknown key {key}{nearest(path[-1], vars(record))}"
+        return f"unknown key {key}{nearest(path[-1], vars(record)) or _elsewhere(path[-1])}"
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
     return message if message.startswith(f"{key}.") else f"{key}: {message}, not {error['input']!r}"
+
+
+def _elsewhere(name: str) -> str:
+    """Return ``" (did you mean X?)"`` for the keys of this name in all sections, or an empty string."""
+    keys = [
+        f"{section}.{name}" for section, record in vars(Recipe()).items() if name in getattr(record, "__dict__", {})
+    ]
+    return f" (did you mean {' or '.join(keys)}?)" if keys else ""

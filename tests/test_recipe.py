@@ -108,6 +108,9 @@ def test_assignments(assignment: str, expected: dict[str, Any], reason: str) -> 
         ("trian.lr=1", "the recipe: unknown key trian (did you mean train?)"),
         ("train.epoch=1", "the recipe: unknown key train.epoch (did you mean epochs?)"),
         ("augment.flip_vertcal=1", "the recipe: unknown key augment.flip_vertcal (did you mean flip_vertical?)"),
+        ("flip=0", "the recipe: unknown key flip (did you mean augment.flip?)"),
+        ("size=s", "the recipe: unknown key size (did you mean model.size or input.size?)"),
+        ("split=1", "the recipe: unknown key split"),
         ("zzz=1", "the recipe: unknown key zzz"),
         (
             "model.arch.name=NanoDetPlus",

@@ -300,6 +300,12 @@ def test_what_shows_that_a_state_was_lost(rows: int | None, ended: bool, lost: b
         assert saved_state(Folder(tmp_path, resume=True), {}) is None
 
 
+def test_averages_cannot_be_dropped_within_a_run(whole: Path, tiny_set: Path) -> None:
+    """The run would go on from the averages, with the optimizer's state of the raw weights."""
+    with pytest.raises(UsageError, match=r"--resume: train\.average cannot change within a run: .* requested is 0;"):
+        nanogfl.train(tiny_set, out=whole, resume=True, set=["train.average=0"])
+
+
 def test_a_finished_run_is_not_another(whole: Path, tiny_set: Path) -> None:
     with pytest.raises(UsageError, match=r"--resume: model\.size cannot change within a run"):
         nanogfl.train(tiny_set, out=whole, resume=True, size="m")

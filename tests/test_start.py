@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -213,6 +214,21 @@ def test_nanodets_classes_are_found_by_name(shared: Path) -> None:
     assert torch.equal(new["head.predict.2.weight"][2], rows[0])  # person
     assert torch.equal(new["head.predict.2.weight"][3:], rows[80:])
     assert torch.equal(new["backbone.stage3.1.branch2.0.weight"], old["backbone.stage3.1.branch2.0.weight"])
+
+
+def test_an_input_size_that_nothing_tells_is_a_warning(
+    shared: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A renamed checkpoint: its tensors fit any size."""
+    renamed = tmp_path / "model_best.ckpt"
+    shutil.copy(shared / "weights" / "nanodet-plus-m_416.ckpt", renamed)
+    said = "model_best.ckpt: input size unknown, 320x320 assumed; specify --input, or --config with its .yml"
+    assert nanogfl.load(renamed).input_size == (320, 320) and said in caplog.text
+    caplog.clear()
+    assert nanogfl.load(renamed, input=416).input_size == (416, 416) and not caplog.text.count("unknown")
+    told = tmp_path / "mine_416.ckpt"
+    renamed.rename(told)
+    assert nanogfl.load(told).input_size == (416, 416) and not caplog.text.count("unknown")
 
 
 def test_a_run_from_nanodets_weights(shared: Path, blocks: Path, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ import nanogfl
 from nanogfl.data.synthetic import NAMES, draw_set
 from nanogfl.errors import UsageError
 from nanogfl.recipe import available, from_dict, load_recipe
+from nanogfl.training.finite import FiniteCheck
 from nanogfl.training.folder import TENSORBOARD, is_main
 
 # --- what a run leaves
@@ -224,6 +225,39 @@ def test_gradients_accumulate(
     summary = tiny_train(tiny_set, tmp_path / "run", f"train.accumulate={accumulate}", batch=4)
     assert summary["steps"] == steps, reason
     assert float(read_rows(tmp_path / "run")[-1]["lr"]) == pytest.approx(5e-5)  # the schedule counts steps, not batches
+
+
+def test_the_last_step_of_an_epoch_is_the_mean_of_its_batches(
+    tiny_set: Path, tmp_path: Path, tiny_train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six batches in steps of four: the second step's gradient is the mean of two, not a quarter of their sum."""
+    named = list[int]()
+    kept = list[torch.Tensor]()
+    clip, add = torch.nn.utils.clip_grad_norm_, FiniteCheck.add
+
+    def clipped(parameters: Any, most: float) -> torch.Tensor:
+        gradients = [p.grad.flatten() for p in parameters if p.grad is not None]
+        kept.append(torch.cat(gradients).clone())
+        return clip(parameters, most)
+
+    def added(self: FiniteCheck, own: Any, mean: Any, what: str, epoch: int, names: list[str]) -> None:
+        if what == "gradient":
+            named.append(len(names))
+        add(self, own, mean, what, epoch, names)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clipped)
+    monkeypatch.setattr(FiniteCheck, "add", added)
+    steps = dict[int, list[torch.Tensor]]()
+    for accumulate in (1, 4):
+        kept = steps[accumulate] = []
+        still = ("train.lr=1e-12", "train.lr_end=1e-12", "train.average=0", "train.precision=32")
+        tiny_train(tiny_set, tmp_path / str(accumulate), f"train.accumulate={accumulate}", *still, batch=4)
+    one = steps[1]
+    assert len(one) == 6 and len(steps[4]) == 2
+    for step, batches in zip(steps[4], (one[:4], one[4:]), strict=True):
+        expected = torch.stack(batches).mean(dim=0)
+        assert (step - expected).norm() < 1e-3 * expected.norm()
+    assert named == [4] * 6 + [16, 8], "a gradient that is not finite is blamed on all pictures of its step"
 
 
 def test_bf16_trains_close_to_float(tiny_set: Path, tmp_path: Path, tiny_train: Train) -> None:

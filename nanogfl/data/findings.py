@@ -76,11 +76,19 @@ KINDS: dict[str, Kind] = {
     "annotation-unreadable": Kind(
         "error", "annotation files that cannot be read left out", "export the file again, or remove it"
     ),
-    "box-clipped": Kind("warning", "boxes over the edge of their picture cut to it", "cut the box to the picture"),
+    "box-clipped": Kind(
+        "warning",
+        "boxes over the edge of their picture cut to it",
+        "cut the box to the picture; if there are many, check units and order of the numbers",
+    ),
     "box-inverted": Kind("error", "boxes with swapped corners left out", "swap the corners, or draw the box again"),
     "box-malformed": Kind("error", "annotations that are no box left out", "draw the box again, or remove the entry"),
     "box-not-finite": Kind("error", "boxes with NaN or infinite sides left out", "draw the box again, or remove it"),
-    "box-outside": Kind("error", "boxes wholly outside their picture left out", "remove the box, or move it"),
+    "box-outside": Kind(
+        "error",
+        "boxes wholly outside their picture left out",
+        "remove the box, or move it; if there are many, check units and order of the numbers",
+    ),
     "box-polygon": Kind("note", "label files with polygons, read as the boxes around them", "write boxes"),
     "box-without-area": Kind("error", "boxes without area left out", "draw the box again, or remove it"),
     "class-count": Kind("warning", "lists of another number of classes than they say", "name the missing, or mend nc"),

@@ -70,8 +70,11 @@ def write_detector(path: Path, detector: nn.Module, card: Mapping[str, Any], **b
         torch.save({"nanogfl": card, **beside, "state_dict": state}, partial)
 
 
-def read_card(weights: Weights, config: Path | None = None) -> Card:
-    """Return the card stored in our own checkpoint, or infer a NanoDet file's from tensors, ``.yml`` and file name."""
+def read_card(weights: Weights, config: Path | None = None, sized: bool = False) -> Card:
+    """Return the card stored in our own checkpoint, or infer a NanoDet file's from tensors, ``.yml`` and file name.
+
+    A NanoDet file whose input size is not told gets 320x320, with a warning unless the caller has a size (``sized``).
+    """
     if weights.kind == "imagenet":
         raise ModelError(f"{weights.source} is a backbone only; use it with: nanogfl train --init {weights.source}")
     if weights.kind == "nanogfl":
@@ -84,9 +87,7 @@ def read_card(weights: Weights, config: Path | None = None) -> Card:
     check_supported(said, architecture)
     size, size_from = said.input_size, "its .yml"
     if size is None:
-        told = [int(n) for n in re.findall(r"_(\d{2,4})(?!\d)", weights.source.stem) if is_side(int(n))]
-        side = told[0] if told else 320
-        size, size_from = (side, side), "the file name" if told else "the default"
+        size, size_from = _guess_size(weights.source, sized)
     names, names_from = said.names, "its .yml"
     if not all(map(is_side, size)):
         raise ModelError(
@@ -114,6 +115,16 @@ def read_card(weights: Weights, config: Path | None = None) -> Card:
         rule,
     )
     return Card(architecture, names, size, rule)
+
+
+def _guess_size(source: Path, sized: bool) -> tuple[tuple[int, int], str]:
+    """Return the input size that the file name tells, else the default, and which of them it is."""
+    told = [int(n) for n in re.findall(r"_(\d{2,4})(?!\d)", source.stem) if is_side(int(n))]
+    if told:
+        return (told[0], told[0]), "the file name"
+    if not sized:
+        log.warning("%s: input size unknown, 320x320 assumed; specify --input, or --config with its .yml", source.name)
+    return (320, 320), "the default"
 
 
 def _own_card(weights: Weights) -> Card:

@@ -35,7 +35,7 @@ class KeepSigterm(Callback):
         self.before = signal.getsignal(signal.SIGTERM)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Restore the handler; Lightning has installed its own by now."""
+        """Restore a handler that is a function; Lightning has installed its own by now."""
         if callable(self.before) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self.before)
 
@@ -146,6 +146,8 @@ def resumed_recipe(recipe: Recipe, last: SavedState, names: tuple[str, ...]) -> 
         ("train.freeze", recipe.train.freeze, was.train.freeze),
     ]:
         _refuse_change(last.path, key, asked, former)
+    if recipe.train.average == 0 and was.train.average:  # the raw weights and the averages would be confused
+        _refuse_change(last.path, "train.average", 0, was.train.average)
     _refuse_change(last.path, "the dataset's classes", ", ".join(names), ", ".join(card.names))
     seen = replace(
         recipe.input,

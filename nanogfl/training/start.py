@@ -46,7 +46,11 @@ def start(recipe: Recipe, names: tuple[str, ...], resumed: bool = False) -> Star
         if recipe.train.freeze == "backbone":
             log.warning("--freeze backbone freezes random weights, so little can be learnt; use --init as well")
     weights = None if resumed or recipe.init == "none" else read_weights(_init_file(recipe))
-    former = None if weights is None or weights.kind == "imagenet" else read_card(weights)
+    former = (
+        None
+        if weights is None or weights.kind == "imagenet"
+        else read_card(weights, sized=recipe.input.size is not None)
+    )
     architecture = _architecture(recipe, weights, former, len(names))
     detector, guidance = Detector(architecture), make_guidance(recipe.model.guidance, architecture)
     initialise(detector)

@@ -19,6 +19,7 @@ from nanogfl.training.cores import Cores, Networks, parts_for
 from nanogfl.training.finite import FiniteCheck
 from nanogfl.training.graphs import Graphs, compiled
 from nanogfl.training.objective import WHOLE, Assignment, Share, Targets, assign, head_loss, split
+from nanogfl.training.optimizer import adamw
 from nanogfl.training.schedule import Plan, learning_rate
 from nanogfl.training.teacher import Teacher, teaching_loss
 from nanogfl.view import MEAN, STD
@@ -60,7 +61,7 @@ class DetectionTask(pl.LightningModule):
         self.register_buffer("priors", priors, persistent=False)
         self.register_buffer("mean", torch.tensor(MEAN), persistent=False)
         self.register_buffer("std", torch.tensor(STD), persistent=False)
-        self.names: list[str] = []
+        self.names: list[str] = []  # of the pictures since the last optimizer step
         self.finite = FiniteCheck()
         self.rates: list[dict[str, float]] = []
         if recipe.train.freeze == "backbone":
@@ -72,16 +73,22 @@ class DetectionTask(pl.LightningModule):
         rows = (images.flatten(2) - self.mean.repeat(width)).div_(self.std.repeat(width))
         return rows.unflatten(2, (width, 3)).permute(0, 3, 1, 2)
 
-    def training_step(self, batch: Batch, _: int) -> Tensor:
-        """Return the sum of the loss parts; on a CPU, several threads compute them together."""
-        self.names = batch.names
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the sum of the loss parts, weighted for the mean over the step's batches."""
+        self.names = [*self.names, *batch.names]
         parts = self.accelerated_losses(batch, Share(self._mean, self.trainer.world_size))
         losses = torch.stack(list(parts.values()))
         loss, means = losses.sum(), self._mean(losses.detach())
-        self.finite.add(loss, means.sum(), "loss", self.current_epoch, self.names)
+        self.finite.add(loss, means.sum(), "loss", self.current_epoch, batch.names)
         shown = dict(zip(parts, means, strict=True))
         self.log_dict(shown, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(batch.names))
-        return loss
+        return loss * self._step_weight(batch_idx)
+
+    def _step_weight(self, batch_idx: int) -> float:
+        """Return 1, or more in an epoch's last step if it has fewer batches: Lightning divides by ``accumulate``."""
+        full, batches = self.recipe.train.accumulate, int(self.trainer.num_training_batches)
+        rest = batches % full
+        return full / rest if batch_idx >= batches - rest else 1.0
 
     def accelerated_losses(self, batch: Batch, share: Share) -> dict[str, Tensor]:
         """Return the loss parts of a batch, from a replayed graph or from several cores if these are set up."""
@@ -151,23 +158,7 @@ class DetectionTask(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """Return AdamW without weight decay on norms and biases, and a warm-up and cosine schedule per step."""
         train = self.recipe.train
-        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                key = (parameter.ndim > 1, name.startswith("detector.backbone."))
-                groups.setdefault(key, []).append(parameter)
-        optimizer = torch.optim.AdamW(
-            [
-                {
-                    "params": parameters,
-                    "weight_decay": train.weight_decay if matrix else 0.0,
-                    "lr": self.plan.lr * (train.backbone_lr if backbone else 1.0),
-                }
-                for (matrix, backbone), parameters in groups.items()
-            ],
-            lr=self.plan.lr,
-            fused=not train.fp16,  # else fp16 gradients would be clipped before unscaling
-        )
+        optimizer = adamw(self, train, self.plan.lr)
         self.rates = [{key: group[key] for key in ("lr", "weight_decay")} for group in optimizer.param_groups]
         scheduler = LambdaLR(optimizer, lambda step: learning_rate(step, self.plan, train))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -222,6 +213,7 @@ class DetectionTask(pl.LightningModule):
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.recipe.train.clip)
         if not self.recipe.train.fp16:  # the fp16 gradient scaler skips such a step
             self.finite.add(norm, self._mean(norm), "gradient", self.current_epoch, self.names)
+        self.names = []
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add recipe, class names and architecture to the checkpoint; refuse to save weights that are not finite."""

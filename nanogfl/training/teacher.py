@@ -69,7 +69,7 @@ def read_teacher(recipe: Recipe, student: Card) -> Teacher | None:
         return None
     path = zoo.resolve(source)
     weights = read_weights(path)
-    card = read_card(weights)
+    card = read_card(weights, sized=True)
     fault = _fault(card.architecture, student.architecture, recipe.loss)
     missing = [name for name in student.names if name not in card.names]
     if missing:
