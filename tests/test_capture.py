@@ -364,7 +364,7 @@ def test_a_video_behind_an_address_that_ends_early_is_said(
         left = 3
 
         def get(self, what: int) -> float:
-            return {cv2.CAP_PROP_FRAME_COUNT: 30, cv2.CAP_PROP_FPS: 10}[what]
+            return {cv2.CAP_PROP_FRAME_COUNT: 30, cv2.CAP_PROP_FPS: 10, cv2.CAP_PROP_POS_MSEC: 0}[what]
 
         def read(self) -> tuple[bool, Picture | None]:
             self.left -= 1

@@ -33,7 +33,8 @@ class Shot:
     Attributes:
         picture: uint8 BGR [H, W, 3].
         source: the file, ``camera 0``, or the stream's address without its password.
-        index: 0, 1, 2... within a video or a stream, including dropped pictures; still pictures continue the count.
+        index: 0, 1, 2... within a video or a stream, including pictures that were dropped or cannot be decoded; still
+            pictures continue the count.
         time_s: seconds since the start of the video or of the stream; None for a still picture.
         read_ms: time spent on reading it, in ms; for cameras and streams this includes waiting for it.
         read_at: ``time.perf_counter()`` when reading was complete.
@@ -60,8 +61,11 @@ class Source(Protocol):
         """Pictures per second of one video or of stills; None for several files with videos, and for live sources."""
         ...
 
-    def pictures(self, stop: threading.Event) -> Iterator[tuple[str, float | None, Picture]]:
-        """Yield (name, seconds, picture) until there are no more, or until soon after ``stop`` is set."""
+    def pictures(self, stop: threading.Event) -> Iterator[tuple[str, float | None, Picture | None]]:
+        """Yield (name, seconds, picture) until there are no more, or until soon after ``stop`` is set.
+
+        The picture is None for a frame of a video that cannot be decoded: it is counted, but not shown.
+        """
         ...
 
 
@@ -75,7 +79,7 @@ class Files:
         videos = [file for file in self.files if is_video(file)]
         self.rate = frame_rate(videos[0]) if len(self.files) == len(videos) == 1 else None if videos else STILLS
 
-    def pictures(self, stop: threading.Event) -> Iterator[tuple[str, float | None, Picture]]:
+    def pictures(self, stop: threading.Event) -> Iterator[tuple[str, float | None, Picture | None]]:
         """Yield (name, seconds, picture) of each file in turn; raise DataError if no file could be read."""
         first: DataError | None = None
         count = 0
@@ -90,13 +94,17 @@ class Files:
 
     def _pictures_of(
         self, file: Path, stop: threading.Event
-    ) -> Generator[tuple[str, float | None, Picture], None, DataError | None]:
+    ) -> Generator[tuple[str, float | None, Picture | None], None, DataError | None]:
         """Yield the pictures of one file; return the error that ended it early, if any."""
+        due = 0
         try:
             for frame in frames(file):
                 if stop.is_set():
                     break
+                index = frame.index or 0
+                yield from ((str(file), frame.time_s, None) for _ in range(due, index))
                 yield str(file), frame.time_s, frame.picture
+                due = index + 1
         except DataError as error:
             if len(self.files) > 1:
                 log.warning("skipped: %s", error)
@@ -191,9 +199,10 @@ class Capture:
                 if name != last and time_s is not None:
                     index = 0  # the next video of a folder
                 last = name
-                self._put(Shot(picture, name, index, time_s, 1000 * (now - began), now))
+                if picture is not None:
+                    self._put(Shot(picture, name, index, time_s, 1000 * (now - began), now))
+                    began = time.perf_counter()
                 index += 1
-                began = time.perf_counter()
         except Exception as error:  # raised again by take()
             self._error = error
         finally:

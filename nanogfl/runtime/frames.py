@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import glob
-import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
-import numpy as np
 
 from nanogfl.errors import DataError, nearest
 from nanogfl.pictures import SUFFIXES, Picture, read_picture
-
-log = logging.getLogger(__name__)
+from nanogfl.runtime.holes import HIGHEST_RATE, readable
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
 USUAL_RATE = 25.0  # frames per second, if a file does not give its rate
-HIGHEST_RATE = 1000.0  # frames per second; a higher rate means a broken header (some give 90000)
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,9 @@ def expand(sources: Sequence[str]) -> list[Path]:
 
 
 def frames(path: str | Path) -> Iterator[Frame]:
-    """Yield the picture of a still file, or every frame of a video in order, upright.
+    """Yield the picture of a still file, or every frame of a video that can be decoded, in order, upright.
+
+    Frames of a video that cannot be decoded are counted, but left out; a warning at its end says how many.
 
     Raises:
         DataError: the file is missing, damaged, or neither picture nor video.
@@ -176,22 +174,11 @@ def _video_frames(path: Path) -> Iterator[Frame]:
     capture = _open_video(path)
     try:
         rate = float(capture.get(cv2.CAP_PROP_FPS))
-        announced = float(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        index = 0
-        while (read := capture.read())[0]:
-            yield Frame(np.asarray(read[1], np.uint8), path, index, _seconds(capture, index, rate))
-            index += 1
+        for index, picture in readable(capture, path):
+            if picture is not None:
+                yield Frame(picture, path, index, _seconds(capture, index, rate))
     finally:
         capture.release()
-    if not index:
-        raise DataError(f"no frame could be read from the video {path}; convert it to mp4 or omit it")
-    warn_if_short(path, index, announced)
-
-
-def warn_if_short(name: object, read: int, announced: float) -> None:
-    """Log a warning if a video had far fewer frames than its header announces."""
-    if read < 0.9 * announced:  # counts in headers are estimates, but closer than this
-        log.warning("%s ends after %d of %d frames: the rest cannot be read", name, read, int(announced))
 
 
 def _seconds(capture: cv2.VideoCapture, index: int, rate: float) -> float:

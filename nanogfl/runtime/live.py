@@ -16,7 +16,8 @@ import numpy as np
 
 from nanogfl.errors import DataError
 from nanogfl.pictures import Picture
-from nanogfl.runtime.frames import HIGHEST_RATE, utf8, warn_if_short
+from nanogfl.runtime.frames import utf8
+from nanogfl.runtime.holes import HIGHEST_RATE, readable
 
 log = logging.getLogger(__name__)
 SILENCE_MS = 5000  # a stream that sends nothing for this long has dropped
@@ -37,35 +38,44 @@ class Live:
     def __init__(self, target: int | str, patience_s: float) -> None:
         self.target, self.patience_s = target, patience_s
         self.name = f"camera {target}" if isinstance(target, int) else without_password(target)
-        self.live, self.rate, self.announced = True, None, 0
+        self.live, self.rate = True, None
 
-    def pictures(self, stop: threading.Event) -> Iterator[tuple[str, float | None, Picture]]:
-        """Yield (name, seconds since the start, picture).
+    def pictures(self, stop: threading.Event) -> Iterator[tuple[str, float | None, Picture | None]]:
+        """Yield (name, seconds since the start, picture); None for a frame of a video that cannot be decoded.
 
         Raises:
-            DataError: the source cannot be opened, or dropped and did not return in time.
+            DataError: the source cannot be opened, dropped and did not return in time, or is a video without a frame.
         """
         capture = self._open()
         if capture is None:
             raise DataError(self._missing())
+        self._detect_video(capture)
+        yield from (self._video if self.rate else self._stream)(capture, stop)
+
+    def _video(
+        self, capture: cv2.VideoCapture, stop: threading.Event
+    ) -> Iterator[tuple[str, float | None, Picture | None]]:
+        assert self.rate
+        try:
+            for index, picture in readable(capture, self.name, stop, SILENCE_MS / 1000):
+                yield self.name, index / self.rate, picture
+        finally:
+            capture.release()
+
+    def _stream(
+        self, capture: cv2.VideoCapture | None, stop: threading.Event
+    ) -> Iterator[tuple[str, float | None, Picture | None]]:
         began = time.perf_counter()
         try:
-            self._detect_video(capture)
-            index = 0
-            while not stop.is_set():
+            while capture is not None and not stop.is_set():
                 ok, picture = capture.read()
-                if not ok and (self.rate or stop.is_set()):
-                    if not stop.is_set():
-                        warn_if_short(self.name, index, self.announced)
+                if not ok and stop.is_set():
                     return
                 if not ok:
                     capture.release()
                     capture, picture = self._reopen(stop)
-                if capture is None:
-                    return
-                moment = index / self.rate if self.rate else time.perf_counter() - began
-                yield self.name, moment, np.asarray(picture, np.uint8)
-                index += 1
+                if capture is not None:
+                    yield self.name, time.perf_counter() - began, np.asarray(picture, np.uint8)
         finally:
             if capture is not None:
                 capture.release()
@@ -80,10 +90,10 @@ class Live:
         return capture if capture.isOpened() else None
 
     def _detect_video(self, capture: cv2.VideoCapture) -> None:
-        """Set ``live``, ``rate`` and ``announced`` if the address leads to a video of known length."""
+        """Set ``live`` and ``rate`` if the address leads to a video of known length."""
         count, rate = (float(capture.get(p)) for p in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS))
         if isinstance(self.target, str) and 0 < count < math.inf and 0 < rate <= HIGHEST_RATE:
-            self.live, self.rate, self.announced = False, rate, int(count)
+            self.live, self.rate = False, rate
 
     def _reopen(self, stop: threading.Event) -> tuple[cv2.VideoCapture | None, Picture | None]:
         """Reopen the source and read a picture; return (None, None) if ``stop`` is set first."""
