@@ -902,7 +902,11 @@ def test_another_package_under_that_name_is_refused(page: Path, registry: Path, 
 
 
 @pytest.mark.parametrize(
-    ("address", "words"), [("http://127.0.0.1:1", "NPM_REGISTRY"), ("file:///etc", "no http address")]
+    ("address", "words"),
+    [
+        ("http://127.0.0.1:1", "set NPM_REGISTRY to a mirror, or run it on a machine with network access$"),
+        ("file:///etc", "is not an http address; set NPM_REGISTRY=https://"),
+    ],
 )
 def test_a_registry_that_is_not_there(
     address: str, words: str, page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

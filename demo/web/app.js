@@ -106,7 +106,7 @@ async function startCamera(facing) {
     const opened = await openCamera(at("video"), facing);
     if (!opened) return; // another source was chosen while the browser asked for permission
     Object.assign(state, { source: "camera", facing: opened.facing, mirror: opened.facing === "user" });
-    opened.track.addEventListener("ended", () => { stop(); complain("The camera was taken away. Press Camera to start it again."); });
+    opened.track.addEventListener("ended", () => { stop(); complain("The camera was lost; press Camera to start it again"); });
     state.meter.reset();
     showSource("camera", state.mirror);
     showButtons();
@@ -158,7 +158,7 @@ export async function usePicture(file) {
   try {
     picture = await createImageBitmap(file, { premultiplyAlpha: "none", colorSpaceConversion: "none" });
   } catch {
-    if (turn === picked) complain(`${file.name} is not a picture that this browser can read. Choose a JPEG or a PNG.`);
+    if (turn === picked) complain(`${file.name} is not a picture that this browser can read; choose a JPEG or a PNG`);
     return;
   }
   if (turn !== picked) {
@@ -188,7 +188,7 @@ export async function usePicture(file) {
 
 function report(error) {
   const known = error instanceof ModelFault || error instanceof CameraFault;
-  complain(known ? error.message : `Something went wrong: ${error?.message ?? error}`);
+  complain(known ? error.message : `The page failed (${error?.message ?? error}); reload it and try again`);
   if (!state.detector) hint("Choose a model (.onnx), or drop one here.");
 }
 
@@ -196,16 +196,16 @@ function report(error) {
 
 function showButtons() {
   const live = state.source === "camera";
-  at("camera-text").textContent = !live ? "Camera" : state.paused ? "Go on" : "Pause";
+  at("camera-text").textContent = !live ? "Camera" : state.paused ? "Resume" : "Pause";
   at("camera-icon").setAttribute("href", !live ? "#i-camera" : state.paused ? "#i-play" : "#i-pause");
   if (!live) at("flip").disabled = true;
 }
 
 async function useFile(file) {
   if (file.name.toLowerCase().endsWith(".onnx")) await useModel(file.arrayBuffer(), file.name);
-  else if (!file.type.startsWith("image/")) complain(`${file.name} is neither a model (.onnx) nor a picture.`);
+  else if (!file.type.startsWith("image/")) complain(`${file.name} is neither a model (.onnx) nor a picture; drop one of these`);
   else if (state.detector) await usePicture(file);
-  else complain("First choose a model (.onnx), then a picture.");
+  else complain("No model is open; choose a model (.onnx) first, then a picture");
 }
 
 async function openShare() {

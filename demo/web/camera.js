@@ -16,7 +16,7 @@ export async function openCamera(video, facing) {
   closeCamera(video);
   const mine = turn;
   if (!navigator.mediaDevices?.getUserMedia) {
-    throw new CameraFault("Browsers give a page the camera only over https or on localhost. Pictures work here all the same.");
+    throw new CameraFault("Browsers give a page the camera only over https or on localhost; open it there, or choose a picture");
   }
   let stream;
   try {
@@ -77,14 +77,14 @@ function explain(error) {
   switch (error.name) {
     case "NotAllowedError":
     case "SecurityError":
-      return "The camera was refused. Allow it for this page in the browser's settings, then press Camera again.";
+      return "The camera was refused; allow it for this page in the browser's settings, then press Camera again";
     case "NotFoundError":
     case "OverconstrainedError":
-      return "No camera was found. Plug one in, or choose a picture.";
+      return "No camera was found; plug one in, or choose a picture";
     case "NotReadableError":
     case "AbortError":
-      return "The camera is in use by another app, or did not start. Close the other app and try again.";
+      return "The camera is in use by another app, or did not start; close the other app and try again";
     default:
-      return `The camera did not start (${error.message || error.name}).`;
+      return `The camera did not start (${error.message || error.name}); try again, or choose a picture`;
   }
 }

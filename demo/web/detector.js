@@ -7,9 +7,9 @@ const PATIENCE = 30_000; // ms; some phones never answer if several threads shar
 
 /** Returns a message about what this browser lacks; "" if it lacks nothing. */
 export function whatIsMissing() {
-  if (typeof WebAssembly !== "object" || typeof Worker !== "function") return "This browser has no WebAssembly. Use a newer one.";
+  if (typeof WebAssembly !== "object" || typeof Worker !== "function") return "This browser has no WebAssembly; use a newer one";
   if (WebAssembly.validate(new Uint8Array(SIMD))) return "";
-  return "This browser's WebAssembly has no SIMD, which the detector needs. Use Safari 16.4, Chrome 91, Firefox 89, or newer.";
+  return "This browser's WebAssembly has no SIMD, which the detector requires; use Safari 16.4, Chrome 91, Firefox 89, or newer";
 }
 
 /** Returns the number of threads to use: half the cores, at most four; one if the page is not cross-origin isolated. */
@@ -55,7 +55,9 @@ export class Detector {
     const { width, height } = picture;
     const turn = this.#turn.then(async () => {
       const answer = await this.#ask({ pixels: picture.data.buffer, width, height }, 0, [picture.data.buffer]);
-      if (answer.fault) throw new ModelFault(`The detector stopped: ${answer.message}. Open the model again.`);
+      if (answer.fault) {
+        throw new ModelFault(`The detector failed (${short(answer.message)}); try another picture, or open the model again`);
+      }
       return answer;
     });
     this.#turn = turn.catch(() => {});
@@ -82,8 +84,8 @@ export class Detector {
 }
 
 function explain({ fault, message }, file) {
-  if (fault === "model") return `${file} cannot be opened; it may be damaged (${short(message)}). Export it again.`;
-  return `The runtime did not start; its files may be missing (${short(message)}). Run: python fetch_runtime.py`;
+  if (fault === "model") return `${file} cannot be opened and may be damaged (${short(message)}); re-export it`;
+  return `The runtime did not start, and its files may be missing (${short(message)}); run: python demo/web/fetch_runtime.py`;
 }
 
 function short(message) {

@@ -42,7 +42,7 @@ def main() -> None:
             sys.exit(f"{address} is not the file that runtime.json pins (sha512 differs); try another registry")
         unpack(package, folder, pin["sha256"])
     except (OSError, HTTPException) as error:
-        sys.exit(f"{address}: {error}; set NPM_REGISTRY to a mirror, or run this where the network is")
+        sys.exit(f"{address}: {error}; set NPM_REGISTRY to a mirror, or run it on a machine with network access")
     print(f"{folder}: {pin['package']} {pin['version']}, {len(pin['sha256'])} files")
 
 
@@ -51,7 +51,7 @@ def registry() -> str:
     chosen = os.environ.get("NPM_REGISTRY") or os.environ.get("NPM_CONFIG_REGISTRY") or asked_npm()
     address = chosen or "https://registry.npmjs.org"
     if not address.startswith(("https://", "http://")):
-        sys.exit(f"the npm registry {address} is no http address; set NPM_REGISTRY=https://registry.npmjs.org")
+        sys.exit(f"the npm registry {address} is not an http address; set NPM_REGISTRY=https://registry.npmjs.org")
     return address
 
 

@@ -35,7 +35,7 @@ export class Meter {
   }
 }
 
-export function quantile(values, share) {
+function quantile(values, share) {
   if (!values.length) return NaN;
   const sorted = [...values].sort((a, b) => a - b);
   const at = share * (sorted.length - 1), low = Math.floor(at);

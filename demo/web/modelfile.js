@@ -12,12 +12,12 @@ export function readCard(buffer, file) {
   const metadata = readMetadata(new Uint8Array(buffer), file);
   const schema = metadata.get("nanogfl.schema");
   if (schema === undefined) {
-    throw new ModelFault(`${file} is an ONNX model, but not one that nanogfl exported. Make one with: nanogfl export`);
+    throw new ModelFault(`${file} is not an ONNX file of nanogfl (it has no nanogfl.schema); create one with: nanogfl export`);
   }
-  if (schema !== "1") throw new ModelFault(`${file} has schema ${schema}, and this page reads 1. Use a newer page.`);
+  if (schema !== "1") throw new ModelFault(`${file} has schema ${schema}, expected 1; use a newer page, or re-export the file`);
   const form = metadata.get("nanogfl.form");
   if (form !== "frame") {
-    throw new ModelFault(`${file} has the form "${form}"; this page needs: nanogfl export --form frame`);
+    throw new ModelFault(`${file} has the form ${form}; the page requires: nanogfl export --form frame`);
   }
   return { names: readNames(metadata, file), inputSize: readSize(metadata, file), precision: metadata.get("nanogfl.precision") ?? "" };
 }
@@ -27,13 +27,13 @@ function readNames(metadata, file) {
     const names = JSON.parse(metadata.get("nanogfl.classes"));
     if (Array.isArray(names) && names.length) return names.map(String);
   } catch { /* reported below */ }
-  throw new ModelFault(`${file} does not say its classes. Export it again.`);
+  throw new ModelFault(`${file} has invalid metadata (nanogfl.classes); re-export it`);
 }
 
 function readSize(metadata, file) {
   const size = (metadata.get("nanogfl.input_size") ?? "").split(",").map(Number);
   if (size.length === 2 && size.every((side) => Number.isInteger(side) && side > 0)) return size;
-  throw new ModelFault(`${file} does not say its input size. Export it again.`);
+  throw new ModelFault(`${file} has invalid metadata (nanogfl.input_size); re-export it`);
 }
 
 /** Returns metadata_props as a Map of strings. */
@@ -49,9 +49,9 @@ function readMetadata(bytes, file) {
       }
     }
   } catch {
-    throw new ModelFault(`${file} is not an ONNX file, or only a part of one. Choose a file that nanogfl export wrote.`);
+    throw new ModelFault(`${file} is not an ONNX file, or only a part of one; choose a file that nanogfl export wrote`);
   }
-  if (!hasGraph) throw new ModelFault(`${file} is not an ONNX file. Choose a file that nanogfl export wrote.`);
+  if (!hasGraph) throw new ModelFault(`${file} is not an ONNX file; choose a file that nanogfl export wrote`);
   return metadata;
 }
 

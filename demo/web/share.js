@@ -19,7 +19,7 @@ export async function deviceName() {
   return hints.model || names[found] || found;
 }
 
-export function browserName() {
+function browserName() {
   const agent = navigator.userAgent;
   const [, name, version] = /(Firefox|FxiOS|Edg|OPR|CriOS|SamsungBrowser|Chrome)\/(\d+)/.exec(agent)
     ?? /(Version)\/([\d.]+).*Safari/.exec(agent) ?? [];
@@ -82,16 +82,16 @@ function fit(pen, text, room) {
   return shown;
 }
 
-/** Opens the system's share sheet if there is one, else saves the card. Returns "shared", "saved", or "" if aborted. */
+/** Opens the system's share sheet if there is one, else saves the card. */
 export async function shareCard(canvas, saveOnly) {
   const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
   const file = new File([blob], "nanogfl.png", { type: "image/png" });
   if (!saveOnly && canShare()) {
     try {
       await navigator.share({ files: [file], title: "nanogfl" });
-      return "shared";
+      return;
     } catch (error) {
-      if (error.name === "AbortError") return "";
+      if (error.name === "AbortError") return;
     }
   }
   const link = document.createElement("a");
@@ -99,7 +99,6 @@ export async function shareCard(canvas, saveOnly) {
   link.download = file.name;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
-  return "saved";
 }
 
 export function canShare() {

@@ -54,7 +54,8 @@ function keep(cache, request, response) {
 }
 
 function isolated(response) {
-  if (response.type === "opaque" || response.headers.has("Cross-Origin-Embedder-Policy")) return response;
+  if (response.type.startsWith("opaque")) return response; // also a redirect of a navigation: status 0 cannot be rebuilt
+  if (response.headers.has("Cross-Origin-Embedder-Policy")) return response;
   const headers = new Headers(response.headers);
   headers.set("Cross-Origin-Opener-Policy", "same-origin");
   headers.set("Cross-Origin-Embedder-Policy", "require-corp");
