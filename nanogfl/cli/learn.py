@@ -68,9 +68,8 @@ def train(
     best, scores = summary["best"], validated(out / "best.ckpt")
     if scores is not None:
         say(f"validation, epoch {best['epoch'] + 1}:\n{scores.to_table()}\n")
-    say(
-        f"epochs {summary['epochs']}, {summary['seconds']:.0f} s, {summary['images_per_second']:.1f} pictures/s in the last epoch"
-    )
+    speed = f"{summary['images_per_second']:.1f} pictures/s in the last epoch"
+    say(f"epochs {summary['epochs']}, {summary['seconds']:.0f} s, {speed}")
     if scores is None:
         found = "no validation pictures; last weights"
     elif best["AP"] is None:
