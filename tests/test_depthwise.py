@@ -31,20 +31,27 @@ def convolution(kernel: int, stride: int, dtype: torch.dtype = torch.float32, ch
 @pytest.mark.parametrize("kernel", [3, 5, 7])
 @pytest.mark.parametrize("side", SIDES, ids=str)
 def test_it_is_the_plain_convolution(side: tuple[int, int], kernel: int, stride: int, dtype: torch.dtype) -> None:
-    """Value and gradients against float64; in bf16 under autocast, as in training."""
+    """Value and gradients against float64; in bf16 under autocast, as in training.
+
+    Without AVX-512, torch's own input gradient adds up in bf16 and is less exact; ours is the same there.
+    """
     half = dtype == torch.bfloat16
     conv = convolution(kernel, stride, torch.float32 if half else dtype)
     images = torch.randn(2, 6, *side).to(dtype).to(memory_format=torch.channels_last).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
-        made = conv(images)
+        made, plain = conv(images), nn.Conv2d.forward(conv, images)
     exact, weight = (x.detach().to(dtype).double().requires_grad_() for x in (images, conv.weight))
     expected = F.conv2d(exact, weight, None, stride, kernel // 2, groups=6)
     slope = torch.randn_like(made)
     got = torch.autograd.grad(made, (images, conv.weight), slope)
     assert made.dtype == got[0].dtype == dtype and got[1].dtype == conv.weight.dtype
     wanted = (expected, *torch.autograd.grad(expected, (exact, weight), slope.double()))
-    for one, other in zip((made, *got), wanted, strict=True):
-        assert (one.double() - other).abs().max() <= NEAR[dtype] * other.abs().max()
+    usual = (plain, *torch.autograd.grad(plain, (images, conv.weight), slope))
+    for one, other, torchs in zip((made, *got), wanted, usual, strict=True):
+        limit = NEAR[dtype] * other.abs().max()
+        if half and "AVX512" not in torch.backends.cpu.get_cpu_capability():
+            limit = torch.maximum(limit, (torchs.double() - other).abs().max())
+        assert (one.double() - other).abs().max() <= limit
 
 
 @pytest.mark.parametrize("stride", [1, 2])

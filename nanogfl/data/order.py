@@ -52,7 +52,7 @@ def batches_an_epoch(pictures: int, batch: int, processes: int = 1) -> int:
 
 
 class EvenBatches(BatchSampler):
-    """Batches of nearly equal size from an order, so that no picture is dropped, repeated or alone in a batch.
+    """Batches of nearly equal size from an order, so that no picture is dropped or repeated, nor alone if avoidable.
 
     With several processes each takes its own part of every step.
 
@@ -63,7 +63,7 @@ class EvenBatches(BatchSampler):
     def __init__(self, order: EpochOrder, batch: int, rank: int = 0, processes: int = 1) -> None:
         self.sampler, self.batch_size, self.drop_last = order, batch, False
         self.rank, self.processes, self.first = rank, processes, 0
-        if len(order) < (min(2, batch) * processes if processes > 1 else 1):
+        if len(order) < processes:
             raise DataError(f"{len(order)} training pictures for {processes} processes; use fewer devices")
 
     def __len__(self) -> int:
