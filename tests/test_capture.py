@@ -8,12 +8,13 @@ import math
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from servers import served
 
 from nanogfl.errors import DataError, UsageError
 from nanogfl.pictures import Picture, write_picture
@@ -249,21 +250,12 @@ class Stream(BaseHTTPRequestHandler):
         pass
 
 
-def serve(handler: object) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)  # type: ignore[arg-type]
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
 @pytest.fixture
 def stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr(live, "FIRST_WAIT", 0.05)
     monkeypatch.setattr(Stream, "answered", 0)
-    yield from serve(Stream)
+    with served(Stream) as address:
+        yield address
 
 
 def test_a_stream_that_drops_comes_back_and_then_is_given_up(stream: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -346,10 +338,12 @@ def test_a_video_behind_an_address_is_read_to_its_end(tmp_path: Path) -> None:
     with write_video(tmp_path / "a.mp4", 10, (48, 64)) as video:
         for i in range(12):
             video.write(grey(10 * i + 5))
-    for address in serve(functools.partial(Quiet, directory=str(tmp_path))):
-        with Capture(open_source(f"{address}/a.mp4")) as capture:
-            time.sleep(0.2)
-            shots = list(everything(capture))
+    with (
+        served(functools.partial(Quiet, directory=str(tmp_path))) as address,
+        Capture(open_source(f"{address}/a.mp4")) as capture,
+    ):
+        time.sleep(0.2)
+        shots = list(everything(capture))
     assert [level(shot) for shot in shots] == pytest.approx([10 * i + 5 for i in range(12)], abs=4.9)
     assert [shot.time_s for shot in shots] == pytest.approx([i / 10 for i in range(12)])
     assert not capture.source.live

@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 from models import write_models
+from servers import served
 
 from nanogfl.errors import DataError
 from nanogfl.pictures import Picture
@@ -225,14 +226,9 @@ def address(tmp_path: Path) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Server, directory=str(tmp_path)))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    left.set()
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with served(functools.partial(Server, directory=str(tmp_path))) as address:
+        yield address
+        left.set()
 
 
 def shots(source: str) -> list[tuple[int, float | None]]:

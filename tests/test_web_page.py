@@ -20,7 +20,7 @@ import onnx
 import pytest
 from chromium import Chromium, Page, chromium, find_chromium
 from models import assert_same, scene, write_checkpoint, write_scene
-from test_web import running
+from servers import running
 
 import nanogfl
 from nanogfl.deploy.build import Form, build
