@@ -18,6 +18,7 @@ from models import scene, write_checkpoint, write_models, write_onnx
 from runs import block_picture, write_coco
 
 import nanogfl
+from nanogfl.data.readers import read_table
 from nanogfl.decode import Thresholds
 from nanogfl.deploy import bench as bench_module
 from nanogfl.deploy.bench import bench
@@ -64,7 +65,7 @@ def card(folder: Path) -> BenchCard:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bench_module, "ROUNDS", 2)
         model, names = str(folder / "model.onnx"), ["onnxruntime", "OpenCV", "torch"]
-        return bench([model], data=folder / "set", split="all", runtimes=names, threads=[1, 2])
+        return bench([model], data=read_table(folder / "set"), split="all", runtimes=names, threads=[1, 2])
 
 
 def test_rows_and_their_order(card: BenchCard) -> None:
@@ -380,7 +381,7 @@ def test_classes_of_another_set(folder: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     write_coco(tmp_path / "set", {"": [block_picture(rng) for _ in range(2)]}, names=("x", "y", "z"))
     with pytest.raises(nanogfl.NanogflError, match="no class in common"):
-        bench([str(folder / "model.onnx")], data=tmp_path / "set", split="all", runtimes=["onnxruntime"])
+        bench([str(folder / "model.onnx")], data=read_table(tmp_path / "set"), split="all", runtimes=["onnxruntime"])
 
 
 def test_a_worker_that_dies_says_how() -> None:

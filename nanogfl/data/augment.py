@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from nanogfl import boxes as box_math
 from nanogfl.recipe import AugmentRecipe
-from nanogfl.view import View
+from nanogfl.view import GREY, View
 
-GREY = (114, 114, 114)
 LEAST_SIDE = 1.0  # px of the network's input; a smaller box cannot be learned
 LEAST_VISIBLE = 0.1  # boxes with a smaller visible fraction become crowd regions, which the loss ignores
 Matrix = NDArray[np.float64]
@@ -155,9 +154,9 @@ def warp(picture: NDArray[np.uint8], matrix: Matrix, size: tuple[int, int]) -> N
     """Warp a picture bilinearly by a matrix in continuous coordinates to (H, W); fill with grey outside of it."""
     indexed = translation(-0.5, -0.5) @ matrix @ translation(0.5, 0.5)  # OpenCV's origin: first pixel's centre
     if np.allclose(indexed[2], (0, 0, 1)):
-        warped = cv2.warpAffine(picture, indexed[:2], size[::-1], borderValue=GREY)
+        warped = cv2.warpAffine(picture, indexed[:2], size[::-1], borderValue=[GREY] * 3)
     else:
-        warped = cv2.warpPerspective(picture, indexed, size[::-1], borderValue=GREY)
+        warped = cv2.warpPerspective(picture, indexed, size[::-1], borderValue=[GREY] * 3)
     return np.asarray(warped, np.uint8)
 
 

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from nanogfl.data.augment import GREY, Variation, translation
-
-OUTSIDE = GREY[0]  # a Python number: a tensor would cost a blocking copy to the device with every batch
+from nanogfl.data.augment import Variation, translation
+from nanogfl.view import GREY
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class Store:
         self, pictures: Iterable[NDArray[np.uint8]], count: int, room: tuple[int, int], device: torch.device
     ) -> None:
         height, width = room
-        self.pixels = torch.full((count, height + 1, width + 1, 3), OUTSIDE, dtype=torch.uint8, device=device)
+        self.pixels = torch.full((count, height + 1, width + 1, 3), GREY, dtype=torch.uint8, device=device)
         self.sizes = np.zeros((count, 2), np.int64)
         for index, (place, picture) in enumerate(zip(self.pixels, pictures, strict=True)):
             height, width = self.sizes[index] = picture.shape[:2]
@@ -111,8 +110,8 @@ class Store:
                 at_y = torch.where(quarter == number, other_y + number * rows, at_y)
         tall = self.pixels[drawing.pictures].view(count, quarters * rows, columns, 3)  # each input's quarters, stacked
         grid = torch.stack([2 / columns * at_x - 1, 2 / (quarters * rows) * at_y - 1], dim=-1)
-        drawn = F.grid_sample(tall.permute(0, 3, 1, 2).float() - OUTSIDE, grid, align_corners=False)
-        return tinted(drawn.permute(0, 2, 3, 1) + OUTSIDE, drawing.tint)
+        drawn = F.grid_sample(tall.permute(0, 3, 1, 2).float() - GREY, grid, align_corners=False)
+        return tinted(drawn.permute(0, 2, 3, 1) + GREY, drawing.tint)  # a tensor would cost a blocking copy
 
 
 def positions(matrix: Tensor, x: Tensor, y: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:

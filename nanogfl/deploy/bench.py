@@ -11,7 +11,6 @@ from tempfile import TemporaryDirectory
 import cv2
 import numpy as np
 
-from nanogfl.data.readers import read_table
 from nanogfl.data.splits import evaluation_split, select
 from nanogfl.data.table import Table
 from nanogfl.deploy.bench_card import BenchCard
@@ -36,7 +35,7 @@ ROUNDS, NETWORK_RUNS, FRAME_RUNS = 10, 6, 4  # a round visits every row once
 def bench(
     models: Sequence[str],
     *,
-    data: str | Path | Table | None = None,
+    data: Table | None = None,
     split: str | None = None,
     runtimes: Sequence[str] = (),
     threads: Sequence[int] = (1,),
@@ -66,7 +65,7 @@ def bench(
     if device and any(r.name != "onnxruntime" for r in chosen):
         raise UsageError("--target measures onnxruntime only; omit --runtime")
     chosen = chosen or list(RUNTIMES[:1] if device else RUNTIMES)
-    table = None if data is None else _table(data, split)
+    table = None if data is None else select(data, split or evaluation_split(data))
     frames = camera_frames(table)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="nanogfl-bench-")))
@@ -89,11 +88,6 @@ def bench(
         skipped = dict.fromkeys(line for line in lines if isinstance(line, Skipped))  # one line for all thread counts
         results = [row.result(measured[0]) for row in measured] + [line.result() for line in skipped]
         return BenchCard(machine | {"target": target or "this machine"}, results)
-
-
-def _table(data: str | Path | Table, split: str | None) -> Table:
-    table = data if isinstance(data, Table) else read_table(data)
-    return select(table, split or evaluation_split(table))
 
 
 def camera_frames(table: Table | None = None) -> list[Picture]:

@@ -36,7 +36,8 @@ def plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
         axes.scatter([], [], c=COLOURS[i % len(COLOURS)], s=70, label=runtime)
     for i, (model, precision) in enumerate(models if len(models) > 1 else []):
         axes.scatter([], [], c="#888888", marker=MARKS[i % len(MARKS)], s=70, label=f"{model}, {precision}")
-    axes.set_xlabel("network, median ms" + (" (larger marks: more threads)" if _threads(rows) > 1 else ""))
+    several = len({row["threads"] for row in rows}) > 1
+    axes.set_xlabel("network, median ms" + " (larger marks: more threads)" * several)
     highest = max(row["network_p50_ms"] or row["frame_p50_ms"] for row in rows)
     axes.set_xlim(0, 1.1 * highest)
     scores = [row["AP"] for row in rows if row["AP"] is not None]
@@ -47,7 +48,3 @@ def plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     axes.set_title(fill(title, 120), fontsize=7, loc="left", color="#555555")
     figure.savefig(path, format="png")
-
-
-def _threads(rows: list[dict[str, Any]]) -> int:
-    return len({row["threads"] for row in rows})

@@ -16,10 +16,7 @@ from nanogfl.deploy.pictures import spread
 from nanogfl.errors import DataError, ExportError, UsageError
 
 log = logging.getLogger(__name__)
-OBSERVED, MIN_AP_PICTURES = (
-    48,
-    20,
-)  # pictures for ranges; pictures for AP below which a warning is logged
+OBSERVED, MIN_AP_PICTURES = 48, 20  # pictures for ranges; pictures for AP below which a warning is logged
 
 
 @dataclass(frozen=True)

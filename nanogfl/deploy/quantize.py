@@ -125,10 +125,8 @@ class _Writer:
             self.dequantized(f"{node.name}_weight", to_bytes(weight, scales), scales, 0),
             self.dequantized(f"{node.name}_bias", np.rint(bias / steps).astype(np.int32), steps, 0),
         ]
-        made = NodeProto()
-        made.CopyFrom(node)
-        made.input[:] = inputs
-        self.nodes.append(made)
+        self.plain(node)
+        self.nodes[-1].input[:] = inputs
         self.pair(node.output[0])
 
     def product(self, node: NodeProto, weights: Weights) -> None:

@@ -25,12 +25,11 @@ def note_boxes(examples: Sequence[Example], names: Sequence[str], side: int, not
             kind = "box-duplicate" if one == other else "box-contradicted"
             detail = f"{other}, but {one} in {example.mark(a)}" if one != other else f"{one} as in {example.mark(a)}"
             notes.add(kind, example.name, example.mark(b), detail)
-        small = np.flatnonzero(short_sides(example, side) < TINY)
+        sides = short_sides(example, side)
+        small = np.flatnonzero(sides < TINY)
         if len(small):
-            marks = _places(example, small)
-            smallest = float(short_sides(example, side).min())
-            detail = f"{len(small)} of {len(example.boxes)} under {TINY:g} px at input {side}, down to {smallest:.1f}"
-            notes.add("box-tiny", example.name, marks, detail)
+            detail = f"{len(small)} of {len(sides)} under {TINY:g} px at input {side}, down to {sides.min():.1f}"
+            notes.add("box-tiny", example.name, _places(example, small), detail)
         if example.crowd.any():
             marks = _places(example, np.flatnonzero(example.crowd))
             notes.add("box-crowd", example.name, marks, f"{int(example.crowd.sum())} regions")

@@ -20,8 +20,7 @@ from nanogfl.errors import DataError, UsageError
 from nanogfl.pictures import read_picture
 from nanogfl.runtime.draw import draw_detections
 from nanogfl.runtime.frames import expand, is_video
-from nanogfl.runtime.outputs import write_drawing
-from nanogfl.runtime.predict import Predicts
+from nanogfl.runtime.predict import Predicts, write_drawing
 
 log = logging.getLogger(__name__)
 CANDIDATE_SCORE = 0.05

@@ -1,24 +1,12 @@
-"""Checks of output paths: no output replaces an input, and every output can be written; and drawings that may fail."""
+"""Checks of output paths: no output replaces an input, and every output can be written."""
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from nanogfl.errors import DataError, UsageError
-from nanogfl.pictures import Picture, write_picture
-
-log = logging.getLogger(__name__)
-
-
-def write_drawing(path: Path, drawing: Picture) -> None:
-    """Write one drawing of many; one that is too large for its format is left out, with a warning."""
-    try:
-        write_picture(path, drawing)
-    except DataError as error:
-        log.warning("not drawn: %s", error)
+from nanogfl.errors import UsageError
 
 
 def check_outputs(

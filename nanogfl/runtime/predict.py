@@ -12,10 +12,10 @@ from typing import Any, Protocol
 from nanogfl.decode import Thresholds
 from nanogfl.detections import Detections, class_indices
 from nanogfl.errors import DataError, UsageError
-from nanogfl.pictures import Picture
+from nanogfl.pictures import Picture, write_picture
 from nanogfl.runtime.draw import draw_detections
 from nanogfl.runtime.frames import Frame, expand, frame_rate, frames, is_video
-from nanogfl.runtime.outputs import refuse_overwriting, write_drawing
+from nanogfl.runtime.outputs import refuse_overwriting
 from nanogfl.runtime.video import VideoSink, write_video
 
 log = logging.getLogger(__name__)
@@ -140,6 +140,14 @@ def _draw_frames(frames_of_file: Iterator[Found], file: Path, target: Path | Non
                         sink = stack.enter_context(write_video(target, frame_rate(file), drawn.shape[:2]))
                     sink.write(drawn)
             yield found
+
+
+def write_drawing(path: Path, drawing: Picture) -> None:
+    """Write one drawing of many; one that is too large for its format is left out, with a warning."""
+    try:
+        write_picture(path, drawing)
+    except DataError as error:
+        log.warning("not drawn: %s", error)
 
 
 def _targets(files: Sequence[Path], folder: Path) -> dict[Path, Path]:

@@ -46,11 +46,9 @@ def start(recipe: Recipe, names: tuple[str, ...], resumed: bool = False) -> Star
         if recipe.train.freeze == "backbone":
             log.warning("--freeze backbone freezes random weights, so little can be learnt; use --init as well")
     weights = None if resumed or recipe.init == "none" else read_weights(_init_file(recipe))
-    former = (
-        None
-        if weights is None or weights.kind == "imagenet"
-        else read_card(weights, sized=recipe.input.size is not None)
-    )
+    former = None
+    if weights is not None and weights.kind != "imagenet":
+        former = read_card(weights, sized=recipe.input.size is not None)
     architecture = _architecture(recipe, weights, former, len(names))
     detector, guidance = Detector(architecture), make_guidance(recipe.model.guidance, architecture)
     initialise(detector)
@@ -149,8 +147,7 @@ def _load(
 ) -> None:
     old = former.names if former else None
     kept = transplant(detector, weights, old, names)
-    prefix = "guidance."
-    own = {k: v for k, v in weights.state.items() if k.startswith(prefix)}
+    own = {k: v for k, v in weights.state.items() if k.startswith("guidance.")}
     if guidance is not None and own:
         wrapped = nn.ModuleDict({"guidance": guidance})
         transplant(wrapped, Weights(weights.source, weights.kind, own, weights.card), old, names)
