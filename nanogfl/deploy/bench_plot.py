@@ -37,7 +37,7 @@ def plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
     for i, (model, precision) in enumerate(models if len(models) > 1 else []):
         axes.scatter([], [], c="#888888", marker=MARKS[i % len(MARKS)], s=70, label=f"{model}, {precision}")
     several = len({row["threads"] for row in rows}) > 1
-    axes.set_xlabel("network, median ms" + " (larger marks: more threads)" * several)
+    axes.set_xlabel("network, median ms" + (" (larger marks: more threads)" if several else ""))
     highest = max(row["network_p50_ms"] or row["frame_p50_ms"] for row in rows)
     axes.set_xlim(0, 1.1 * highest)
     scores = [row["AP"] for row in rows if row["AP"] is not None]
