@@ -173,7 +173,7 @@ class TrainRecipe:
         nodes: number of machines.
         sync_batch_norm: compute batch statistics over all processes.
         cuda_graphs: record the steps of a GPU once and replay them.
-        compile: first compile the network of a GPU with torch.compile, a minute for each batch size.
+        compile: first compile the network and the losses on a GPU with torch.compile, a minute for each batch size.
     """
 
     __pydantic_config__ = FORBID_EXTRA

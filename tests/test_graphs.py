@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from nanogfl.data.batch import Batch
 from nanogfl.recipe import load_recipe
 from nanogfl.training.graphs import Graphs, compiled, room
 from nanogfl.training.hardware import COMPILES
-from nanogfl.training.objective import WHOLE, assign, head_loss
+from nanogfl.training.objective import WHOLE, Targets, assign, head_loss, supervise
 from nanogfl.training.schedule import plan
 from nanogfl.training.start import start
 from nanogfl.training.task import DetectionTask
@@ -112,6 +113,7 @@ def test_a_compiled_network_learns_the_same(row: str) -> None:
     task, other = made(settings), made(settings)
     torch._dynamo.reset()
     counters.clear()
+    compiled(task)  # this version of torch knows the options
     task.fused = compiled(task, backend="aot_eager")
     names = list(task.state_dict())
     parts = task.accelerated_losses(batch(), WHOLE)
@@ -124,6 +126,29 @@ def test_a_compiled_network_learns_the_same(row: str) -> None:
             assert torch.allclose(one.grad, two.grad, rtol=1e-3, atol=1e-4)
     assert list(task.state_dict()) == names == list(other.state_dict())
     copy.deepcopy(task)  # as averaging does
+
+
+@pytest.mark.skipif(torch.__version__ < COMPILES, reason=f"compiles from torch {COMPILES} on")
+@pytest.mark.parametrize("row", ["default", "focal, dirac", "atss, sides apart", "light guidance"])
+def test_compiled_losses_are_the_same(row: str) -> None:
+    task, given = made(ROWS[row]), batch().with_room(8)
+    targets = Targets(given.boxes, given.labels, given.valid, given.crowd)
+    width = 3 + 4 * (task.card.architecture.reg_max + 1)
+    random = torch.Generator().manual_seed(2)
+    raws = [torch.randn(3, len(task.priors), width, generator=random).requires_grad_() for _ in range(2)]
+    guide = raws[1] if task.guidance is not None else None
+    arguments = (task.recipe.loss, raws[0], guide, task.priors, task.levels, targets, task.card.architecture.reg_max)
+    torch._dynamo.reset()
+    counters.clear()
+    made_of = [make(*arguments) for make in (supervise, torch.compile(supervise, dynamic=False, backend="aot_eager"))]
+    assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
+    plain, traced = ({name: part.item() for name, part in parts.items()} for parts in made_of)
+    assert traced == pytest.approx(plain, rel=1e-5)
+    assert ("guide_qfl" in plain) == (guide is not None)
+    read = raws if guide is not None else raws[:1]
+    one, two = (torch.autograd.grad(torch.stack(list(parts.values())).sum(), read) for parts in made_of)
+    for a, b in zip(one, two, strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-7) and a.abs().sum() > 0
 
 
 def test_pictures_are_normalised_as_everywhere() -> None:
@@ -183,13 +208,16 @@ def test_long_gradients_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_losses_are_made_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     task, seen = made([]), []
-    monkeypatch.setattr("nanogfl.training.task.head_loss", lambda *given: seen.append(enabled()) or head_loss(*given))
+    monkeypatch.setattr(
+        "nanogfl.training.objective.head_loss", lambda *given: seen.append(enabled()) or head_loss(*given)
+    )
 
     def enabled() -> bool:
         return torch.is_autocast_enabled("cpu")
 
     with torch.autocast("cpu", torch.bfloat16):
-        task.losses(task, batch(), WHOLE, lambda *given: seen.append(enabled()) or assign(*given))
+        choose = partial(supervise, choose=lambda *given: seen.append(enabled()) or assign(*given))
+        task.losses(task, batch(), WHOLE, choose)
     assert seen == [False, False]
 
 

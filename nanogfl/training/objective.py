@@ -99,6 +99,42 @@ def assign(
     return Assignment(index, quality, ignored, each * targets.boxes.shape[1])
 
 
+def supervise(
+    recipe: LossRecipe,
+    raw: Tensor,
+    guide: Tensor | None,
+    priors: Tensor,
+    levels: list[int],
+    targets: Targets,
+    reg_max: int = REG_MAX,
+    share: Share = WHOLE,
+    choose: Callable[..., Assignment] = assign,
+    tick: Callable[[str], None] = lambda _: None,
+) -> Parts:
+    """Return the loss parts of the detector's head, and of guidance's if any, for one assignment.
+
+    Args:
+        recipe: the assignment's method, and the losses' weights.
+        raw: the detector's outputs, [B, P, C + 4 * (R + 1)].
+        guide: guidance's outputs, of the same shape; if any, they assign for both heads.
+        priors: [P, 3] float32, x, y, stride in px.
+        levels: number of priors of each level.
+        targets: the boxes of the batch.
+        reg_max: R.
+        share: share of the step that the batch makes up.
+        choose: assigns priors to boxes; has the arguments of ``assign``.
+        tick: called with the name of each stage that ends, for timing.
+    """
+    raw, guide = raw.float(), None if guide is None else guide.float()
+    assignment = choose(recipe, raw if guide is None else guide, priors, levels, targets, reg_max)
+    tick("assignment")
+    parts = head_loss(raw, priors, targets, assignment, recipe, share, reg_max)
+    if guide is not None:
+        again = head_loss(guide, priors, targets, assignment, recipe, share, reg_max)
+        parts |= {f"guide_{name}": part for name, part in again.items()}
+    return parts
+
+
 def head_loss(
     raw: Tensor,
     priors: Tensor,

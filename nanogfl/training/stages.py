@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from nanogfl.deploy.device_runner import peak_mb
 from nanogfl.recipe import LossRecipe, Recipe
 from nanogfl.training.averaging import Averages
 from nanogfl.training.hardware import in_bf16, keep_memory
-from nanogfl.training.objective import WHOLE, Assignment, Targets, assign
+from nanogfl.training.objective import WHOLE, Assignment, Targets, assign, supervise
 from nanogfl.training.schedule import plan
 from nanogfl.training.start import start
 from nanogfl.training.task import DetectionTask
@@ -124,7 +125,8 @@ class Loop:
                 tick("at once")
             else:
                 choose = assign if row.batched else one_by_one
-                loss = torch.stack(list(task.losses(task, batch, WHOLE, choose, tick).values())).sum()
+                parts = task.losses(task, batch, WHOLE, partial(supervise, choose=choose, tick=tick), tick)
+                loss = torch.stack(list(parts.values())).sum()
         loss.backward()
         tick("backward")
         torch.nn.utils.clip_grad_norm_(task.parameters(), task.recipe.train.clip)

@@ -18,7 +18,7 @@ from nanogfl.recipe import Recipe, to_dict
 from nanogfl.training.cores import Cores, Networks, parts_for
 from nanogfl.training.finite import FiniteCheck
 from nanogfl.training.graphs import Graphs, compiled
-from nanogfl.training.objective import WHOLE, Assignment, Share, Targets, assign, head_loss, split
+from nanogfl.training.objective import WHOLE, Parts, Share, Targets, split, supervise
 from nanogfl.training.optimizer import adamw
 from nanogfl.training.schedule import Plan, learning_rate
 from nanogfl.training.teacher import Teacher, teaching_loss
@@ -103,7 +103,7 @@ class DetectionTask(pl.LightningModule):
         networks: Trained,
         batch: Batch,
         share: Share,
-        choose: Callable[..., Assignment] = assign,
+        supervise: Callable[..., Parts] = supervise,
         tick: Callable[[str], None] = lambda _: None,
     ) -> dict[str, Tensor]:
         """Return the weighted loss parts of a batch.
@@ -114,7 +114,7 @@ class DetectionTask(pl.LightningModule):
             networks: detector and guidance.
             batch: with pictures [B, H, W, 3].
             share: share of the step that the batch makes up.
-            choose: assigns priors to boxes; has the arguments of ``assign``.
+            supervise: assigns priors and computes the losses; has the arguments of ``objective.supervise``.
             tick: called with the name of each stage that ends, for timing.
         """
         targets = Targets(batch.boxes, batch.labels, batch.valid, batch.crowd)
@@ -131,16 +131,9 @@ class DetectionTask(pl.LightningModule):
         taught = None if self.teacher is None else self.teacher.predict(images)
 
         with torch.autocast(self.device.type, enabled=False):
-            raw, guide = raw.float(), None if guide is None else guide.float()
-            assigner = raw if guide is None else guide
-            assignment = choose(self.recipe.loss, assigner, self.priors, self.levels, targets, reg_max)
-            tick("assignment")
-            parts = head_loss(raw, self.priors, targets, assignment, self.recipe.loss, share, reg_max)
-            if guide is not None:
-                again = head_loss(guide, self.priors, targets, assignment, self.recipe.loss, share, reg_max)
-                parts |= {f"guide_{name}": part for name, part in again.items()}
+            parts = supervise(self.recipe.loss, raw, guide, self.priors, self.levels, targets, reg_max, share)
             if taught is not None:
-                parts |= teaching_loss(*split(raw, reg_max), taught, self.recipe.loss, share)
+                parts |= teaching_loss(*split(raw.float(), reg_max), taught, self.recipe.loss, share)
             tick("loss")
         return parts
 
@@ -178,10 +171,14 @@ class DetectionTask(pl.LightningModule):
             self.fused = compiled(self)
 
     def use_graphs(self) -> None:
-        """Replay steps from now on, on a GPU. Not in fp16, which scales losses before their gradients are computed."""
+        """Replay steps from now on, on a GPU. Not in fp16, which scales losses before their gradients are computed.
+
+        Losses are compiled here only: outside of graphs, each number of boxes would be compiled anew.
+        """
         if self.device.type == "cuda" and not self.recipe.train.fp16:
             networks = Networks(self.detector, self.guidance)
-            self.graphs = Graphs(networks, lambda batch: self.losses(self.fused or self, batch, WHOLE))
+            chosen = torch.compile(supervise, dynamic=False) if self.fused else supervise
+            self.graphs = Graphs(networks, lambda batch: self.losses(self.fused or self, batch, WHOLE, chosen))
 
     def use_cores(self) -> None:
         """Split batches over the cores from now on, on a CPU with several cores and if the batch is large enough."""
