@@ -22,7 +22,7 @@ def _refuse_outside(section: str, record: Any, limits: Mapping[str, float]) -> N
     for name, limit in limits.items():
         value = getattr(record, name)
         if not (0 <= value <= limit and math.isfinite(value)):
-            most = "of at least 0" if math.isinf(limit) else f"between 0 and {limit:g}"
+            most = "of at least 0" if math.isinf(limit) else f"between 0 and {limit}"
             raise ValueError(f"{section}.{name} must be a number {most}, not {value}")
 
 

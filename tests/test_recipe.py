@@ -139,7 +139,7 @@ def test_assignments(assignment: str, expected: dict[str, Any], reason: str) -> 
         ("train.lr=.nan", "the recipe: train.lr must be between 1e-12 and 100, not nan"),
         ("train.lr_end=1e308", "the recipe: train.lr_end must be between 1e-12 and 100, not 1e+308"),
         ("train.clip=.nan", "the recipe: train.clip must be above 0, not nan"),
-        ("train.seed=-1", "the recipe: train.seed must be a number between 0 and 4.29497e+09, not -1"),
+        ("train.seed=-1", "the recipe: train.seed must be a number between 0 and 4294967295, not -1"),
         ("train.average=1", "the recipe: train.average must be at least 0 and below 1, not 1.0"),
         ("model=5", "the recipe: model: should be a dictionary or an instance of ModelRecipe, not 5"),
         ("train=5", "the recipe: train: should be a dictionary or an instance of TrainRecipe, not 5"),
