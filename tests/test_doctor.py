@@ -604,7 +604,7 @@ def test_a_picture_too_large_to_be_looked_at_is_a_twin_of_the_same_file_only() -
         ([(0, 10, 8, 50, 40.01), (1, 30, 20, 80, 60)], ""),
         ([(0, 10, 8, 50, 41), (1, 30, 20, 80, 60)], ", but annotated differently (2 boxes and 2)"),
         ([(1, 10, 8, 50, 40), (1, 30, 20, 80, 60)], ", but annotated differently (2 boxes and 2)"),
-        ([(0, 10, 8, 50, 40)], ", but annotated differently (1 boxes and 2)"),
+        ([(0, 10, 8, 50, 40)], ", but annotated differently (1 box and 2)"),
     ],
     ids=["another order", "less than a tenth of a px", "a px", "another class", "a box less"],
 )

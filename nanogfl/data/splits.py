@@ -68,7 +68,7 @@ def for_training(table: Table) -> tuple[Table, Table]:
         return train, select(table, "val")
     members = _tenth({e.name for e in train.examples})
     said = f"validation uses {len(members)} of its {len(train)} train pictures, chosen by a hash of their names"
-    said = said if members else f"{len(train)} train pictures are too few to use some of them for validation"
+    said = said if members else "its only train picture is not used for validation"
     log.warning("%s has no val split: %s", table.root, said)
     return train.where(lambda e: e.name not in members), train.where(lambda e: e.name in members)
 

@@ -18,6 +18,7 @@ from nanogfl.atomic import atomic_file
 from nanogfl.data.table import Table
 from nanogfl.decode import decode
 from nanogfl.detections import Detections
+from nanogfl.errors import counted
 from nanogfl.evaluation.calibrate import fit_temperature, matched_sides
 from nanogfl.evaluation.coco import Scores, score
 from nanogfl.model.checkpoint import write_detector
@@ -147,7 +148,7 @@ class Keeper(Callback):
         if trainer.world_size > 1:
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
         if stop:
-            log.info("no better AP in %d validations: stopping early", patience)
+            log.info("no better AP in %s: stopping early", counted(patience, "validation"))
             trainer.should_stop = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
