@@ -96,6 +96,12 @@ class Keeper(Callback):
         if patience and self.since_best >= patience:  # the run had stopped early and is to go on
             self.since_best = 0
 
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take time and speed from metrics.csv if no epoch was left to train: the run died before its summary."""
+        if not self._started:
+            self._began -= seconds_before(self.out / "metrics.csv", trainer.current_epoch)
+            self.images_per_second = speed_before(self.out / "metrics.csv", trainer.current_epoch)
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Reset the epoch's clock and counters; make sure that the last epoch is validated."""
         self._started, self._seen, self._pending = time.monotonic(), 0, {}
@@ -231,4 +237,12 @@ def seconds_before(path: Path, epoch: int) -> float:
     try:
         return sum(float(row["seconds"]) for row in rows_before(path, epoch))
     except (KeyError, ValueError):
+        return 0.0
+
+
+def speed_before(path: Path, epoch: int) -> float:
+    """Return the pictures per second of the last epoch before this one; 0 if metrics.csv cannot be interpreted."""
+    try:
+        return float(rows_before(path, epoch)[-1]["images_per_second"])
+    except (IndexError, KeyError, ValueError):
         return 0.0
