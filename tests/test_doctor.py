@@ -260,6 +260,14 @@ DIRT: list[tuple[str, Spoil, dict[str, int], str, str]] = [
         "",
         "val",
     ),
+    ("yolo", lambda r: (r / "data.yaml").unlink(), {"class-unnamed": 1}, "set", ""),
+    (
+        "yolo",
+        lambda r: write(r / "data.yaml", "nc: 2\ntrain: train/images\nval: valid/images\n"),
+        {"class-unnamed": 1},
+        "set",
+        "",
+    ),
     # Sizes and paths
     ("voc", xml_of(xml("a.jpg", BOXES.items(), (0, 0))), {"size-missing": 1}, "Annotations/a.xml", "size"),
     ("voc", xml_of(xml("a.jpg", BOXES.items(), (640, 480))), {"size-differs": 1}, "JPEGImages/a.jpg", ""),

@@ -165,6 +165,12 @@ KINDS: dict[str, Kind] = {
         "note", "pictures with boxes too small to learn", "a larger input, tiles, or no such boxes", False
     ),
     "class-imbalance": Kind("note", "sets of very unequal classes", "more pictures of the rare classes", False),
+    "class-unnamed": Kind(
+        "warning",
+        "sets without class names, which become class_0, class_1 ...",
+        "write the names, one a line, into classes.txt in the set's folder, or into data.yaml if there is one",
+        False,
+    ),
     "class-untaught": Kind(
         "warning", "classes that are judged but never taught", "move pictures of the class to train", False
     ),

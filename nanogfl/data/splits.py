@@ -63,6 +63,8 @@ def for_training(table: Table) -> tuple[Table, Table]:
             f"{table.root} has no split train; it has {_present(table)}; "
             "name the training split train, or use pictures without splits, which are divided"
         )
+    if table.unnamed:
+        log.warning("%s has no class names, so they are class_0 ...; write a classes.txt or a data.yaml", table.root)
     train = select(table, "train")
     if "val" in membership.values():
         return train, select(table, "val")

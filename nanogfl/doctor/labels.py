@@ -27,6 +27,8 @@ def note_labels(table: Table, notes: Findings) -> None:
             first = next(e for e in table.examples if table.names.index(name) in e.labels) if counts[name] else None
             detail = f"{name!r} ({counted(counts[name], 'box')}) is {best!r} ({counted(counts[best], 'box')})"
             notes.add("class-variant", first.name if first else table.root.name, "", detail)
+    if table.unnamed and all(f.kind != "annotation-unreadable" for f in notes.found):  # else the names may be in there
+        notes.add("class-unnamed", table.root.name, "", " to ".join(dict.fromkeys((table.names[0], table.names[-1]))))
     unused = [name for name in table.names if not counts[name] and kept[name] == name]
     for name in unused:
         notes.add("class-unused", table.root.name, "", name)
