@@ -173,6 +173,7 @@ DIRT: list[tuple[str, Spoil, dict[str, int], str, str]] = [
     ("yolo", add_line("0 .5 .5 0 .5\n"), {"box-without-area": 1}, A, "line 3"),
     ("yolo", add_line("0 .5 .5 -.2 .5\n"), {"box-inverted": 1}, A, "line 3"),
     ("yolo", add_line("0 1.8 .5 .2 .2\n"), {"box-outside": 1}, A, "line 3"),
+    ("yolo", add_line("0 30 24 40 32\n"), {"box-in-pixels": 1}, A, "line 3"),
     ("yolo", add_line("0 .9 .5 .4 .4\n"), {"box-clipped": 1}, A, "line 3"),
     ("yolo", add_line("0 .5 .5 nan .2\n"), {"box-not-finite": 1}, A, "line 3"),
     ("yolo", add_line("0 .5 .5 .2\n"), {"box-malformed": 1}, FIRST, "line 3"),

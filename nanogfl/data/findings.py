@@ -81,6 +81,11 @@ KINDS: dict[str, Kind] = {
         "boxes over the edge of their picture cut to it",
         "cut the box to the picture; if there are many, check units and order of the numbers",
     ),
+    "box-in-pixels": Kind(
+        "error",
+        "boxes left out that look like pixels (YOLO wants fractions of width and height)",
+        "divide x and width by the picture's width, y and height by its height",
+    ),
     "box-inverted": Kind("error", "boxes with swapped corners left out", "swap the corners, or draw the box again"),
     "box-malformed": Kind("error", "annotations that are no box left out", "draw the box again, or remove the entry"),
     "box-not-finite": Kind("error", "boxes with NaN or infinite sides left out", "draw the box again, or remove it"),
