@@ -260,6 +260,19 @@ def test_the_page_escapes_what_a_set_says(tmp_path: Path) -> None:
     assert re.findall(r'(?:src|href)="(?!data:image/|#part)', page) == []
 
 
+def test_plots_say_what_their_bars_count(tmp_path: Path) -> None:
+    write_report(check(yolo(tmp_path / "set")), tmp_path / "x.html")
+    plots = re.findall(r"<b>([^<]*)</b><svg.*?</svg>", (tmp_path / "x.html").read_text("utf-8"))
+    assert plots == [
+        "Boxes by length in px, at each input (px)",
+        "Boxes by length in the pictures",
+        "Pictures by number of boxes",
+        "Boxes by width / height",
+        "Boxes by class",
+        "Pictures by size in px, the ten most frequent",
+    ]
+
+
 def billion_laughs() -> str:
     lines = "".join(f'<!ENTITY e{i} "{f"&e{i - 1};" * 10}">' for i in range(1, 10))
     return f'<!DOCTYPE a [<!ENTITY e0 "ha">{lines}]><annotation><filename>&e9;</filename></annotation>'
