@@ -27,7 +27,7 @@ from nanogfl.model.detector import count_parameters
 from nanogfl.model.weights import read_tensors_only
 from nanogfl.recipe import Recipe, load_recipe
 from nanogfl.training.averaging import Averaging
-from nanogfl.training.failures import as_training_error
+from nanogfl.training.failures import as_training_error, lost_peer
 from nanogfl.training.folder import TENSORBOARD, Folder, finished, open_folder
 from nanogfl.training.hardware import devices, keep_memory, refuse_loader_process
 from nanogfl.training.keeper import Best, Keeper, WholeCheckpoints, save_detector
@@ -130,11 +130,11 @@ def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> d
         trainer.fit(task, *loaders, ckpt_path=resumed_from, weights_only=True)
         return write_summary(folder, trainer, task, keeper)
     except (SystemExit, RuntimeError, OSError, ValueError, MemoryError) as error:  # Lightning turns Ctrl-C into an exit
-        if not was_interrupted(error):
-            raise as_training_error(error, folder.path) from error
-        if trainer.global_rank:
+        ended = was_interrupted(error)
+        if trainer.global_rank and (ended or lost_peer(error)):
             raise SystemExit(0) from error  # rank 0 reports it
-        raise TrainingError(interrupted(folder, trainer.current_epoch)) from error
+        epoch = trainer.current_epoch
+        raise (TrainingError(interrupted(folder, epoch)) if ended else as_training_error(error, folder.path)) from error
     finally:
         folder.leave()
 
