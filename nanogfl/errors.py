@@ -62,6 +62,11 @@ class RecipeError(UsageError):
     """A recipe key or value that is wrong."""
 
 
+def counted(number: int, one: str) -> str:
+    """Return a number with its noun, such as ``1 box`` and ``2 boxes``."""
+    return f"{number} {one}{'' if number == 1 else 'es' if one[-1] in 'sx' else 's'}"
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return ``" (did you mean X?)"`` for the closest known word, or an empty string."""
     match = difflib.get_close_matches(word, list(known), n=1)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from nanogfl.atomic import atomic_file
 
-VOID = frozenset({"img", "meta", "line", "rect", "circle"})
+VOID = frozenset({"img", "meta"})  # without an end tag; in a drawing, what follows an open element is not shown
 NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9-]*")
 UNPRINTABLE = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff\u202a-\u202e\u2066-\u2069]")
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

@@ -22,7 +22,7 @@ def _refuse_outside(section: str, record: Any, limits: Mapping[str, float]) -> N
     for name, limit in limits.items():
         value = getattr(record, name)
         if not (0 <= value <= limit and math.isfinite(value)):
-            most = "of at least 0" if math.isinf(limit) else f"between 0 and {limit:g}"
+            most = "of at least 0" if math.isinf(limit) else f"between 0 and {limit}"
             raise ValueError(f"{section}.{name} must be a number {most}, not {value}")
 
 
@@ -323,15 +323,22 @@ def from_dict(content: Mapping[str, Any], where: str) -> Recipe:
     """Convert plain values to a Recipe; raise one RecipeError for all errors, each with its dotted path."""
     from pydantic import TypeAdapter, ValidationError
 
-    model = content.get("model")
-    if isinstance(model, dict) and "arch" in model:
-        raise RecipeError(f"{where} is a NanoDet configuration; use a recipe, such as nanodet-plus-m_416")
+    _refuse_other_files(content, where)
     filled = {key: value for key, value in content.items() if value is not None}  # an empty section means its defaults
     _check_scalars(filled, where)
     try:
         return TypeAdapter(Recipe).validate_python(filled)
     except ValidationError as error:
         raise RecipeError(f"{where}: " + "; ".join(_explain(dict(e)) for e in error.errors())) from None
+
+
+def _refuse_other_files(content: Mapping[str, Any], where: str) -> None:
+    """Refuse the YAML files that are easily mistaken for a recipe: NanoDet's configuration, and a data.yaml."""
+    model = content.get("model")
+    if isinstance(model, dict) and "arch" in model:
+        raise RecipeError(f"{where} is a NanoDet configuration; use a recipe, such as nanodet-plus-m_416")
+    if content.keys() & {"names", "nc"} and isinstance(content.get("train"), str | list):
+        raise RecipeError(f"{where} describes a dataset, not a recipe; use: nanogfl train {where} --out FOLDER")
 
 
 def _check_scalars(content: Mapping[str, Any], where: str) -> None:
@@ -406,6 +413,8 @@ def _explain(error: dict[str, Any]) -> str:
             record = getattr(record, part, record)
         return f"unknown key {key}{nearest(path[-1], vars(record)) or _elsewhere(path[-1])}"
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
+    if error["type"] == "dataclass_type":  # pydantic's own message names our class
+        message = "should be a section of keys"
     return message if message.startswith(f"{key}.") else f"{key}: {message}, not {error['input']!r}"
 
 

@@ -22,7 +22,7 @@ from nanogfl.doctor.check import check
 from nanogfl.doctor.fix import write_copy
 from nanogfl.doctor.names import plain_name
 from nanogfl.doctor.report import write_report
-from nanogfl.errors import DataError, UsageError
+from nanogfl.errors import DataError, UsageError, counted
 from nanogfl.evaluation.run import evaluate
 from nanogfl.pictures import read_picture
 
@@ -69,6 +69,16 @@ def test_the_gravest_problems_come_first(tmp_path: Path) -> None:
     said = [(KINDS[kind].severity, kind) for kind in check(root).counts]
     assert len({severity for severity, _ in said}) == 3 and len(said) >= 5
     assert said == sorted(said, key=lambda s: (["error", "warning", "note"].index(s[0]), s[1])), "then by their names"
+
+
+def test_one_of_a_thing_is_no_plural(command: Callable[..., Any], tmp_path: Path) -> None:
+    save(tmp_path / "set/JPEGImages/a.jpg", scene("a"))
+    write(tmp_path / "set/Annotations/a.xml", xml("a.jpg", [("cat", BOXES["cat"])]))
+    said = command("check", tmp_path / "set", "--fix", tmp_path / "copy").out
+    assert said.startswith("voc dataset, 1 picture, 1 box, 1 class\n")
+    assert said.endswith("copy, 1 of 1 picture, 1 box\n")
+    words = {"epoch": "2 epochs", "box": "2 boxes", "more class": "2 more classes"}
+    assert {one: counted(2, one) for one in words} == words and counted(0, "box") == "0 boxes"
 
 
 @pytest.mark.parametrize(("spoilt", "code"), [(False, 0), (True, 1)])
@@ -248,6 +258,19 @@ def test_the_page_escapes_what_a_set_says(tmp_path: Path) -> None:
     assert not {"script", "onload", "onerror", "iframe", "object"} & set(tags)
     assert "&lt;script&gt;alert(1)" in page, "it is there to read"
     assert re.findall(r'(?:src|href)="(?!data:image/|#part)', page) == []
+
+
+def test_plots_say_what_their_bars_count(tmp_path: Path) -> None:
+    write_report(check(yolo(tmp_path / "set")), tmp_path / "x.html")
+    plots = re.findall(r"<b>([^<]*)</b><svg.*?</svg>", (tmp_path / "x.html").read_text("utf-8"))
+    assert plots == [
+        "Boxes by length in px, at each input (px)",
+        "Boxes by length in the pictures",
+        "Pictures by number of boxes",
+        "Boxes by width / height",
+        "Boxes by class",
+        "Pictures by size in px, the ten most frequent",
+    ]
 
 
 def billion_laughs() -> str:

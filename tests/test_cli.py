@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -371,6 +372,24 @@ def test_info(folder: Path, command: Callable[..., Any]) -> None:
         lines = {line.split()[0]: line.split(maxsplit=1)[1] for line in text.out.splitlines() if " " in line.strip()}
         assert lines["classes"] == "red, green, blue" and lines["kind"] == kind and lines["input_size"] == "64, 64"
         assert {line.split()[0] for line in text.out.splitlines()} == set(card)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ([f"class_{i:02}" for i in range(80)], ", ".join(f"class_{i:02}" for i in range(40)) + " and 40 more"),
+        (["x" * 500, "y"], "x" * 400 + " ... and 1 more"),
+        (["x" * 398], "x" * 398),
+        ("x" * 500, "x" * 400 + " ..."),
+        ({"a": "b", "c": [1, 2]}, "a: b, c: [1, 2]"),
+        ([], ""),
+    ],
+)
+def test_info_says_how_much_more_there_is(
+    value: Any, shown: str, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nanogfl.predictor.load", lambda *_, **__: SimpleNamespace(describe=lambda: {"it": value}))
+    assert command("info", "model.onnx").out == f"it           {shown}\n"
 
 
 def test_eval_writes_its_json_into_a_new_folder(folder: Path, tmp_path: Path, command: Callable[..., Any]) -> None:

@@ -173,6 +173,7 @@ DIRT: list[tuple[str, Spoil, dict[str, int], str, str]] = [
     ("yolo", add_line("0 .5 .5 0 .5\n"), {"box-without-area": 1}, A, "line 3"),
     ("yolo", add_line("0 .5 .5 -.2 .5\n"), {"box-inverted": 1}, A, "line 3"),
     ("yolo", add_line("0 1.8 .5 .2 .2\n"), {"box-outside": 1}, A, "line 3"),
+    ("yolo", add_line("0 30 24 40 32\n"), {"box-in-pixels": 1}, A, "line 3"),
     ("yolo", add_line("0 .9 .5 .4 .4\n"), {"box-clipped": 1}, A, "line 3"),
     ("yolo", add_line("0 .5 .5 nan .2\n"), {"box-not-finite": 1}, A, "line 3"),
     ("yolo", add_line("0 .5 .5 .2\n"), {"box-malformed": 1}, FIRST, "line 3"),
@@ -259,6 +260,14 @@ DIRT: list[tuple[str, Spoil, dict[str, int], str, str]] = [
         {"class-untaught": 1},
         "",
         "val",
+    ),
+    ("yolo", lambda r: (r / "data.yaml").unlink(), {"class-unnamed": 1}, "set", ""),
+    (
+        "yolo",
+        lambda r: write(r / "data.yaml", "nc: 2\ntrain: train/images\nval: valid/images\n"),
+        {"class-unnamed": 1},
+        "set",
+        "",
     ),
     # Sizes and paths
     ("voc", xml_of(xml("a.jpg", BOXES.items(), (0, 0))), {"size-missing": 1}, "Annotations/a.xml", "size"),
@@ -604,7 +613,7 @@ def test_a_picture_too_large_to_be_looked_at_is_a_twin_of_the_same_file_only() -
         ([(0, 10, 8, 50, 40.01), (1, 30, 20, 80, 60)], ""),
         ([(0, 10, 8, 50, 41), (1, 30, 20, 80, 60)], ", but annotated differently (2 boxes and 2)"),
         ([(1, 10, 8, 50, 40), (1, 30, 20, 80, 60)], ", but annotated differently (2 boxes and 2)"),
-        ([(0, 10, 8, 50, 40)], ", but annotated differently (1 boxes and 2)"),
+        ([(0, 10, 8, 50, 40)], ", but annotated differently (1 box and 2)"),
     ],
     ids=["another order", "less than a tenth of a px", "a px", "another class", "a box less"],
 )

@@ -15,6 +15,8 @@ import pytest
 import torch
 from runs import different, read_rows
 
+from nanogfl.training.failures import lost_peer
+
 LEFT = ["best.ckpt", "config.yaml", "last.ckpt", "metrics.csv"]
 SMALL = ["--size", "s", "--input", 64, "--batch", 4, "--set", "train.validate_every=1"]
 START = """\
@@ -201,6 +203,33 @@ def test_a_loss_of_nan_in_one_of_two_processes_is_said_once(tiny_set: Path, tmp_
     error = only_error(command.said.read_text())  # names the batches of both, which share the losses' normalisers
     assert "became nan at epoch 3 in the batch of images/train/" in error and error.count("train/0") == 8
     assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["epoch"] == 1
+
+
+@pytest.mark.slow
+def test_what_ends_one_of_two_processes_is_said_by_it_alone(tiny_set: Path, tmp_path: Path) -> None:
+    full = (
+        "from nanogfl.training.task import DetectionTask\noriginal = DetectionTask.training_step\n"
+        "def step(task, batch, i):\n"
+        "    if task.global_rank == 0 and task.current_epoch == 1: raise OSError(28, 'full')\n"
+        "    return original(task, batch, i)\nDetectionTask.training_step = step"
+    )
+    two = ["--epochs", 3, "--set", "train.devices=2", "--set", "train.workers=0"]
+    command = Command(tmp_path, "train", tiny_set, "--out", tmp_path / "run", *SMALL, *two, before=full)
+    assert command.process.wait(PATIENCE_S) == 1 and nobody_is_left(command.process.pid)
+    assert only_error(command.said.read_text()).startswith("error: no space left for ")
+
+
+@pytest.mark.parametrize(
+    ("said", "lost"),
+    [
+        ("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:59551. See its log", True),
+        ("[gloo/transport/tcp/pair.cc:534] Connection reset by peer", True),
+        ("Connection refused", False),
+        ("No space left on device", False),
+    ],
+)
+def test_which_error_only_says_that_another_process_ended(said: str, lost: bool) -> None:
+    assert lost_peer(RuntimeError(said)) is lost
 
 
 def test_ctrl_c_within_the_imports_is_one_line() -> None:

@@ -68,6 +68,13 @@ def hostile_page() -> str:
     return to_html(HOSTILE, HOSTILE, [Section(HOSTILE, parts)])
 
 
+def test_what_follows_a_line_of_a_drawing_is_not_within_it() -> None:
+    """A browser does not show it there: SVG has no elements that end by themselves."""
+    drawing = element("svg", element("line", x1=1), element("text", "px"))
+    assert drawing.markup == '<svg><line x1="1"></line><text>px</text></svg>'
+    assert element("img", alt="").markup == '<img alt="">'
+
+
 def test_nothing_that_is_given_as_text_becomes_markup() -> None:
     seen = Seen(hostile_page())
     assert not {"script", "svg"} & set(seen.tags)

@@ -1138,6 +1138,29 @@ def test_yolo_lines(tmp_path: Path, line: str, expected: list[float] | str) -> N
 
 
 @pytest.mark.parametrize(
+    ("line", "kind", "quoted"),
+    [
+        ("0 20 10 20 10", "box-in-pixels", [10, 5, 30, 15]),
+        ("0 10 5 20 10", "box-in-pixels", [0, 0, 20, 10]),
+        ("0 20 10 -20 10", "box-in-pixels", [30, 5, 10, 15]),
+        ("0 10 5 30 5 20 15", "box-in-pixels", [10, 5, 30, 15]),
+        ("0 1.8 .5 .4 .5", "box-outside", [64, 5, 80, 15]),
+    ],
+)
+def test_yolo_lines_in_pixels_are_called_that(
+    tmp_path: Path, line: str, kind: str, quoted: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    draw(tmp_path / "images/a.jpg")
+    write(tmp_path / "labels/a.txt", f"0 .5 .5 .5 .5\n{line}\n")
+    write(tmp_path / "data.yaml", "names: [cat]\ntrain: images\n")
+    table = read_table(tmp_path)
+    assert only(table).boxes.tolist() == [[10, 5, 30, 15]]
+    (told,) = table.warnings
+    assert (told.kind, told.where, told.detail) == (kind, "line 2", f"cat {[*map(float, quoted)]}")
+    assert ("look like pixels (YOLO wants fractions of width and height)" in caplog.text) == (kind == "box-in-pixels")
+
+
+@pytest.mark.parametrize(
     ("shape", "line", "kind", "reason"),
     [
         ("kpt_shape: [4, 3]", "0 .5 .5 .5 .5" + " .1 .1 2" * 4, "", "a box and four points"),

@@ -139,10 +139,10 @@ def test_assignments(assignment: str, expected: dict[str, Any], reason: str) -> 
         ("train.lr=.nan", "the recipe: train.lr must be between 1e-12 and 100, not nan"),
         ("train.lr_end=1e308", "the recipe: train.lr_end must be between 1e-12 and 100, not 1e+308"),
         ("train.clip=.nan", "the recipe: train.clip must be above 0, not nan"),
-        ("train.seed=-1", "the recipe: train.seed must be a number between 0 and 4.29497e+09, not -1"),
+        ("train.seed=-1", "the recipe: train.seed must be a number between 0 and 4294967295, not -1"),
         ("train.average=1", "the recipe: train.average must be at least 0 and below 1, not 1.0"),
-        ("model=5", "the recipe: model: should be a dictionary or an instance of ModelRecipe, not 5"),
-        ("train=5", "the recipe: train: should be a dictionary or an instance of TrainRecipe, not 5"),
+        ("model=5", "the recipe: model: should be a section of keys, not 5"),
+        ("train=5", "the recipe: train: should be a section of keys, not 5"),
         ("model.size=xl", "the recipe: model.size: should be 's', 'm' or 'l', not 'xl'"),
         ("augment.flip=1.5", "the recipe: augment.flip must be between 0 and 1"),
         ("augment.mosaic=-0.1", "the recipe: augment.mosaic must be between 0 and 1"),
@@ -281,6 +281,14 @@ def test_what_is_wrong_is_said_of_the_file_or_of_what_is_given_beside_it(tmp_pat
     with pytest.raises(RecipeError) as error:
         load_recipe(written(tmp_path, "train: {epochs: 1}\n"), ["train.epochs=0"])
     assert str(error.value) == f"{source} with the given options: train.epochs must be at least 1, not 0"
+
+
+@pytest.mark.parametrize("text", ["train: images\nnames: [cat]\n", "nc: 1\ntrain: [images]\nval: images\n"])
+def test_the_description_of_a_dataset_is_no_recipe(tmp_path: Path, text: str) -> None:
+    source = written(tmp_path, text)
+    with pytest.raises(RecipeError) as error:
+        load_recipe(source, ["train.epochs=1"])
+    assert str(error.value) == f"{source} describes a dataset, not a recipe; use: nanogfl train {source} --out FOLDER"
 
 
 @pytest.mark.parametrize("value", ["many", "2.5", "[1]", "1e-3"])

@@ -522,12 +522,14 @@ def test_without_validation_pictures_the_last_weights_are_the_best(tmp_path: Pat
 def test_a_run_that_died_before_its_summary_keeps_the_averages(tmp_path: Path) -> None:
     data = write_coco(tmp_path / "set", {"": [block_picture(np.random.default_rng(0))]})
     options: dict[str, Any] = {"input": 128, "epochs": 3, "set": ["train.lr=0.01"]}
-    quick(data, tmp_path / "run", **options)
+    whole = quick(data, tmp_path / "run", **options)
     last, best = (tmp_path / "run" / name for name in ("last.ckpt", "best.ckpt"))
     averages = weights(best)
     for name in ("summary.json", "best.ckpt"):
         (tmp_path / "run" / name).unlink()
-    quick(data, tmp_path / "run", resume=True, **options)
+    again = quick(data, tmp_path / "run", resume=True, **options)
+    assert again["images_per_second"] == pytest.approx(whole["images_per_second"], abs=0.02)
+    assert again["seconds"] > sum(float(row["seconds"]) for row in read_rows(tmp_path / "run"))
     key = "detector.head.predict.0.weight"
     assert torch.equal(weights(best)[key], averages[key])
     assert not torch.equal(checkpoint(last)["current_model_state"][key], averages[key])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -145,3 +146,20 @@ def test_val_is_cut_from_train_never_from_test(train_count: int, caplog: pytest.
     assert len(train) >= 1
     assert 1 <= len(val) <= max(1, train_count * 0.15)
     assert f"{len(val)} of its {train_count} train pictures" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("form", "names", "told"),
+    [
+        ("yolo", ("class_0", "class_1"), True),
+        ("yolo", ("class_0", "cat"), False),
+        ("yolo", (), False),
+        ("coco", ("class_0",), False),
+    ],
+)
+def test_training_on_numbered_classes_is_told(
+    form: str, names: tuple[str, ...], told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    for_training(replace(table("train", "val"), form=form, names=names))
+    said = "/set has no class names, so they are class_0 ...; write a classes.txt or a data.yaml"
+    assert caplog.messages == [said] * told

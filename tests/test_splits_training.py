@@ -13,6 +13,7 @@ from runs import Drawn, block_picture, checkpoint, differences, quick, read_rows
 
 from nanogfl.data.readers import read_table
 from nanogfl.data.splits import for_training, select
+from nanogfl.errors import counted
 from nanogfl.pictures import write_picture
 
 NAMES = ("blue", "green", "red")  # sorted, as VOC's readers sort them
@@ -61,11 +62,11 @@ def test_without_val_some_of_train_measure_and_test_stays_out(
     assert not taught & measured
     assert taught | measured == {e.name for e in select(read_table(data), "train").examples}
     assert "has no val split" in caplog.text
-    assert f"{len(taught)} training and {len(measured)} validation pictures" in caplog.text
+    assert f"{len(taught)} training and {counted(len(measured), 'validation picture')}" in caplog.text
     assert checkpoint(tmp_path / "run" / "best.ckpt")["nanogfl"]["validation"]["images"] == len(measured)
     one = write_coco(tmp_path / "one", {"train": pictures[:1]}, NAMES)
     assert not len(for_training(read_table(one))[1])
-    assert "has no val split: 1 train pictures are too few to use some of them for validation" in caplog.text
+    assert "has no val split: its only train picture is not used for validation" in caplog.text
 
 
 def test_a_set_without_splits_is_cut_alike_whatever_its_order_and_seed(

@@ -73,6 +73,7 @@ def test_validation_pictures_without_boxes_give_no_ap_and_no_error(tmp_path: Pat
         said = command("train", tmp_path / "set", "--out", tmp_path / "run", *SMALL, "--epochs", "1", *more)
         assert said.code == 0, said
         assert "warning: none of the 1 validation pictures has a box: no AP can be measured" in said.err
+        assert ("is finished (1 epoch);" if more else "\n1 epoch, 1 step, ") in said.err
         assert "no boxes in the validation pictures, so no AP; last weights: " in said.out
         assert said.out.rstrip().splitlines()[-1].startswith("next: nanogfl export ")
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["best"] == {"epoch": 0, "AP": None, "AP50": None}

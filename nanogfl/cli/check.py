@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nanogfl.cli.app import Data, Json, app, bar, say
-from nanogfl.errors import UsageError
+from nanogfl.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from nanogfl.data.table import Table
@@ -86,7 +86,8 @@ def _summary(found: Checkup) -> Iterator[str]:
     boxes = sum(len(e.boxes) for e in table.examples)
     splits = ", ".join(f"{n} {s}" for s, n in found.statistics["pictures"]["splits"].items() if s != "none")
     parts = f" ({splits})" if splits else ""
-    yield f"{table.form} dataset, {len(table)} pictures{parts}, {boxes} boxes, {len(table.names)} classes"
+    pictures, classes = counted(len(table), "picture"), counted(len(table.names), "class")
+    yield f"{table.form} dataset, {pictures}{parts}, {counted(boxes, 'box')}, {classes}"
     for kind, count in found.counts.items():
         first = next(p for p in found.problems if p.kind == kind)
         yield f"{KINDS[kind].severity:8}{count:6}  {kind}: {KINDS[kind].phrase}"

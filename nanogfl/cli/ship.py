@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated
 
@@ -111,9 +113,17 @@ def info(
         say(json.dumps(card, indent=1))
         return
     for key, value in card.items():
-        listed = ", ".join(map(str, value)) if isinstance(value, list) else value
-        text = ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else str(listed)
-        say(f"{key:12} {text if len(text) < 400 else text[:400] + ' ...'}")
+        parts = [f"{k}: {v}" for k, v in value.items()] if isinstance(value, dict) else value
+        say(f"{key:12} {_shortened(parts if isinstance(parts, list) else [parts])}")
+
+
+def _shortened(parts: Iterable[object]) -> str:
+    """Join the parts by commas; after about 400 characters, say how many more there are."""
+    words = [*map(str, parts)]
+    shown = max(1, sum(end <= 400 for end in accumulate(len(word) + 2 for word in words)))
+    text = ", ".join(words[:shown])
+    more = f" and {len(words) - shown} more" if len(words) > shown else ""
+    return (text if len(text) <= 400 else text[:400] + " ...") + more
 
 
 @app.command(epilog="Example: nanogfl bench model.onnx --data pictures/ --threads 1,2 --json bench.json")

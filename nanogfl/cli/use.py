@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nanogfl.cli.app import Classes, Config, Input, Json, Model, Score, app, bar, mention, named, say
-from nanogfl.errors import UsageError
+from nanogfl.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from nanogfl.predictor import Predictor
@@ -79,8 +79,8 @@ def predict(
         write_json(json_file, records)
     total = sum(len(r["detections"]) for r in records)
     frames = sum("frame" in r for r in records)
-    seen = [_count(n, one) for n, one in ((len(records) - frames, "picture"), (frames, "frame")) if n]
-    tell(f"{_count(total, 'box', 'es')} in {' and '.join(seen)}" + "".join(f" -> {path}" for path in files))
+    seen = [counted(n, one) for n, one in ((len(records) - frames, "picture"), (frames, "frame")) if n]
+    tell(f"{counted(total, 'box')} in {' and '.join(seen)}" + "".join(f" -> {path}" for path in files))
 
 
 def _tiled(tiles: bool, scale: float | None, overlap: float | None) -> Callable[[Predictor], Predicts]:
@@ -92,10 +92,6 @@ def _tiled(tiles: bool, scale: float | None, overlap: float | None) -> Callable[
     if given and not tiles:
         raise UsageError(f"--tile-{next(iter(given))} requires --tiles; add it, or omit both")
     return (lambda detector: Tiled(detector, **given)) if tiles else lambda detector: detector
-
-
-def _count(number: int, one: str, plural: str = "s") -> str:
-    return f"{number} {one}{'' if number == 1 else plural}"
 
 
 @app.command(epilog="Example: nanogfl webcam model.onnx --source rtsp://192.168.1.20/stream --track --record out.mp4")
@@ -218,7 +214,7 @@ def mine(
     for mined in first:
         say(f"{mined.doubt:7.2f} bits  {mined.file}")
     say(
-        f"the {len(first)} least certain of {len(ranked)} pictures"
+        f"the {len(first)} least certain of {counted(len(ranked), 'picture')}"
         + "".join(f" -> {p}" for p in (draw, json_file) if p)
     )
 

@@ -81,6 +81,11 @@ KINDS: dict[str, Kind] = {
         "boxes over the edge of their picture cut to it",
         "cut the box to the picture; if there are many, check units and order of the numbers",
     ),
+    "box-in-pixels": Kind(
+        "error",
+        "boxes left out that look like pixels (YOLO wants fractions of width and height)",
+        "divide x and width by the picture's width, y and height by its height",
+    ),
     "box-inverted": Kind("error", "boxes with swapped corners left out", "swap the corners, or draw the box again"),
     "box-malformed": Kind("error", "annotations that are no box left out", "draw the box again, or remove the entry"),
     "box-not-finite": Kind("error", "boxes with NaN or infinite sides left out", "draw the box again, or remove it"),
@@ -165,6 +170,12 @@ KINDS: dict[str, Kind] = {
         "note", "pictures with boxes too small to learn", "a larger input, tiles, or no such boxes", False
     ),
     "class-imbalance": Kind("note", "sets of very unequal classes", "more pictures of the rare classes", False),
+    "class-unnamed": Kind(
+        "warning",
+        "sets without class names, which become class_0, class_1 ...",
+        "write the names, one a line, into classes.txt in the set's folder, or into data.yaml if there is one",
+        False,
+    ),
     "class-untaught": Kind(
         "warning", "classes that are judged but never taught", "move pictures of the class to train", False
     ),

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import BatchSampler, DataLoader, Sampler
 
-from nanogfl.errors import DataError
+from nanogfl.errors import DataError, counted
 
 OPEN = 8  # tar archives whose pictures are shuffled together
 
@@ -64,7 +64,7 @@ class EvenBatches(BatchSampler):
         self.sampler, self.batch_size, self.drop_last = order, batch, False
         self.rank, self.processes, self.first = rank, processes, 0
         if len(order) < processes:
-            raise DataError(f"{len(order)} training pictures for {processes} processes; use fewer devices")
+            raise DataError(f"{counted(len(order), 'training picture')} for {processes} processes; use fewer devices")
 
     def __len__(self) -> int:
         return batches_an_epoch(len(self.sampler), self.batch_size, self.processes)

@@ -32,6 +32,7 @@ FORMS = (
     "Pascal VOC (Annotations/*.xml) and YOLO (data.yaml, or images/ beside labels/); "
     "XML or TXT files may also be beside their pictures"
 )
+PIXELS = 2.0  # widths or heights of a picture; a box in fractions that ends further out is meant in pixels
 EDGE = 1.0  # px; boxes over the edge by no more than this are rounding errors and not reported
 HEADER_THREADS, HEADER_CHUNK = 8, 64  # threads hide disk latency; chunks, since a task costs as much as a header
 
@@ -182,29 +183,34 @@ def _with_sound_boxes(examples: list[Example], names: Sequence[str], fractions: 
     counts = np.array([len(e.boxes) for e in examples])
     owner = np.repeat(np.arange(len(examples)), counts)
     limits = np.array([(e.width, e.height, e.width, e.height) for e in examples], np.float64)[owner]
-    boxes = np.concatenate([e.boxes for e in examples])
+    given = np.concatenate([e.boxes for e in examples])
     labels = np.concatenate([e.labels for e in examples])
     with np.errstate(over="ignore", invalid="ignore"):
-        boxes = boxes * limits if fractions else boxes
+        boxes = given * limits if fractions else given
         cut = np.clip(boxes, 0, limits)
-        flaws = _flaws(boxes, cut)
+        flaws = _flaws(boxes, cut, np.asarray((given > PIXELS).any(axis=1) & fractions))
     for kind, rows in flaws.items():
         for i in np.flatnonzero(rows):
-            example, corners = examples[owner[i]], [round(v, 2) for v in boxes[i].tolist()]
+            example, box = examples[owner[i]], (given if kind == "box-in-pixels" else boxes)[i]
+            corners = [round(v, 2) for v in box.tolist()]
             row = i - counts[: owner[i]].sum()
             notes.add(kind, example.name, example.mark(row), f"{names[labels[i]]} {corners}")
     lost = [rows for kind, rows in flaws.items() if kind != "box-clipped"]
     return list(_split_by_example(examples, counts, cut, ~np.any(lost, axis=0)))
 
 
-def _flaws(boxes: NDArray[np.float64], cut: NDArray[np.float64]) -> dict[str, NDArray[np.bool_]]:
-    """Return which boxes have each kind of flaw, bool [N]; no box has two."""
-    finite = np.asarray(np.isfinite(boxes).all(axis=1))
+def _flaws(
+    boxes: NDArray[np.float64], cut: NDArray[np.float64], far: NDArray[np.bool_]
+) -> dict[str, NDArray[np.bool_]]:
+    """Return which boxes have each kind of flaw, bool [N]; no box has two. ``far``: those that look like pixels."""
+    whole = np.asarray(np.isfinite(boxes).all(axis=1))
+    finite = whole & ~far
     real = finite & np.asarray(areas(boxes) > 0)
     inverted = finite & ((boxes[:, 2] < boxes[:, 0]) | (boxes[:, 3] < boxes[:, 1]))
     visible = real & np.asarray(areas(cut) > 0)
     return {
-        "box-not-finite": ~finite,
+        "box-not-finite": ~whole,
+        "box-in-pixels": whole & far,
         "box-inverted": inverted,
         "box-without-area": finite & ~real & ~inverted,
         "box-outside": real & ~visible,

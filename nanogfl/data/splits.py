@@ -63,12 +63,14 @@ def for_training(table: Table) -> tuple[Table, Table]:
             f"{table.root} has no split train; it has {_present(table)}; "
             "name the training split train, or use pictures without splits, which are divided"
         )
+    if table.unnamed:
+        log.warning("%s has no class names, so they are class_0 ...; write a classes.txt or a data.yaml", table.root)
     train = select(table, "train")
     if "val" in membership.values():
         return train, select(table, "val")
     members = _tenth({e.name for e in train.examples})
     said = f"validation uses {len(members)} of its {len(train)} train pictures, chosen by a hash of their names"
-    said = said if members else f"{len(train)} train pictures are too few to use some of them for validation"
+    said = said if members else "its only train picture is not used for validation"
     log.warning("%s has no val split: %s", table.root, said)
     return train.where(lambda e: e.name not in members), train.where(lambda e: e.name in members)
 

@@ -99,6 +99,12 @@ class Table:
         """Whether the dataset itself assigns pictures to splits."""
         return any(e.split is not None for e in self.examples)
 
+    @property
+    def unnamed(self) -> bool:
+        """Whether this is a YOLO dataset without class names, which the reader numbers instead."""
+        numbered = tuple(f"class_{i}" for i in range(len(self.names)))
+        return self.form == "yolo" and self.names == numbered != ()
+
     def where(self, keep: Callable[[Example], bool]) -> Table:
         """Return the dataset with only the pictures for which ``keep`` is true."""
         return replace(self, examples=tuple(e for e in self.examples if keep(e)))

@@ -21,7 +21,7 @@ from nanogfl.deploy.pictures import synthetic_pictures
 from nanogfl.deploy.runtimes import RUNTIMES, runtime
 from nanogfl.deploy.targets import Target, parse_target
 from nanogfl.deploy.worker import LOCAL, Worker
-from nanogfl.errors import ExportError, UsageError
+from nanogfl.errors import ExportError, UsageError, counted
 from nanogfl.evaluation.coco import score
 from nanogfl.evaluation.run import EVALUATION, in_model_order
 from nanogfl.pictures import Picture
@@ -122,7 +122,7 @@ def _score_all(rows: Sequence[Row], table: Table, remote: bool) -> None:
     for row in rows:
         key = row.model.name, row.runtime.name
         if key not in done:
-            log.info("AP of %s in %s: %d pictures", *key, len(table))
+            log.info("AP of %s in %s: %s", *key, counted(len(table), "picture"))
             if remote:
                 with Worker(LOCAL) as here:
                     here.ask("open", **row.job(Place(LOCAL)))
@@ -144,7 +144,7 @@ def _average_precision(worker: Worker, model: BenchModel, table: Table) -> dict[
 
 def _time(rows: Sequence[Row]) -> None:
     """Measure latencies in rounds of a few runs per row, so that a temporary load affects all rows alike."""
-    log.info("timing %d rows in %d rounds", len(rows), ROUNDS)
+    log.info("timing %s in %d rounds", counted(len(rows), "row"), ROUNDS)
     for i in range(-1, ROUNDS):  # the first round warms up
         for what, count in (("network", NETWORK_RUNS), ("frame", FRAME_RUNS)):
             for row in rows:

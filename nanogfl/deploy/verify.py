@@ -27,7 +27,7 @@ from nanogfl.deploy.match import (
 from nanogfl.deploy.probe import Outputs, Probe, card_of
 from nanogfl.deploy.tolerances import FLOAT16, FLOAT32, Tolerances
 from nanogfl.detections import Detections
-from nanogfl.errors import UsageError
+from nanogfl.errors import UsageError, counted
 from nanogfl.pictures import Picture
 from nanogfl.predictor import Predictor
 from nanogfl.runtime.session import OnnxDetector
@@ -102,10 +102,10 @@ class Parity:
         raw = "not compared" if self.raw is None else f"{self.raw:.2g}"
         ties = f", {self.ties} by near ties of NMS" if self.ties else ""
         sigma = "" if self.sigma_px is None else f", sigma {self.sigma_px:.4f} px"
+        seen = f"{counted(self.pictures, 'picture')}, {counted(self.boxes, 'box')}"
         return (
-            f"{self.pictures} pictures, {self.boxes} boxes compared{raised}{few}: largest difference "
-            f"{self.box_px:.4f} px, score {self.score:.2g}{sigma}, raw outputs {raw}, "
-            f"{self.one_sided} on one side only{ties}"
+            f"{seen} compared{raised}{few}: largest difference {self.box_px:.4f} px, "
+            f"score {self.score:.2g}{sigma}, raw outputs {raw}, {self.one_sided} on one side only{ties}"
         )
 
 
@@ -150,7 +150,7 @@ def compare(
                 parity.worst += _by_own_raw_outputs(probes, name, (first, second), limits)
         if time.monotonic() > spoken + SILENCE_S:
             spoken = time.monotonic()
-            log.info("compared %d pictures so far", parity.pictures)
+            log.info("compared %s so far", counted(parity.pictures, "picture"))
     return parity
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from nanogfl.boxes import iou
 from nanogfl.data.findings import Findings, listed
 from nanogfl.data.table import Example
+from nanogfl.errors import counted
 
 SAME = 0.95  # IoU from which two boxes count as duplicates
 TINY = 3.0  # px of the network's input; the finest level has a stride of 8 px
@@ -32,7 +33,7 @@ def note_boxes(examples: Sequence[Example], names: Sequence[str], side: int, not
             notes.add("box-tiny", example.name, _places(example, small), detail)
         if example.crowd.any():
             marks = _places(example, np.flatnonzero(example.crowd))
-            notes.add("box-crowd", example.name, marks, f"{int(example.crowd.sum())} regions")
+            notes.add("box-crowd", example.name, marks, counted(int(example.crowd.sum()), "region"))
         if not len(example.boxes) and example.name not in unannotated:
             notes.add("picture-empty", example.name)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from nanogfl.data.findings import Findings
 from nanogfl.data.table import SPLITS, Example
 from nanogfl.doctor.inspection import Inspection
+from nanogfl.errors import counted
 
 # Limits on differing bits of the hash and on correlation of the thumbnails. They were checked by eye on blood cells,
 # helmets and COCO: all pairs within both show the same scene, although cells look much alike. The closest other pairs
@@ -70,7 +71,7 @@ def _disagreement(one: Example, other: Example) -> str:
         return sorted(np.column_stack([e.labels, e.boxes.round(1)]).tolist())
 
     same = as_rows(one) == as_rows(other)
-    return "" if same else f", but annotated differently ({len(one.boxes)} boxes and {len(other.boxes)})"
+    return "" if same else f", but annotated differently ({counted(len(one.boxes), 'box')} and {len(other.boxes)})"
 
 
 def _grouped(pairs: Sequence[tuple[int, int]], count: int) -> list[int]:

@@ -20,7 +20,7 @@ from nanogfl.doctor.inspection import Inspection
 from nanogfl.doctor.labels import boxes_by_class, canonical_names
 from nanogfl.doctor.names import plain_name
 from nanogfl.doctor.pictures import SUFFIXES, good_suffix
-from nanogfl.errors import DataError, UsageError
+from nanogfl.errors import DataError, UsageError, counted
 from nanogfl.members import pack, read_bytes
 from nanogfl.pictures import read_picture, write_picture
 
@@ -56,7 +56,7 @@ def write_copy(found: Checkup, out: Path, shards: int | None = None) -> str:
     before, after = ({e.split for e in examples} for examples in (found.table.examples, (e for e, _ in kept)))
     gone = ", ".join(split for split in SPLITS if split in before - after)
     empty = f"; no picture is left in {gone}: all are damaged, or copies of others" if gone else ""
-    return f"{out}, {len(kept)} of {len(found.table)} pictures, {boxes} boxes{empty}"
+    return f"{out}, {len(kept)} of {counted(len(found.table), 'picture')}, {counted(boxes, 'box')}{empty}"
 
 
 def check_place(table: Table, out: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from nanogfl.data.findings import Findings
 from nanogfl.data.folders import nfc
 from nanogfl.data.table import Table
+from nanogfl.errors import counted
 
 UNEQUAL = 10  # a class is rare if the most frequent class has at least this many times its boxes
 BETWEEN_WORDS = re.compile(  # whole runs of separators, as a partly removed run would make variants differ
@@ -24,8 +25,10 @@ def note_labels(table: Table, notes: Findings) -> None:
     for name, best in kept.items():
         if name != best:
             first = next(e for e in table.examples if table.names.index(name) in e.labels) if counts[name] else None
-            detail = f"{name!r} ({counts[name]} boxes) is {best!r} ({counts[best]} boxes)"
+            detail = f"{name!r} ({counted(counts[name], 'box')}) is {best!r} ({counted(counts[best], 'box')})"
             notes.add("class-variant", first.name if first else table.root.name, "", detail)
+    if table.unnamed and all(f.kind != "annotation-unreadable" for f in notes.found):  # else the names may be in there
+        notes.add("class-unnamed", table.root.name, "", " to ".join(dict.fromkeys((table.names[0], table.names[-1]))))
     unused = [name for name in table.names if not counts[name] and kept[name] == name]
     for name in unused:
         notes.add("class-unused", table.root.name, "", name)
@@ -69,7 +72,8 @@ def _note_imbalance(table: Table, counts: Counter[str], notes: Findings) -> None
     most, least = max(used, key=lambda n: used[n]), min(used, key=lambda n: used[n])
     rare = [name for name, count in used.items() if count * UNEQUAL <= used[most]]
     if rare:
-        detail = f"{used[most]} boxes of {most}, {used[least]} of {least}; {len(rare)} classes have at most a tenth"
+        many, few = counted(used[most], "box"), counted(len(rare), "class")
+        detail = f"{many} of {most}, {used[least]} of {least}; at most a tenth of that: {few}"
         notes.add("class-imbalance", table.root.name, "", detail)
 
 

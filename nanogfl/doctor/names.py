@@ -13,6 +13,7 @@ from nanogfl.data.findings import Findings
 from nanogfl.data.folders import nfc, relative
 from nanogfl.data.table import Example, Table
 from nanogfl.data.yolo_labels import TEXT, Labels
+from nanogfl.errors import counted
 from nanogfl.pictures import SUFFIXES
 
 OTHER_FORMS = frozenset({".gif", ".heic", ".heif", ".avif", ".jp2", ".ppm", ".pgm", ".dng", ".psd", ".svg"})
@@ -76,7 +77,7 @@ def note_orphans(table: Table, notes: Findings, whole: bool = True) -> None:
         elif suffix in SUFFIXES and name not in spoken:
             notes.add("picture-unannotated", name, "", "no annotation mentions it")
     for folder, count in _unspoken_folders(table.root, known) if whole else ():
-        notes.add("folder-unlisted", folder, "", f"{count} picture{'s' * (count > 1)}, none listed")
+        notes.add("folder-unlisted", folder, "", f"{counted(count, 'picture')}, none listed")
     if table.form == "yolo":
         _note_orphan_labels(table, notes)
 

@@ -30,7 +30,7 @@ def columns(title: str, names: Sequence[str], values: Sequence[float], unit: str
         if i % every == 0:
             parts.append(_label(x + step / 2, HIGH - BOTTOM + 16, name, "middle"))
     line = element("line", x1=LEFT, x2=WIDE - RIGHT, y1=HIGH - BOTTOM, y2=HIGH - BOTTOM, style="stroke:var(--line)")
-    parts += [line, _label(WIDE - RIGHT, HIGH - 2, unit, "end")]
+    parts += [line, _label(WIDE - RIGHT, HIGH - 4, unit, "end")]
     return _figure(title, HIGH, parts)
 
 

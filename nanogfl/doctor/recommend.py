@@ -11,7 +11,7 @@ import numpy as np
 from nanogfl.data.splits import select
 from nanogfl.data.table import Table
 from nanogfl.doctor.statistics import SIDES, STRIDES, lengths
-from nanogfl.errors import DataError
+from nanogfl.errors import DataError, counted
 
 ENOUGH = 0.9  # fraction of the boxes that should span a cell of the finest level
 PUBLISHED = (320, 416)  # input sides of NanoDet-Plus' published weights
@@ -34,7 +34,7 @@ def recommend(table: Table, data: str | Path) -> dict[str, Any]:
         "command": f"nanogfl train {shlex.quote(str(data))} --out runs/mine --init {init} --input {side}",
         "reasons": {
             "input": why_input,
-            "recipe": f"{train} training pictures: the defaults follow from their number",
+            "recipe": f"{counted(train, 'training picture')}: the defaults follow from their number",
             "init": "weights learnt from COCO are a better start than random ones for any set of photographs",
         },
     }

@@ -173,18 +173,20 @@ def _plots(found: Checkup) -> Iterator[Content]:
     )
     yield grid(
         [
-            shares("Box lengths in px, by input", [str(i["input"]) for i in inputs], parts, legend),
+            shares("Boxes by length in px, at each input (px)", [str(i["input"]) for i in inputs], parts, legend),
             histogram(
-                "Box lengths in the pictures", lengths(found.table, None), [0, 8, 16, 32, 64, 128, 256, 512], "px"
+                "Boxes by length in the pictures", lengths(found.table, None), [0, 8, 16, 32, 64, 128, 256, 512], "px"
             ),
-            histogram("Boxes a picture", counts, edges, "boxes"),
-            histogram("Width by height", aspects(found.table), [0, 0.25, 0.5, 0.8, 1.25, 2, 4], "width / height"),
+            histogram("Pictures by number of boxes", counts, edges, "boxes"),
+            histogram(
+                "Boxes by width / height", aspects(found.table), [0, 0.25, 0.5, 0.8, 1.25, 2, 4], "width / height"
+            ),
             rows(
-                f"Boxes a class{f', the {CLASSES} fullest' if len(classes) == CLASSES else ''}",
+                f"Boxes by class{f', the {CLASSES} fullest' if len(classes) == CLASSES else ''}",
                 list(classes),
                 list(classes.values()),
             ),
-            rows("Sizes of pictures, the ten most frequent", list(sizes), list(sizes.values())),
+            rows("Pictures by size in px, the ten most frequent", list(sizes), list(sizes.values())),
         ],
         420,
     )

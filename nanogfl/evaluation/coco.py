@@ -16,7 +16,7 @@ from pycocotools.cocoeval import COCOeval
 
 from nanogfl.data.table import Example, Table
 from nanogfl.detections import Detections
-from nanogfl.errors import ModelError
+from nanogfl.errors import ModelError, counted
 
 # In the order of pycocotools' `COCOeval.stats`.
 MEANINGS = {
@@ -75,7 +75,7 @@ class Scores:
 
     def to_table(self) -> str:
         """Return aligned plain text for a terminal: the twelve numbers, then the first 30 classes that have boxes."""
-        lines = [f"{self.images} {'picture' if self.images == 1 else 'pictures'}", ""]
+        lines = [counted(self.images, "picture"), ""]
         lines += [f"{key:<5}  {_decimals(self.numbers[key])}  {meaning}" for key, meaning in MEANINGS.items()]
         listed = [(name, score) for name, score in self.per_class.items() if score.boxes][:LISTED_CLASSES]
         if not listed:
@@ -88,9 +88,9 @@ class Scores:
         ]
         without = sum(not score.boxes for score in self.per_class.values())
         more = len(self.per_class) - len(listed) - without
-        for count, before, behind in ((more, "more ", ""), (without, "", " without boxes")):
+        for count, noun, behind in ((more, "more class", ""), (without, "class", " without boxes")):
             if count:
-                lines.append(f"... and {count} {before}{'class' if count == 1 else 'classes'}{behind}")
+                lines.append(f"... and {counted(count, noun)}{behind}")
         return "\n".join(lines)
 
 

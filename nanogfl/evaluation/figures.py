@@ -15,6 +15,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 
+from nanogfl.errors import counted
 from nanogfl.evaluation.calibrate import WITHIN_ONE, WITHIN_TWO, Reliability
 from nanogfl.evaluation.coco import Scores
 from nanogfl.evaluation.mistakes import RECALLS, Curve, ErrorKind
@@ -141,7 +142,7 @@ def sizes(scores: Scores, counts: Sequence[int]) -> Figure:
             axis.text(at + offset, (value or 0) + 0.02, "–" if value is None else f"{value:.3f}", ha="center",
                       fontsize=8.5, color=INK)  # fmt: skip
     words = ("small\nto 32 px", "medium\nto 96 px", "large\nfrom 96 px")
-    boxes = [f"{word}\n{count} boxes" for word, count in zip(words, counts, strict=True)]
+    boxes = [f"{word}\n{counted(count, 'box')}" for word, count in zip(words, counts, strict=True)]
     axis.set_xticks(range(3), boxes)
     axis.grid(visible=False, axis="x")
     axis.set_ylim(0, 1.05)

@@ -21,7 +21,7 @@ from nanogfl.data.splits import evaluation_split, select
 from nanogfl.data.table import Example, Table
 from nanogfl.decode import Thresholds
 from nanogfl.detections import Detections
-from nanogfl.errors import DataError
+from nanogfl.errors import DataError, counted
 from nanogfl.evaluation.coco import Scores, score
 from nanogfl.machine import cores
 from nanogfl.pictures import Picture
@@ -77,7 +77,7 @@ def evaluate(
     table = select(table, split)
     predictor = on_gpu(load(model, input=input, config=config)) if isinstance(model, str | Path) else model
     table = in_model_order(table, predictor.names)
-    log.info("evaluating on %d pictures (%s)", len(table), split)
+    log.info("evaluating on %s (%s)", counted(len(table), "picture"), split)
     detections = list(predict_all(predictor, table.examples, limits))
     scores = score(table, detections)
     if json_file:

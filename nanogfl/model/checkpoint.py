@@ -15,7 +15,7 @@ from torch import nn
 
 from nanogfl.atomic import atomic_file
 from nanogfl.decode import Layout
-from nanogfl.errors import ModelError
+from nanogfl.errors import ModelError, counted
 from nanogfl.model import zoo
 from nanogfl.model.coco_names import COCO_NAMES
 from nanogfl.model.detector import WIDTHS, Architecture, Family, Quality
@@ -95,7 +95,7 @@ def read_card(weights: Weights, config: Path | None = None, sized: bool = False)
         )
     if names is not None and len(names) != architecture.classes:
         raise ModelError(
-            f"{said.path} lists {len(names)} classes, {weights.source} has "
+            f"{said.path} lists {counted(len(names), 'class')}, {weights.source} has "
             f"{architecture.classes}; use the matching --config"
         )
     if names is None:

@@ -32,3 +32,8 @@ def as_training_error(error: BaseException, folder: Path) -> TrainingError:
     if getattr(error, "errno", None) == errno.ENOSPC:
         return TrainingError(f"no space left for {folder}; free some space and continue with --resume")
     return TrainingError(f"training failed: {text.splitlines()[0] if text else type(error).__name__}; see --debug")
+
+
+def lost_peer(error: BaseException) -> bool:
+    """Return whether an error only says that another process of the run has ended, in gloo's words."""
+    return any(f"Connection {how} by peer" in str(error) for how in ("closed", "reset"))

@@ -18,6 +18,7 @@ from nanogfl.atomic import atomic_file
 from nanogfl.data.table import Table
 from nanogfl.decode import decode
 from nanogfl.detections import Detections
+from nanogfl.errors import counted
 from nanogfl.evaluation.calibrate import fit_temperature, matched_sides
 from nanogfl.evaluation.coco import Scores, score
 from nanogfl.model.checkpoint import write_detector
@@ -95,6 +96,12 @@ class Keeper(Callback):
         if patience and self.since_best >= patience:  # the run had stopped early and is to go on
             self.since_best = 0
 
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take time and speed from metrics.csv if no epoch was left to train: the run died before its summary."""
+        if not self._started:
+            self._began -= seconds_before(self.out / "metrics.csv", trainer.current_epoch)
+            self.images_per_second = speed_before(self.out / "metrics.csv", trainer.current_epoch)
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Reset the epoch's clock and counters; make sure that the last epoch is validated."""
         self._started, self._seen, self._pending = time.monotonic(), 0, {}
@@ -147,7 +154,7 @@ class Keeper(Callback):
         if trainer.world_size > 1:
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
         if stop:
-            log.info("no better AP in %d validations: stopping early", patience)
+            log.info("no better AP in %s: stopping early", counted(patience, "validation"))
             trainer.should_stop = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -230,4 +237,12 @@ def seconds_before(path: Path, epoch: int) -> float:
     try:
         return sum(float(row["seconds"]) for row in rows_before(path, epoch))
     except (KeyError, ValueError):
+        return 0.0
+
+
+def speed_before(path: Path, epoch: int) -> float:
+    """Return the pictures per second of the last epoch before this one; 0 if metrics.csv cannot be interpreted."""
+    try:
+        return float(rows_before(path, epoch)[-1]["images_per_second"])
+    except (IndexError, KeyError, ValueError):
         return 0.0

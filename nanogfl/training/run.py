@@ -21,13 +21,13 @@ from nanogfl.data.readers import read_table
 from nanogfl.data.shards import Shards, shards_of
 from nanogfl.data.splits import for_training
 from nanogfl.data.table import Table
-from nanogfl.errors import DataError, TrainingError, UsageError, nearest
+from nanogfl.errors import DataError, TrainingError, UsageError, counted, nearest
 from nanogfl.machine import cores
 from nanogfl.model.detector import count_parameters
 from nanogfl.model.weights import read_tensors_only
 from nanogfl.recipe import Recipe, load_recipe
 from nanogfl.training.averaging import Averaging
-from nanogfl.training.failures import as_training_error
+from nanogfl.training.failures import as_training_error, lost_peer
 from nanogfl.training.folder import TENSORBOARD, Folder, finished, open_folder
 from nanogfl.training.hardware import devices, keep_memory, refuse_loader_process
 from nanogfl.training.keeper import Best, Keeper, WholeCheckpoints, save_detector
@@ -96,7 +96,7 @@ def train(
         if last is not None:
             resumed_recipe(made, last, training.names)
         summary = json.loads((folder / "summary.json").read_text())
-        log.info("%s is finished (%d epochs); increase --epochs to continue", folder.path, summary["epochs"])
+        log.info("%s is finished (%s); increase --epochs to continue", folder.path, counted(summary["epochs"], "epoch"))
         return summary
     return fit(made, training, validation, folder)
 
@@ -118,8 +118,8 @@ def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> d
     resumed_from = None if last is None else last.path
     del last  # frees as much memory as the run itself takes
     recipe = complete_recipe(recipe, begin, made)
-    log.info("%d training and %d validation pictures", len(training), len(validation))
-    log.info("%d epochs, %d steps, input %dx%d", made.epochs, made.steps, *begin.card.input_size)
+    log.info("%d training and %s", len(training), counted(len(validation), "validation picture"))
+    log.info("%s, %s, input %dx%d", counted(made.epochs, "epoch"), counted(made.steps, "step"), *begin.card.input_size)
     teacher = read_teacher(recipe, begin.card)
     task = DetectionTask(begin.detector, begin.guidance, begin.card, recipe, made, teacher)
     task.detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -130,11 +130,11 @@ def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> d
         trainer.fit(task, *loaders, ckpt_path=resumed_from, weights_only=True)
         return write_summary(folder, trainer, task, keeper)
     except (SystemExit, RuntimeError, OSError, ValueError, MemoryError) as error:  # Lightning turns Ctrl-C into an exit
-        if not was_interrupted(error):
-            raise as_training_error(error, folder.path) from error
-        if trainer.global_rank:
+        ended = was_interrupted(error)
+        if trainer.global_rank and (ended or lost_peer(error)):
             raise SystemExit(0) from error  # rank 0 reports it
-        raise TrainingError(interrupted(folder, trainer.current_epoch)) from error
+        epoch = trainer.current_epoch
+        raise (TrainingError(interrupted(folder, epoch)) if ended else as_training_error(error, folder.path)) from error
     finally:
         folder.leave()
 
