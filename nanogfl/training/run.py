@@ -132,7 +132,7 @@ def fit(recipe: Recipe, training: Table, validation: Table, folder: Folder) -> d
     except (SystemExit, RuntimeError, OSError, ValueError, MemoryError) as error:  # Lightning turns Ctrl-C into an exit
         ended = was_interrupted(error)
         if trainer.global_rank and (ended or lost_peer(error)):
-            raise SystemExit(0) from error  # rank 0 reports it
+            raise SystemExit(0 if ended else 1) from error  # rank 0 reports it
         epoch = trainer.current_epoch
         raise (TrainingError(interrupted(folder, epoch)) if ended else as_training_error(error, folder.path)) from error
     finally:
