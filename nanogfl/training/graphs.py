@@ -100,7 +100,14 @@ class Recording:
 
 
 def compiled(networks: Any, backend: str = "inductor") -> Any:
-    """Return detector and guidance, the detector's modules compiled by torch.compile; the weights are shared."""
+    """Return detector and guidance, the detector's modules compiled by torch.compile; the weights are shared.
+
+    The detector's LeakyReLUs no longer overwrite their input. In place, their backward reads their output; otherwise
+    the compiler recomputes the input from what batch norm's backward reads anyway.
+    """
+    for module in networks.detector.modules():
+        if isinstance(module, nn.LeakyReLU):
+            module.inplace = False
     options = RECOMPUTE if backend == "inductor" else None
     parts = {
         name: torch.compile(getattr(networks.detector, name), dynamic=False, backend=backend, options=options)
