@@ -42,7 +42,7 @@ def run(out: Path, seed: int, say: Callable[[str], None]) -> None:
     shutil.rmtree(data, ignore_errors=True)
     say(f"1/5 drawing pictures with exact boxes of {', '.join(synthetic.NAMES)}: {data}")
     synthetic.draw_set(data, train=1000, val=40, test=100, seed=seed)
-    say("2/5 training on them for about two minutes")
+    say("2/5 training on them for two to three minutes")
     summary = train(data, out=run_folder, recipe="quickstart", overwrite=True, seed=seed)
     say(f"    {summary['steps']} steps in {summary['seconds']:.0f} s, {summary['images_per_second']:.0f} pictures/s")
     say(f"3/5 exporting one file that takes a frame and returns boxes: {onnx}")

@@ -17,7 +17,7 @@ def quickstart(
         int, typer.Option("--seed", help="Random seed of the pictures and the training.", min=0, max=2**32 - 1)
     ] = 0,
 ) -> None:
-    """Draw a small set, train on it for about two minutes, export, and show the boxes found."""
+    """Draw a small set, train on it for two to three minutes, export, and show the boxes found."""
     from nanogfl.quickstart import run
 
     run(out, seed, say)
