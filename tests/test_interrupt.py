@@ -188,17 +188,21 @@ def test_twenty_kills_change_nothing(tiny_set: Path, tmp_path: Path) -> None:
     assert different(ends[0]["state_dict"], ends[1]["state_dict"]) == []
 
 
-@pytest.mark.slow
-def test_a_loss_of_nan_in_one_of_two_processes_is_said_once(tiny_set: Path, tmp_path: Path) -> None:
-    poison = (
+def two_processes(data: Path, folder: Path, fault: str, epochs: int) -> Command:
+    """A training in two processes, each of whose steps begins with this line; it sees ``task``."""
+    before = (
         "from nanogfl.training.task import DetectionTask\noriginal = DetectionTask.training_step\n"
-        "def step(task, batch, i):\n"
-        "    if task.global_rank and task.current_epoch == 2:\n"
-        "        task.detector.backbone.conv1[0].weight.data[0] = float('nan')\n"
+        f"def step(task, batch, i):\n    {fault}\n"
         "    return original(task, batch, i)\nDetectionTask.training_step = step"
     )
-    two = ["--epochs", 4, "--set", "train.devices=2", "--set", "train.workers=0"]
-    command = Command(tmp_path, "train", tiny_set, "--out", tmp_path / "run", *SMALL, *two, before=poison)
+    two = ["--epochs", epochs, "--set", "train.devices=2", "--set", "train.workers=0"]
+    return Command(folder, "train", data, "--out", folder / "run", *SMALL, *two, before=before)
+
+
+@pytest.mark.slow
+def test_a_loss_of_nan_in_one_of_two_processes_is_said_once(tiny_set: Path, tmp_path: Path) -> None:
+    poison = "task.detector.backbone.conv1[0].weight.data[0] = float('nan')"
+    command = two_processes(tiny_set, tmp_path, f"if task.global_rank and task.current_epoch == 2: {poison}", epochs=4)
     assert command.process.wait(PATIENCE_S) == 1
     error = only_error(command.said.read_text())  # names the batches of both, which share the losses' normalisers
     assert "became nan at epoch 3 in the batch of images/train/" in error and error.count("train/0") == 8
@@ -207,14 +211,8 @@ def test_a_loss_of_nan_in_one_of_two_processes_is_said_once(tiny_set: Path, tmp_
 
 @pytest.mark.slow
 def test_what_ends_one_of_two_processes_is_said_by_it_alone(tiny_set: Path, tmp_path: Path) -> None:
-    full = (
-        "from nanogfl.training.task import DetectionTask\noriginal = DetectionTask.training_step\n"
-        "def step(task, batch, i):\n"
-        "    if task.global_rank == 0 and task.current_epoch == 1: raise OSError(28, 'full')\n"
-        "    return original(task, batch, i)\nDetectionTask.training_step = step"
-    )
-    two = ["--epochs", 3, "--set", "train.devices=2", "--set", "train.workers=0"]
-    command = Command(tmp_path, "train", tiny_set, "--out", tmp_path / "run", *SMALL, *two, before=full)
+    full = "if task.global_rank == 0 and task.current_epoch == 1: raise OSError(28, 'full')"
+    command = two_processes(tiny_set, tmp_path, full, epochs=3)
     assert command.process.wait(PATIENCE_S) == 1 and nobody_is_left(command.process.pid)
     assert only_error(command.said.read_text()).startswith("error: no space left for ")
 

@@ -10,6 +10,7 @@ import yaml
 
 from nanogfl.data.findings import Findings
 from nanogfl.data.folders import is_hidden
+from nanogfl.data.table import numbered
 from nanogfl.errors import DataError
 
 KEYS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -51,7 +52,7 @@ def class_names(file: Path, document: dict[Any, Any], notes: Findings) -> dict[i
     names = document.get("names")
     count = document.get("nc")
     if names is None and isinstance(count, int) and 0 < count <= CLASS_LIMIT:
-        names = [f"class_{i}" for i in range(count)]
+        names = [*numbered(count)]
     items = list(enumerate(names) if isinstance(names, list) else names.items() if isinstance(names, dict) else ())
     wrong = [f"{str(k)[:40]}: {str(n)[:40]}" for k, n in items if not (_is_index(k) and _is_name(n))]
     if not items or wrong:

@@ -110,8 +110,9 @@ class Store:
                 at_y = torch.where(quarter == number, other_y + number * rows, at_y)
         tall = self.pixels[drawing.pictures].view(count, quarters * rows, columns, 3)  # each input's quarters, stacked
         grid = torch.stack([2 / columns * at_x - 1, 2 / (quarters * rows) * at_y - 1], dim=-1)
+        # GREY is a number: a tensor would cost a blocking copy to the device with every batch.
         drawn = F.grid_sample(tall.permute(0, 3, 1, 2).float() - GREY, grid, align_corners=False)
-        return tinted(drawn.permute(0, 2, 3, 1) + GREY, drawing.tint)  # a tensor would cost a blocking copy
+        return tinted(drawn.permute(0, 2, 3, 1) + GREY, drawing.tint)
 
 
 def positions(matrix: Tensor, x: Tensor, y: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:

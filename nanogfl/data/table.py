@@ -102,8 +102,7 @@ class Table:
     @property
     def unnamed(self) -> bool:
         """Whether this is a YOLO dataset without class names, which the reader numbers instead."""
-        numbered = tuple(f"class_{i}" for i in range(len(self.names)))
-        return self.form == "yolo" and self.names == numbered != ()
+        return self.form == "yolo" and self.names == numbered(len(self.names)) != ()
 
     def where(self, keep: Callable[[Example], bool]) -> Table:
         """Return the dataset with only the pictures for which ``keep`` is true."""
@@ -119,3 +118,8 @@ class Table:
             return replace(kept, labels=new[kept.labels])
 
         return replace(self, names=tuple(names), examples=tuple(relabel(e) for e in self.examples))
+
+
+def numbered(count: int) -> tuple[str, ...]:
+    """Return the names that the classes of a YOLO dataset without names get."""
+    return tuple(f"class_{i}" for i in range(count))

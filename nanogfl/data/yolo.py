@@ -15,7 +15,7 @@ from nanogfl.data import splits
 from nanogfl.data.data_yaml import KEYS, class_names, load, points
 from nanogfl.data.findings import Findings
 from nanogfl.data.folders import files_below, files_in, nfc, relative, subfolders
-from nanogfl.data.table import SPLITS, Example, Table
+from nanogfl.data.table import SPLITS, Example, Table, numbered
 from nanogfl.data.text import read_text
 from nanogfl.data.yolo_labels import TEXT, Labels, Rows, read_labels, row_of
 from nanogfl.data.yolo_places import ReadState, pictures_of, places, plain
@@ -133,7 +133,7 @@ def _table(found: ReadState, names: dict[int, str]) -> Table:
     if found.pictures and not labelled:
         raise DataError(f"{found.root}: no picture has a label file; images/NAME.jpg requires labels/NAME.txt")
     highest = max((row[0] for r in rows.values() for row in (r or {}).values()), default=-1)
-    names = names or {i: f"class_{i}" for i in range(highest + 1)}
+    names = names or dict(enumerate(numbered(highest + 1)))
     order = list(dict.fromkeys(names[i] for i in sorted(names)))
     place = {name: i for i, name in enumerate(order)}
     index = {i: place[name] for i, name in names.items()}
